@@ -1,0 +1,2 @@
+//! The kernel/user ABI of xdp-lb.
+#![no_std]

@@ -1,0 +1,5 @@
+//! xdp-lb: the agent and the command line.
+//!
+//! Without the feature `agent` this is the pure half: no aya, no tokio, no files, no clock.
+
+pub mod model;

@@ -1,0 +1,323 @@
+//! What the operator wants, after the configuration has been checked: the desired state.
+//!
+//! `config` builds it, everything behind it (plan, explain, status) reads it. Wrong states are hard to
+//! write here: a prime is a [`TableSize`], a share is a [`Share`], ports never overlap inside a service.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// The whole of one configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Who this node is.
+    pub node: Node,
+    /// Interfaces that get the program, in the file's order.
+    pub interfaces: Vec<Interface>,
+    /// Seed of the flow hash and of the Maglev tables; equal on all edge nodes.
+    pub seed: u64,
+    /// Size of the flow table and the length of a tracking window.
+    pub flow_table: FlowTable,
+    /// Sizes of the kernel's tables, fixed while they live.
+    pub limits: Limits,
+    /// What belongs to an address rather than a service: exactly one entry for every VIP in use.
+    pub vips: Vec<Vip>,
+    /// The services in the file's order.
+    pub services: Vec<Service>,
+    /// The backend side, when this node also takes tunnels off.
+    pub decap: Option<Decap>,
+}
+
+/// Identity of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Name shown to people; the host name when empty.
+    pub name: String,
+    /// Zone of this node.
+    pub zone: Option<String>,
+}
+
+/// One interface that gets an XDP program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Kernel name.
+    pub name: String,
+    /// How the program is attached.
+    pub mode: AttachMode,
+    /// Where packets to backends leave.
+    pub next_hop: NextHopSource,
+}
+
+/// How XDP is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver, or not at all.
+    Native,
+    /// In the stack, on any driver.
+    Generic,
+    /// In the driver if it can, else in the stack; the log says which.
+    #[default]
+    Auto,
+}
+
+/// Where the Ethernet header of a tunnelled packet comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NextHopSource {
+    /// The kernel's routes and neighbours.
+    #[default]
+    Auto,
+    /// Always this MAC, out of this interface.
+    Mac([u8; 6]),
+}
+
+/// `flow_table`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTable {
+    /// Entries of 8 bytes; a power of two, at least 1024.
+    pub entries: u32,
+    /// How long a planned change waits while flows of `sampled` and `off` UDP services are tracked exactly.
+    pub track_window: Duration,
+}
+
+/// `limits`: table sizes given to the kernel when the maps are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Services, at most 16383.
+    pub services: u32,
+    /// VIPs (balanced and decapsulated together).
+    pub vips: u32,
+    /// Backends summed over rings.
+    pub backends: u32,
+    /// Ring slots summed over rings.
+    pub ring_slots: u32,
+    /// Port pages of 256 ports.
+    pub port_pages: u32,
+    /// {service, backend} pairs with counters of their own (`metrics.per_backend`).
+    pub backend_stats: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            services: 4096,
+            vips: 4096,
+            backends: 16384,
+            ring_slots: 4 << 20,
+            port_pages: 16384,
+            backend_stats: 10_000,
+        }
+    }
+}
+
+/// Policy of one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// What happens to a packet for no service.
+    pub unmatched: Unmatched,
+}
+
+/// Fate of a VIP packet that no service wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unmatched {
+    /// Dropped and counted as `no_service`.
+    #[default]
+    Drop,
+    /// Handed to the kernel.
+    Pass,
+}
+
+/// Layer-4 protocol of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Ports of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// The whole address.
+    All,
+    /// Sorted, disjoint, never empty. Port 0 is no port.
+    Ranges(Vec<RangeInclusive<u16>>),
+}
+
+/// What decides which packets belong together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Affinity {
+    /// Source and destination address and port, and the protocol.
+    #[default]
+    FiveTuple,
+    /// The source address alone.
+    ClientIp,
+}
+
+/// What is remembered on clean slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// Every packet looks up and is remembered.
+    Exact,
+    /// One packet in sixteen.
+    Sampled,
+    /// Dirty slots alone.
+    Off,
+}
+
+/// What happens to the flows of a draining backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainPolicy {
+    /// Known flows stay, or move at once.
+    pub mode: DrainMode,
+    /// How long flows may stay.
+    pub max: Duration,
+}
+
+/// `drain.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainMode {
+    /// Known flows keep their backend.
+    #[default]
+    Stick,
+    /// Every flow moves at once.
+    Shed,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Unique name, at most 63 bytes; the service's identity across reloads.
+    pub name: String,
+    /// Addresses, sorted, unique, never empty.
+    pub vips: Vec<IpAddr>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Ports.
+    pub ports: Ports,
+    /// What belongs together.
+    pub affinity: Affinity,
+    /// What is remembered.
+    pub tracking: Tracking,
+    /// How long a silent flow is remembered; at most 2 h 10 min.
+    pub flow_timeout: Duration,
+    /// New flows a second remembered on this node.
+    pub new_flow_limit: u32,
+    /// Slots of the Maglev table.
+    pub table_size: TableSize,
+    /// Drain policy.
+    pub drain: DrainPolicy,
+    /// Tunnel header.
+    pub encap: Encap,
+    /// Configured backends, sorted by address; an empty list is a service that drops.
+    pub backends: Vec<Backend>,
+}
+
+/// A prime number of Maglev slots, 3..=131071.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableSize(u32);
+
+impl TableSize {
+    /// The paper's small table, enough for a few hundred backends.
+    pub const DEFAULT: Self = Self(65537);
+
+    /// Checks that `n` is a prime in range.
+    #[must_use]
+    pub fn new(n: u32) -> Option<Self> {
+        let prime = n >= 3 && n % 2 == 1 && (3..).step_by(2).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        (prime && n <= 131_071).then_some(Self(n))
+    }
+
+    /// The number of slots.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// One backend of one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Where the tunnel ends.
+    pub address: IpAddr,
+    /// Relative weight in the Maglev table, 0..=1000; 0 takes no slots.
+    pub weight: u16,
+    /// Zone it runs in.
+    pub zone: Option<String>,
+    /// The operator's word on it.
+    pub state: AdminState,
+    /// Its gate: the part of its home slots that it takes.
+    pub share: Share,
+}
+
+/// `state` of a backend in the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdminState {
+    /// Takes flows.
+    #[default]
+    Active,
+    /// Takes no new flows; known ones by `drain.mode`.
+    Drain,
+    /// Takes nothing.
+    Down,
+}
+
+/// A gate's opening, in 1/65536: 0 is closed, [`Share::FULL`] open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u32);
+
+impl Share {
+    /// Closed.
+    pub const NONE: Self = Self(0);
+    /// Open for every slot.
+    pub const FULL: Self = Self(1 << 16);
+
+    /// From a part of 1, clamped to 0..=1.
+    #[must_use]
+    pub fn from_fraction(f: f64) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=65536")]
+        Self((f.clamp(0.0, 1.0) * 65536.0).round() as u32)
+    }
+
+    /// Opening in 1/65536.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// Outer header of a service's tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encap {
+    /// Prefix of the outer IPv4 source: network address and prefix length; host bits come from the flow.
+    pub source_v4: Option<([u8; 4], u8)>,
+    /// Prefix of the outer IPv6 source; at most the low 64 bits come from the flow.
+    pub source_v6: Option<([u8; 16], u8)>,
+    /// DSCP of the outer header.
+    pub dscp: Dscp,
+}
+
+/// `encap.dscp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dscp {
+    /// The inner packet's.
+    #[default]
+    Copy,
+    /// Always this one, 0..=63.
+    Set(u8),
+}
+
+/// The backend side of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decap {
+    /// Interfaces that get the program; empty in a file that also balances: the balancer's.
+    pub interfaces: Vec<Interface>,
+    /// Outer sources that may speak to us: network address and prefix length. Never empty.
+    pub allow_sources: Vec<(IpAddr, u8)>,
+    /// Inner destinations, sorted, unique, never empty.
+    pub vips: Vec<IpAddr>,
+    /// Put the VIPs on `lo` and take them away on detach.
+    pub vip_on_lo: bool,
+}
