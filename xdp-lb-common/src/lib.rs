@@ -1,2 +1,33 @@
-//! The kernel/user ABI of xdp-lb.
+//! What both halves of xdp-lb share: the layout of the map values, and the arithmetic on packets.
+//!
+//! The kernel half runs this code under the verifier, the user half in `explain`, in unit tests and
+//! under the fuzzer: there is one parser, one hash, one selection.
+//!
+//! ```text
+//!  parse --> classify --> hash --> select --> encap        decap
+//!             vips,ports           ring, before,  template
+//!                                  flow set
+//! ```
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod backend;
+pub mod checksum;
+pub mod classify;
+pub mod control;
+pub mod decap;
+pub mod echo;
+pub mod encap;
+pub mod flow;
+pub mod hash;
+pub mod names;
+pub mod parse;
+mod pod;
+pub mod reason;
+pub mod ring;
+pub mod select;
+pub mod service;
+pub mod stats;
+pub mod vip;

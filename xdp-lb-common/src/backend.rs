@@ -1,0 +1,78 @@
+//! A member of a ring: where its tunnel ends and the header that gets a packet there.
+//!
+//! Like a service it holds two templates and one switch: a next hop that moves is never seen half-written.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Most members of a ring: 12 bits of a flow entry.
+pub const MAX_MEMBERS: u32 = 1 << 12;
+
+/// Entry is in use.
+pub const BACKEND_USED: u32 = 1;
+/// Remembered flows and flows older than a change may still go there: up or draining.
+pub const BACKEND_ALIVE: u32 = 2;
+/// Takes no new flows; for those who read the maps.
+pub const BACKEND_DRAINING: u32 = 4;
+
+/// No next hop: packets are dropped and counted.
+pub const KIND_UNRESOLVED: u8 = 0;
+/// The header is valid.
+pub const KIND_TUNNEL: u8 = 1;
+/// This node is the backend: the inner packet goes up the stack as it is.
+pub const KIND_LOCAL: u8 = 2;
+
+/// Longest header: Ethernet and IPv6.
+pub const HEADER_LEN: usize = 54;
+
+/// A prebuilt header. 64 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Template {
+    /// Ethernet and IPv4 (34 bytes used) or IPv6 (54). The IPv4 checksum field holds the folded sum, not
+    /// complemented, of the constant header fields; length, TOS and host bits of the source are zero.
+    /// The inner protocol (4 or 41) is filled in by the packet path.
+    pub bytes: [u8; HEADER_LEN],
+    /// Low bits of the source address that come from the flow: 0..=32 for IPv4, 0..=64 for IPv6.
+    pub source_bits: u8,
+    /// `KIND_*`.
+    pub kind: u8,
+    /// Header length: 34 or 54.
+    pub len: u8,
+    /// Bits of the inner TOS that are copied: 0xff copies DSCP and ECN, 0x03 only ECN.
+    pub tos_keep: u8,
+    /// Bits of TOS that are set.
+    pub tos_set: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Interface that the packet leaves by.
+    pub ifindex: u32,
+}
+
+const _: () = assert!(size_of::<Template>() == 64);
+
+/// A member of a ring. 192 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Backend {
+    /// Which of `templates` is live: 0 or 1.
+    pub live: u32,
+    /// `BACKEND_*` bits.
+    pub state: u32,
+    /// Where the tunnel ends; IPv4 as `::ffff:a.b.c.d`.
+    pub address: [u8; 16],
+    /// Zero.
+    pub reserved: [u8; 40],
+    /// The live header and the next one.
+    pub templates: [Template; 2],
+}
+
+const _: () = assert!(size_of::<Backend>() == 192);
+
+impl Backend {
+    /// The template that packets get.
+    #[must_use]
+    #[inline(always)]
+    pub fn template(&self) -> &Template {
+        &self.templates[(self.live & 1) as usize]
+    }
+}

@@ -1,0 +1,59 @@
+//! The one element of the `control` map: what the packet path reads to find the tables, and what a
+//! restarted agent or a CLI without an agent reads to understand them.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Layout of all map values. An agent that finds another number does not touch the maps.
+pub const LAYOUT: u32 = 1;
+
+/// Node-wide state. 64 bytes; only `vip_bank` changes while the program runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct Control {
+    /// Live VIP bank and its probe salt, switched by one 4-byte store; see [`VipBank`].
+    pub vip_bank: u32,
+    /// [`LAYOUT`] of the agent that made the maps.
+    pub layout: u32,
+    /// Copy of the program's constants, for those who read the maps without it.
+    pub seed: u64,
+    /// Slots of one VIP bank minus one.
+    pub vip_mask: u32,
+    /// Sets of the flow table minus one.
+    pub flow_set_mask: u32,
+    /// Jiffies to flow-table ticks.
+    pub tick_shift: u32,
+    /// Jiffies to admission seconds.
+    pub second_shift: u32,
+    /// Jiffies a second, as calibrated when the maps were made.
+    pub hz: u32,
+    /// Configuration generation applied last.
+    pub generation: u32,
+    /// Zero.
+    pub reserved: [u32; 6],
+}
+
+const _: () = assert!(size_of::<Control>() == 64);
+
+/// Decoded form of [`Control::vip_bank`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VipBank {
+    /// 0 or 1.
+    pub bank: u32,
+    /// Salt of the probe hash, 31 bits.
+    pub salt: u32,
+}
+
+impl VipBank {
+    /// From the map's word.
+    #[must_use]
+    #[inline(always)]
+    pub const fn unpack(word: u32) -> Self {
+        Self { bank: word & 1, salt: word >> 1 }
+    }
+
+    /// To the map's word.
+    #[must_use]
+    pub const fn pack(self) -> u32 {
+        (self.bank & 1) | (self.salt << 1)
+    }
+}

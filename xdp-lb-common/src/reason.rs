@@ -1,0 +1,96 @@
+//! Why a packet was not forwarded, and what the flow table did: one list for counters, CLI, metrics and docs.
+//!
+//! Each reason has a field of its own in the `counters` map, so bpftool shows it by name.
+
+use bytemuck::{Pod, Zeroable};
+
+/// A closed set of reasons with one counter each.
+pub trait Reason: Copy + 'static {
+    /// The counters, one `u64` field per reason in declaration order.
+    type Counts: Pod;
+    /// All of them in counter order.
+    const ALL: &'static [Self];
+    /// Position of this reason's counter.
+    fn index(self) -> usize;
+    /// Name in metrics and CLI.
+    fn name(self) -> &'static str;
+    /// One sentence for people.
+    fn sentence(self) -> &'static str;
+}
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $enum:ident, $counts:ident { $($variant:ident $field:ident $sentence:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum $enum { $( #[doc = $sentence] $variant, )* }
+
+        #[doc = concat!("A counter for every [`", stringify!($enum), "`].")]
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+        pub struct $counts { $( #[doc = $sentence] pub $field: u64, )* }
+
+        impl Reason for $enum {
+            type Counts = $counts;
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            #[inline(always)]
+            fn index(self) -> usize { self as u32 as usize }
+            fn name(self) -> &'static str { match self { $(Self::$variant => stringify!($field),)* } }
+            fn sentence(self) -> &'static str { match self { $(Self::$variant => $sentence,)* } }
+        }
+
+        const _: () = assert!(size_of::<$counts>() == 8 * $enum::ALL.len());
+    };
+}
+
+reasons! {
+    /// Why a packet was dropped. Only packets for a VIP, or tunnels to one, are ever dropped.
+    DropReason, DropCounts {
+        NoService no_service "The address is a VIP but no service takes this protocol and port.",
+        EmptyService empty_service "The service has no backend that takes flows.",
+        NextHopUnresolved next_hop_unresolved "The backend's next hop is not known, so there is no header to send with.",
+        IpTruncated ip_truncated "The frame ends inside the IP header or its extension headers.",
+        IpHeader ip_header "The IP header contradicts itself: version or header length.",
+        IpLength ip_length "The IP length says more than the frame holds, or less than the header.",
+        TtlZero ttl_zero "The TTL or hop limit is 0.",
+        ExtensionHeaders extension_headers "More IPv6 extension headers than are followed.",
+        Fragment fragment "A fragment; the packet path does not follow fragments yet.",
+        L4Truncated l4_truncated "The packet ends inside the TCP, UDP or ICMP header.",
+        L4Length l4_length "The TCP data offset or the UDP length does not fit the packet.",
+        IcmpUnhandled icmp_unhandled "ICMP for a VIP that is not an echo request.",
+        NoHeadroom no_headroom "The driver left no room in front of the packet for the tunnel header.",
+        Oversize oversize "The packet with its tunnel header would be longer than IP can say.",
+        TunnelSource tunnel_source "A tunnel to one of our VIPs from a source outside allow_sources.",
+        TunnelMalformed tunnel_malformed "A tunnel from an allowed source whose inner packet is cut short or lies about its length.",
+        TableInconsistent table_inconsistent "A table names an entry that is not there: a bug of the agent.",
+    }
+}
+
+reasons! {
+    /// Why a packet went to the kernel, or was answered on the spot.
+    PassReason, PassCounts {
+        NotIp not_ip "Neither IPv4 nor IPv6.",
+        VlanTagged vlan_tagged "A tagged frame; the packet path does not follow tags yet.",
+        NoAddress no_address "The frame ends before the destination address.",
+        NotAVip not_a_vip "The destination is no VIP of ours.",
+        Unmatched unmatched "A VIP packet for no service, where the VIP says unmatched: pass.",
+        LocalBackend local_backend "This node is the chosen backend.",
+        NeighbourDiscovery neighbour_discovery "IPv6 neighbour or router discovery that names a VIP.",
+        Decapsulated decapsulated "A tunnel was taken off and the inner packet handed to the stack.",
+        DecapVip decap_vip "A packet for a VIP that lives on this node, without a tunnel.",
+        TunnelForOthers tunnel_for_others "A tunnel whose inner destination is none of our VIPs.",
+        EchoAnswered echo_answered "An echo request to a VIP, answered.",
+    }
+}
+
+reasons! {
+    /// What the flow table did for packets that asked it.
+    FlowEvent, FlowCounts {
+        Hit hit "The flow was remembered.",
+        Miss miss "The flow was not remembered.",
+        Stale stale "The flow was remembered with a backend that is gone; it was chosen anew.",
+        Remembered remembered "A flow was remembered.",
+        SetFull set_full "Not remembered: every way of the set belongs to a live flow.",
+        OverLimit over_limit "Not remembered: new_flow_limit was reached.",
+    }
+}

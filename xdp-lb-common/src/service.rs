@@ -1,0 +1,73 @@
+//! A service as the packet path sees it: which ring it uses and how its flows are remembered.
+//!
+//! An entry holds two configurations and says which one is live; the agent writes the idle one and
+//! switches with one 4-byte store, so no packet ever sees half a change.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Most services: 14 bits of a flow entry, 0 excluded.
+pub const MAX_SERVICES: u32 = (1 << 14) - 1;
+/// Longest service name in bytes.
+pub const NAME_LEN: usize = 64;
+
+/// Every packet is looked up and remembered.
+pub const TRACK_EXACT: u16 = 1;
+/// One packet in sixteen is.
+pub const TRACK_SAMPLED: u16 = 2;
+/// A planned change is waiting: track exactly, whatever the service's own mode.
+pub const TRACK_WINDOW: u16 = 4;
+/// The flow is the client's address alone.
+pub const CLIENT_IP: u16 = 8;
+/// The service carries UDP; for those who read the maps, the packet path knows from the packet.
+pub const IS_UDP: u16 = 16;
+
+/// One configuration of a service. 28 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct ServiceConfig {
+    /// First ring slot, counted in slots; a multiple of four.
+    pub slot_base: u32,
+    /// Ring slots; 0 is an empty service that drops.
+    pub table_size: u32,
+    /// Index in `backends` of ring-local backend 0.
+    pub backend_base: u32,
+    /// Index in `backend_stats` of ring-local backend 0; [`crate::stats::NO_STATS`] when there was no room.
+    pub stats_base: u32,
+    /// New flows remembered a second.
+    pub new_flow_limit: u32,
+    /// `TRACK_*`, [`CLIENT_IP`], [`IS_UDP`].
+    pub flags: u16,
+    /// Ticks a silent flow is remembered.
+    pub flow_ttl: u16,
+    /// Ticks a closing connection is remembered.
+    pub closing_ttl: u16,
+    /// Ticks a flow of one packet is remembered.
+    pub unconfirmed_ttl: u16,
+}
+
+const _: () = assert!(size_of::<ServiceConfig>() == 28);
+
+/// A service. 128 bytes; the packet path reads the first 64.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Service {
+    /// Which of `configs` is live: 0 or 1.
+    pub live: u32,
+    /// 1 when the entry is in use.
+    pub used: u32,
+    /// The live configuration and the next one.
+    pub configs: [ServiceConfig; 2],
+    /// Name, padded with zeros: the service's identity for the agent.
+    pub name: [u8; NAME_LEN],
+}
+
+const _: () = assert!(size_of::<Service>() == 128);
+
+impl Service {
+    /// The configuration that packets see.
+    #[must_use]
+    #[inline(always)]
+    pub fn config(&self) -> &ServiceConfig {
+        &self.configs[(self.live & 1) as usize]
+    }
+}

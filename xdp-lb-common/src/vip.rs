@@ -1,0 +1,64 @@
+//! From an address, a protocol and a port to a service id, in three dependent loads.
+//!
+//! ```text
+//!  vips[bank][probe(address)] -> VipSlot { tcp_root, udp_root }
+//!  ports[root][port >> 8]     -> page          (page 0: nothing here)
+//!  ports[page][port & 255]    -> service id    (0: no service)
+//! ```
+//!
+//! An exact port, a range and a whole address are the same three loads; a range covers whole pages with
+//! one shared leaf. VIP banks are rebuilt whole and switched by one store in [`crate::control::Control`];
+//! pages are immutable while a live bank reaches them.
+
+use bytemuck::{Pod, Zeroable};
+
+/// How many neighbouring slots a lookup looks at. The builder picks a salt for which that is enough.
+pub const MAX_PROBES: u32 = 4;
+
+/// Slot is in use.
+pub const VIP_USED: u32 = 1;
+/// The VIP is balanced here: packets for no service are not the kernel's.
+pub const VIP_BALANCED: u32 = 2;
+/// Packets for no service go to the kernel (`unmatched: pass`).
+pub const VIP_PASS_UNMATCHED: u32 = 4;
+/// Tunnels may carry packets for this VIP to us.
+pub const VIP_DECAP: u32 = 8;
+
+/// One VIP. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct VipSlot {
+    /// Network order; IPv4 as `::ffff:a.b.c.d`.
+    pub address: [u8; 16],
+    /// Root page of the TCP ports.
+    pub tcp_root: u32,
+    /// Root page of the UDP ports.
+    pub udp_root: u32,
+    /// `VIP_*` bits; 0 is an empty slot.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<VipSlot>() == 32);
+
+/// Values per port page.
+pub const PAGE_PORTS: usize = 256;
+
+/// A root page (page numbers by the port's high byte) or a leaf page (service ids by its low byte). 512 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+pub struct PortPage {
+    /// Page number or service id.
+    pub values: [u16; PAGE_PORTS],
+}
+
+const _: () = assert!(size_of::<PortPage>() == 512);
+
+/// First slot to look at, before masking with the bank's size.
+#[must_use]
+#[inline(always)]
+pub const fn probe_start(words: [u64; 2], salt: u32) -> u32 {
+    let h = (words[0] ^ words[1].rotate_left(32) ^ ((salt as u64) << 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (h >> 40) as u32
+}
