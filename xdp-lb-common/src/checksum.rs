@@ -19,7 +19,7 @@ pub fn sum(bytes: &[u8]) -> u32 {
 #[must_use]
 #[inline(always)]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
-    !fold(!checksum as u16 as u32 + !old as u16 as u32 + new as u32)
+    !fold((!checksum) as u32 + (!old) as u32 + new as u32)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 /// Layout of all map values. An agent that finds another number does not touch the maps.
 pub const LAYOUT: u32 = 1;
 
-/// Node-wide state. 64 bytes; only `vip_bank` changes while the program runs.
+/// Node-wide state. 64 bytes; only the banks and the generation change while the program runs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 pub struct Control {
@@ -28,8 +28,10 @@ pub struct Control {
     pub hz: u32,
     /// Configuration generation applied last.
     pub generation: u32,
+    /// Live element of `decap_sources`: 0 or 1.
+    pub decap_bank: u32,
     /// Zero.
-    pub reserved: [u32; 6],
+    pub reserved: [u32; 5],
 }
 
 const _: () = assert!(size_of::<Control>() == 64);

@@ -153,7 +153,10 @@ mod tests {
         {
             let hash = FlowHash(0xffff_ffff_ffff_ffff);
             let e = FlowEntry::new(FlowKey::new(service, hash), backend, expiry, closing);
-            assert_eq!((e.service(), e.backend(), e.expiry(), e.is_closing()), (service, backend, expiry, closing));
+            assert_eq!(
+                (e.service(), e.backend(), e.expiry(), e.is_closing()),
+                (service, backend, expiry, closing)
+            );
             assert_eq!(e.tag(), hash.tag());
         }
     }

@@ -38,8 +38,20 @@ pub const TX_PORTS: &str = "tx_ports";
 
 /// Maps that live as long as the balancer forwards.
 pub const BALANCER_MAPS: [&str; 14] = [
-    CONTROL, VIPS, PORTS, SERVICES, BACKENDS, RINGS, RINGS_BEFORE, FLOWS, ADMISSIONS, COUNTERS, SVC_STATS,
-    BACKEND_STATS, DECAP_SOURCES, TX_PORTS,
+    CONTROL,
+    VIPS,
+    PORTS,
+    SERVICES,
+    BACKENDS,
+    RINGS,
+    RINGS_BEFORE,
+    FLOWS,
+    ADMISSIONS,
+    COUNTERS,
+    SVC_STATS,
+    BACKEND_STATS,
+    DECAP_SOURCES,
+    TX_PORTS,
 ];
 
 /// Load-time constant: seed of the flow hash, `u64`.

@@ -1,0 +1,51 @@
+//! From a destination to a service id: three dependent loads, whatever the ports look like (see [`crate::vip`]).
+
+use crate::{
+    parse::{TCP, UDP, Words, words},
+    vip::{MAX_PROBES, PAGE_PORTS, PortPage, VIP_USED, VipSlot, probe_start},
+};
+
+/// Where the classifier's tables live.
+pub trait Tables {
+    /// Bank and salt of the live VIP table, from [`crate::control::Control::vip_bank`].
+    fn vip_bank(&self) -> u32;
+    /// Slots of one bank minus one.
+    fn vip_mask(&self) -> u32;
+    /// Element of the `vips` map.
+    fn vip_slot(&self, index: u32) -> Option<&VipSlot>;
+    /// Element of the `ports` map.
+    fn port_page(&self, index: u32) -> Option<&PortPage>;
+}
+
+/// The VIP with this address.
+#[inline(always)]
+pub fn vip<T: Tables>(tables: &T, address: Words) -> Option<&VipSlot> {
+    let live = crate::control::VipBank::unpack(tables.vip_bank());
+    let mask = tables.vip_mask();
+    let base = live.bank * (mask + 1);
+    let start = probe_start(address, live.salt);
+    for probe in 0..MAX_PROBES {
+        let slot = tables.vip_slot(base + ((start + probe) & mask))?;
+        if slot.flags & VIP_USED == 0 {
+            return None;
+        }
+        if words(&slot.address) == address {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+/// The service of a VIP for `protocol` and the destination port in network order; 0 when there is none.
+#[inline(always)]
+pub fn service<T: Tables>(tables: &T, vip: &VipSlot, protocol: u8, port: [u8; 2]) -> u16 {
+    let root = match protocol {
+        TCP => vip.tcp_root,
+        UDP => vip.udp_root,
+        _ => return 0,
+    };
+    let Some(page) = tables.port_page(root) else { return 0 };
+    let page = page.values[port[0] as usize % PAGE_PORTS];
+    let Some(page) = tables.port_page(page as u32) else { return 0 };
+    page.values[port[1] as usize % PAGE_PORTS]
+}

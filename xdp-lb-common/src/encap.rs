@@ -1,0 +1,132 @@
+//! The outer header: a stored template with length, TOS, source and checksum (or flow label) patched in.
+//!
+//! ```text
+//!   0         12   14                                34            54
+//!  | MACs     |type| outer IPv4: 20 bytes            | inner IP ....
+//!  | MACs     |type| outer IPv6: 40 bytes                          | inner IP ....
+//! ```
+//!
+//! IP-in-IP as in RFC 2003 (4 in 4), RFC 4213 (6 in 4) and RFC 2473 (4 and 6 in 6).
+
+use crate::{
+    backend::Template,
+    checksum,
+    hash::FlowHash,
+    parse::{IPIP, IPV4_LEN, IPV6_IN_IP, IPV6_LEN, Version},
+};
+
+/// Ethernet and IPv4.
+pub const V4_HEADER: usize = 34;
+/// Ethernet and IPv6.
+pub const V6_HEADER: usize = 54;
+
+/// What the outer header needs to know of the packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner {
+    /// Version of the inner packet.
+    pub version: Version,
+    /// Its length in bytes.
+    pub len: u16,
+    /// Its TOS or traffic class.
+    pub tos: u8,
+    /// The flow's hash: outer source and flow label come from it.
+    pub hash: FlowHash,
+}
+
+impl Inner {
+    #[inline(always)]
+    const fn protocol(&self) -> u8 {
+        match self.version {
+            Version::V4 => IPIP,
+            Version::V6 => IPV6_IN_IP,
+        }
+    }
+}
+
+/// True when the tunnel's length fields can hold the packet.
+#[must_use]
+#[inline(always)]
+pub const fn fits(template: &Template, inner_len: usize) -> bool {
+    let outer = if template.len as usize == V4_HEADER { IPV4_LEN } else { 0 };
+    inner_len + outer <= u16::MAX as usize
+}
+
+/// Writes an Ethernet and an outer IPv4 header. The caller has checked [`fits`].
+#[inline(always)]
+pub fn write_v4(out: &mut [u8; V4_HEADER], template: &Template, inner: &Inner) {
+    *out = *head(template);
+    let tos = inner.tos & template.tos_keep | template.tos_set;
+    let len = inner.len.wrapping_add(IPV4_LEN as u16);
+    let base = u32::from_be_bytes([out[26], out[27], out[28], out[29]]);
+    let bits = low_bits(template.source_bits) & inner.hash.entropy();
+    let host = bits as u32;
+    let constant = u16::from_be_bytes([template.bytes[24], template.bytes[25]]);
+    let sum =
+        constant as u32 + tos as u32 + len as u32 + inner.protocol() as u32 + (host >> 16) + (host & 0xffff);
+    let source = base | host;
+    out[15] = tos;
+    out[16..18].copy_from_slice(&len.to_be_bytes());
+    out[23] = inner.protocol();
+    out[24..26].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+    out[26..30].copy_from_slice(&source.to_be_bytes());
+}
+
+/// Writes an Ethernet and an outer IPv6 header. The flow label (RFC 6438) comes from the flow.
+#[inline(always)]
+pub fn write_v6(out: &mut [u8; V6_HEADER], template: &Template, inner: &Inner) {
+    *out = *head(template);
+    let tos = inner.tos & template.tos_keep | template.tos_set;
+    let label = (inner.hash.entropy() >> 44) as u32;
+    let first = 6 << 28 | (tos as u32) << 20 | label & 0xf_ffff;
+    let base = u64::from_be_bytes([out[30], out[31], out[32], out[33], out[34], out[35], out[36], out[37]]);
+    let source = base | low_bits(template.source_bits) & inner.hash.entropy();
+    out[14..18].copy_from_slice(&first.to_be_bytes());
+    out[18..20].copy_from_slice(&inner.len.to_be_bytes());
+    out[20] = inner.protocol();
+    out[30..38].copy_from_slice(&source.to_be_bytes());
+}
+
+/// The constant part of an outer IPv4 header's checksum field: the folded sum, not complemented, of
+/// version, flags, TTL, source prefix and destination.
+#[must_use]
+pub fn constant_sum(header: &[u8; IPV4_LEN]) -> u16 {
+    let mut h = *header;
+    h[10] = 0;
+    h[11] = 0;
+    checksum::fold(checksum::sum(&h))
+}
+
+/// The first `N` bytes of the template.
+#[inline(always)]
+fn head<const N: usize>(template: &Template) -> &[u8; N] {
+    const { assert!(N <= crate::backend::HEADER_LEN) };
+    match template.bytes.first_chunk::<N>() {
+        Some(head) => head,
+        None => &[0; N],
+    }
+}
+
+/// `bits` ones, 0..=64: BPF takes shifts modulo 64, so 64 is done in two halves.
+#[inline(always)]
+const fn low_bits(bits: u8) -> u64 {
+    let half = bits as u32 >> 1;
+    (1u64.wrapping_shl(half).wrapping_shl(bits as u32 - half)).wrapping_sub(1)
+}
+
+const _: () = assert!(V4_HEADER == crate::parse::ETHERNET_LEN + IPV4_LEN);
+const _: () = assert!(V6_HEADER == crate::parse::ETHERNET_LEN + IPV6_LEN);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn low_bits_of_every_length() {
+        assert_eq!(low_bits(0), 0);
+        assert_eq!(low_bits(1), 1);
+        assert_eq!(low_bits(16), 0xffff);
+        assert_eq!(low_bits(32), 0xffff_ffff);
+        assert_eq!(low_bits(63), u64::MAX >> 1);
+        assert_eq!(low_bits(64), u64::MAX);
+    }
+}

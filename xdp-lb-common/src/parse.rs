@@ -1,0 +1,408 @@
+//! Reads a frame: Ethernet, IPv4 with options, IPv6 with extension headers, TCP, UDP, ICMP.
+//!
+//! Generic over where the bytes come from, so that the kernel (bounds-checked packet memory), `explain`,
+//! the unit tests and the fuzzer run the same code. Parsing is staged, because only packets for a VIP may
+//! be judged: first the destination alone, then the rest of the IP header, then the transport.
+//!
+//! ```text
+//!  |<- l3 ->|<------- header ------>|<- l4 ..............>|<- padding ->|
+//!  Ethernet  IP + options/extensions  TCP/UDP/ICMP          not in IP length
+//!                                                         ^ end
+//! ```
+
+use network_types::{
+    eth::EthHdr,
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+};
+
+use crate::reason::DropReason;
+
+/// Length of the Ethernet header.
+pub const ETHERNET_LEN: usize = EthHdr::LEN;
+/// Length of an IPv4 header without options.
+pub const IPV4_LEN: usize = Ipv4Hdr::LEN;
+/// Length of the fixed IPv6 header.
+pub const IPV6_LEN: usize = Ipv6Hdr::LEN;
+/// IPv6 extension headers that are followed.
+pub const MAX_EXTENSIONS: usize = 6;
+
+/// Protocol number of TCP.
+pub const TCP: u8 = IpProto::Tcp as u8;
+/// Protocol number of UDP.
+pub const UDP: u8 = IpProto::Udp as u8;
+/// Protocol number of ICMP.
+pub const ICMP: u8 = IpProto::Icmp as u8;
+/// Protocol number of ICMPv6.
+pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
+/// Protocol number of IPv4 in IP (RFC 2003).
+pub const IPIP: u8 = IpProto::Ipv4 as u8;
+/// Protocol number of IPv6 in IP (RFC 2473, RFC 4213).
+pub const IPV6_IN_IP: u8 = IpProto::Ipv6 as u8;
+
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
+const ETHERTYPE_QINQ: [u8; 2] = [0x88, 0xa8];
+
+/// A frame's bytes.
+pub trait Bytes {
+    /// `N` bytes at `offset`, or `None` beyond the end.
+    fn get<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
+    /// Length of the frame.
+    fn len(&self) -> usize;
+    /// True for a frame of no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Bytes for [u8] {
+    fn get<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.get(offset..offset.checked_add(N)?)?.try_into().ok()
+    }
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+}
+
+/// What the Ethernet header announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ethernet {
+    /// IPv4 follows.
+    Ipv4,
+    /// IPv6 follows.
+    Ipv6,
+    /// A VLAN tag follows.
+    Tagged,
+    /// Something else follows, or the frame ends.
+    Other,
+}
+
+/// Reads the EtherType.
+#[must_use]
+#[inline(always)]
+pub fn ethernet<B: Bytes + ?Sized>(frame: &B) -> Ethernet {
+    match frame.get::<2>(12) {
+        Some(&ETHERTYPE_IPV4) => Ethernet::Ipv4,
+        Some(&ETHERTYPE_IPV6) => Ethernet::Ipv6,
+        Some(&(ETHERTYPE_VLAN | ETHERTYPE_QINQ)) => Ethernet::Tagged,
+        _ => Ethernet::Other,
+    }
+}
+
+/// EtherType of an IP version.
+#[must_use]
+#[inline(always)]
+pub const fn ethertype(version: Version) -> [u8; 2] {
+    match version {
+        Version::V4 => ETHERTYPE_IPV4,
+        Version::V6 => ETHERTYPE_IPV6,
+    }
+}
+
+/// IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// An address as two little-endian words of its 16 network-order bytes; IPv4 as `::ffff:a.b.c.d`.
+pub type Words = [u64; 2];
+
+/// Words of an IPv4 address.
+#[must_use]
+#[inline(always)]
+pub const fn v4_words(address: [u8; 4]) -> Words {
+    [0, 0xffff_0000 | (u32::from_le_bytes(address) as u64) << 32]
+}
+
+/// Words of 16 network-order bytes.
+#[must_use]
+#[inline(always)]
+pub fn words(bytes: &[u8; 16]) -> Words {
+    let [a, b] = halves(bytes);
+    [u64::from_le_bytes(*a), u64::from_le_bytes(*b)]
+}
+
+#[inline(always)]
+fn halves(bytes: &[u8; 16]) -> [&[u8; 8]; 2] {
+    let (a, b) = bytes.split_at(8);
+    // Both conversions are of constant length and compile to nothing.
+    match (a.try_into(), b.try_into()) {
+        (Ok(a), Ok(b)) => [a, b],
+        _ => [&[0; 8], &[0; 8]],
+    }
+}
+
+/// Source and destination of an IP header whose other fields have not been looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// IP version by the EtherType, or by the tunnel's protocol number.
+    pub version: Version,
+    /// Offset of the IP header.
+    pub l3: usize,
+    /// Source.
+    pub source: Words,
+    /// Destination.
+    pub destination: Words,
+}
+
+/// Reads the addresses of the IP header at `l3`; `None` when the frame ends before them.
+#[must_use]
+#[inline(always)]
+pub fn addresses<B: Bytes + ?Sized>(frame: &B, l3: usize, version: Version) -> Option<Addresses> {
+    Some(match version {
+        Version::V4 => {
+            let h = frame.get::<20>(l3)?;
+            let [s, d] = [[h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]];
+            Addresses { version, l3, source: v4_words(s), destination: v4_words(d) }
+        }
+        Version::V6 => {
+            let source = words(frame.get::<40>(l3)?.first_chunk::<24>()?.last_chunk::<16>()?);
+            let destination = words(frame.get::<40>(l3)?.last_chunk::<16>()?);
+            Addresses { version, l3, source, destination }
+        }
+    })
+}
+
+/// A valid IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// Where it was found and whom it names.
+    pub addresses: Addresses,
+    /// Protocol of what follows the header and its extensions.
+    pub protocol: u8,
+    /// Offset of what follows.
+    pub l4: usize,
+    /// Offset just behind the packet; the frame may be longer.
+    pub end: usize,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// One of several fragments.
+    pub fragment: bool,
+}
+
+impl Ip {
+    /// Length of the IP packet.
+    #[must_use]
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.end.wrapping_sub(self.addresses.l3)
+    }
+
+    /// Never: a valid header has a length.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// Checks the IP header behind `addresses` and finds what follows it.
+///
+/// # Errors
+/// The reason to drop the packet, if it is for a VIP.
+#[inline(always)]
+pub fn ip<B: Bytes + ?Sized>(frame: &B, addresses: Addresses) -> Result<Ip, DropReason> {
+    match addresses.version {
+        Version::V4 => ipv4(frame, addresses),
+        Version::V6 => ipv6(frame, addresses),
+    }
+}
+
+#[inline(always)]
+fn ipv4<B: Bytes + ?Sized>(frame: &B, addresses: Addresses) -> Result<Ip, DropReason> {
+    let l3 = addresses.l3;
+    let h = frame.get::<20>(l3).ok_or(DropReason::IpTruncated)?;
+    let header = ((h[0] & 0xf) as usize) << 2;
+    if h[0] >> 4 != 4 || header < IPV4_LEN {
+        return Err(DropReason::IpHeader);
+    }
+    let total = u16::from_be_bytes([h[2], h[3]]) as usize;
+    let end = l3 + total;
+    if total < header || end > frame.len() {
+        return Err(DropReason::IpLength);
+    }
+    if h[8] == 0 {
+        return Err(DropReason::TtlZero);
+    }
+    // More-fragments bit or a fragment offset (RFC 791).
+    let fragment = u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0;
+    Ok(Ip { addresses, protocol: h[9], l4: l3 + header, end, tos: h[1], fragment })
+}
+
+#[inline(always)]
+fn ipv6<B: Bytes + ?Sized>(frame: &B, addresses: Addresses) -> Result<Ip, DropReason> {
+    let l3 = addresses.l3;
+    let h = frame.get::<40>(l3).ok_or(DropReason::IpTruncated)?;
+    if h[0] >> 4 != 6 {
+        return Err(DropReason::IpHeader);
+    }
+    let end = l3 + IPV6_LEN + u16::from_be_bytes([h[4], h[5]]) as usize;
+    if end > frame.len() {
+        return Err(DropReason::IpLength);
+    }
+    if h[7] == 0 {
+        return Err(DropReason::TtlZero);
+    }
+    let tos = h[0] << 4 | h[1] >> 4;
+    let plain = Ip { addresses, protocol: h[6], l4: l3 + IPV6_LEN, end, tos, fragment: false };
+    if is_extension(plain.protocol) { extensions(frame, plain) } else { Ok(plain) }
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+#[inline(always)]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
+}
+
+/// Follows extension headers (RFC 8200 section 4) up to the transport or the first real fragment header.
+#[inline(always)]
+fn extensions<B: Bytes + ?Sized>(frame: &B, mut ip: Ip) -> Result<Ip, DropReason> {
+    for _ in 0..MAX_EXTENSIONS {
+        let h = frame.get::<8>(ip.l4).ok_or(DropReason::IpTruncated)?;
+        let len = match ip.protocol {
+            FRAGMENT => {
+                // Offset or more-fragments set; an atomic fragment (RFC 6946) is a whole packet.
+                if u16::from_be_bytes([h[2], h[3]]) & 0xfff9 != 0 {
+                    ip.fragment = true;
+                    ip.protocol = h[0];
+                    return within(ip, 8);
+                }
+                8
+            }
+            AUTHENTICATION => (h[1] as usize + 2) * 4,
+            _ => (h[1] as usize + 1) * 8,
+        };
+        ip.protocol = h[0];
+        ip = within(ip, len)?;
+        if !is_extension(ip.protocol) {
+            return Ok(ip);
+        }
+    }
+    Err(DropReason::ExtensionHeaders)
+}
+
+#[inline(always)]
+fn within(mut ip: Ip, len: usize) -> Result<Ip, DropReason> {
+    ip.l4 += len;
+    if ip.l4 > ip.end { Err(DropReason::IpTruncated) } else { Ok(ip) }
+}
+
+/// What a packet means for its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// UDP.
+    Datagram,
+    /// TCP that opens a connection: SYN without ACK, FIN or RST.
+    Syn,
+    /// TCP with FIN or RST.
+    Closing,
+    /// Any other TCP segment that carries data.
+    Data,
+    /// Any other TCP segment without data.
+    Ack,
+}
+
+/// What follows the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP or UDP.
+    Ports {
+        /// Source port, network order.
+        source: [u8; 2],
+        /// Destination port, network order.
+        destination: [u8; 2],
+        /// What it means for the flow.
+        segment: Segment,
+    },
+    /// ICMP or ICMPv6 echo request.
+    EchoRequest,
+    /// ICMPv6 router and neighbour discovery (RFC 4861), addressed to the VIP itself.
+    NeighbourDiscovery,
+    /// Other ICMP.
+    OtherIcmp,
+    /// Any other protocol.
+    Other,
+}
+
+/// Reads the transport header of a packet that is no fragment.
+///
+/// # Errors
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn transport<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<Transport, DropReason> {
+    match ip.protocol {
+        TCP => tcp(frame, ip),
+        UDP => udp(frame, ip),
+        ICMP if ip.addresses.version == Version::V4 => icmp(frame, ip),
+        ICMPV6 if ip.addresses.version == Version::V6 => icmp(frame, ip),
+        _ => Ok(Transport::Other),
+    }
+}
+
+#[inline(always)]
+fn udp<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<Transport, DropReason> {
+    let h = l4::<8, B>(frame, ip)?;
+    let len = u16::from_be_bytes([h[4], h[5]]) as usize;
+    if len < 8 || ip.l4 + len > ip.end {
+        return Err(DropReason::L4Length);
+    }
+    Ok(Transport::Ports { source: [h[0], h[1]], destination: [h[2], h[3]], segment: Segment::Datagram })
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+#[inline(always)]
+fn tcp<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<Transport, DropReason> {
+    let h = l4::<20, B>(frame, ip)?;
+    let header = (h[12] >> 4) as usize * 4;
+    if header < 20 || ip.l4 + header > ip.end {
+        return Err(DropReason::L4Length);
+    }
+    let flags = h[13];
+    let segment = if flags & (FIN | RST) != 0 {
+        Segment::Closing
+    } else if flags & (SYN | ACK) == SYN {
+        Segment::Syn
+    } else if ip.l4 + header < ip.end {
+        Segment::Data
+    } else {
+        Segment::Ack
+    };
+    Ok(Transport::Ports { source: [h[0], h[1]], destination: [h[2], h[3]], segment })
+}
+
+/// ICMP type of an echo request (RFC 792).
+const ECHO_V4: u8 = 8;
+/// ICMPv6 type of an echo request (RFC 4443).
+const ECHO_V6: u8 = 128;
+
+#[inline(always)]
+fn icmp<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<Transport, DropReason> {
+    let h = l4::<8, B>(frame, ip)?;
+    Ok(match (ip.addresses.version, h[0], h[1]) {
+        (Version::V4, ECHO_V4, 0) | (Version::V6, ECHO_V6, 0) => Transport::EchoRequest,
+        (Version::V6, 133..=137, _) => Transport::NeighbourDiscovery,
+        _ => Transport::OtherIcmp,
+    })
+}
+
+/// `N` bytes of transport header, inside the IP packet and not merely inside the frame.
+#[inline(always)]
+fn l4<'a, const N: usize, B: Bytes + ?Sized>(frame: &'a B, ip: &Ip) -> Result<&'a [u8; N], DropReason> {
+    if ip.l4 + N > ip.end {
+        return Err(DropReason::L4Truncated);
+    }
+    frame.get::<N>(ip.l4).ok_or(DropReason::L4Truncated)
+}

@@ -1,0 +1,279 @@
+//! Which backend a packet goes to: the slot alone where it can tell, else the flow table and `before`.
+//!
+//! ```text
+//!   slot clean, not tracked ------------------------------> now
+//!   slot clean, tracked: remembered or not ---------------> now      (the entry follows)
+//!   slot dirty: remembered, backend alive ----------------> its backend
+//!               remembered, backend gone -----------------> now      (the entry follows)
+//!               SYN, not remembered ----------------------> now,     or before if it cannot be remembered
+//!               other TCP, not remembered ----------------> before while alive, else now
+//!               UDP, not remembered ----------------------> now
+//! ```
+//!
+//! Generic over the tables: the kernel half, `explain` and the model tests run this very function.
+//! Related work: Beamer (NSDI 2018), Cheetah (NSDI 2020), JET (CoNEXT 2021).
+
+use crate::{
+    flow::{FlowEntry, FlowKey, MAX_TTL, TICKS, WAYS},
+    hash::FlowHash,
+    parse::Segment,
+    reason::FlowEvent,
+    ring::{NO_BACKEND, Slot},
+    service::{ServiceConfig, TRACK_EXACT, TRACK_SAMPLED, TRACK_WINDOW},
+};
+
+/// One set of the flow table, read and written by plain 8-byte loads and stores.
+pub trait Set {
+    /// The entry in `way`, below [`WAYS`].
+    fn load(&self, way: usize) -> u64;
+    /// Replaces the entry in `way`, below [`WAYS`].
+    fn store(&self, way: usize, entry: u64);
+}
+
+/// Where the selection's tables live.
+pub trait Tables {
+    /// A set of the flow table.
+    type Set: Set;
+    /// A ring slot, by its index over all rings.
+    fn slot(&self, index: u32) -> Option<Slot>;
+    /// The backend that the slot had when it was last clean.
+    fn before(&self, index: u32) -> Option<u16>;
+    /// True when the member with this index in `backends` may keep flows: up or draining.
+    fn is_alive(&self, backend: u32) -> bool;
+    /// The flow's set.
+    fn flow_set(&self, hash: FlowHash) -> Option<Self::Set>;
+    /// The flow table's clock, 0..[`TICKS`].
+    fn tick(&self) -> u16;
+    /// True for one packet in sixteen, chosen by flow and time.
+    fn sample(&self, hash: FlowHash) -> bool;
+    /// Counts one more flow of `service` remembered in this second; false beyond `limit`.
+    fn admit(&self, service: u16, limit: u32) -> bool;
+    /// Counts what happened.
+    fn count(&self, event: FlowEvent);
+}
+
+/// A packet's flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow<'a> {
+    /// Service id.
+    pub service: u16,
+    /// The service's live configuration.
+    pub config: &'a ServiceConfig,
+    /// Hash of what the affinity looks at.
+    pub hash: FlowHash,
+    /// What the packet means for the flow.
+    pub segment: Segment,
+}
+
+/// The answer, with the reason that `explain` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Ring-local backend, or [`NO_BACKEND`].
+    pub backend: u16,
+    /// Why this one.
+    pub why: Why,
+}
+
+/// Why a backend was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The slot is clean.
+    Slot,
+    /// The slot is dirty, the flow is remembered and its backend alive.
+    Remembered,
+    /// The slot is dirty and the flow belongs to a connection older than the change.
+    Before,
+    /// The slot is dirty and the flow is new, or what it belonged to is gone.
+    Now,
+}
+
+/// Chooses the backend and keeps the flow table. `None` when a table is inconsistent.
+#[inline(always)]
+pub fn choose<T: Tables>(tables: &T, flow: &Flow) -> Option<Choice> {
+    let index = flow.config.slot_base + flow.hash.slot(flow.config.table_size);
+    let slot = tables.slot(index)?;
+    let flags = flow.config.flags;
+    if !slot.is_dirty()
+        && flags & (TRACK_EXACT | TRACK_WINDOW) == 0
+        && (flags & TRACK_SAMPLED == 0 || !tables.sample(flow.hash))
+    {
+        return Some(Choice { backend: slot.backend(), why: Why::Slot });
+    }
+    track(tables, flow, index, slot)
+}
+
+/// The part that asks the flow table.
+#[inline(always)]
+fn track<T: Tables>(tables: &T, flow: &Flow, index: u32, slot: Slot) -> Option<Choice> {
+    let set = tables.flow_set(flow.hash)?;
+    let tick = tables.tick();
+    let key = FlowKey::new(flow.service, flow.hash);
+    let (entry, way) = find(&set, key);
+    // An expired entry of this very flow is a miss that leaves its way to the next entry.
+    if entry.is_free(tick) {
+        tables.count(FlowEvent::Miss);
+        return miss(tables, flow, &set, index, slot, tick);
+    }
+    tables.count(FlowEvent::Hit);
+    let reopened = flow.segment == Segment::Syn && entry.is_closing();
+    let (backend, why) = if !slot.is_dirty() {
+        (slot.backend(), Why::Slot)
+    } else if reopened {
+        (slot.backend(), Why::Now)
+    } else if tables.is_alive(flow.config.backend_base + u32::from(entry.backend())) {
+        (entry.backend(), Why::Remembered)
+    } else {
+        tables.count(FlowEvent::Stale);
+        (slot.backend(), Why::Now)
+    };
+    if backend != NO_BACKEND {
+        let fresh = refresh(flow, key, entry, backend, tick);
+        if fresh.0 != entry.0 {
+            set.store(way, fresh.0);
+        }
+    }
+    Some(Choice { backend, why })
+}
+
+/// The entry as it is after this packet. A live flow's backend changes only by the caller's word; a
+/// spoofed SYN, FIN or RST shortens nothing that a later data segment does not restore.
+#[inline(always)]
+fn refresh(flow: &Flow, key: FlowKey, entry: FlowEntry, backend: u16, tick: u16) -> FlowEntry {
+    let config = flow.config;
+    let full = tick.wrapping_add(config.flow_ttl);
+    let closing = tick.wrapping_add(config.closing_ttl);
+    let first = tick.wrapping_add(config.unconfirmed_ttl);
+    match flow.segment {
+        Segment::Datagram | Segment::Data => FlowEntry::new(key, backend, full, false),
+        Segment::Closing => FlowEntry::new(key, backend, closing, true),
+        Segment::Ack if entry.is_closing() => FlowEntry::new(key, backend, closing, true),
+        Segment::Ack => FlowEntry::new(key, backend, full, false),
+        Segment::Syn if entry.is_closing() || entry.remaining(tick) < config.unconfirmed_ttl => {
+            FlowEntry::new(key, backend, first, false)
+        }
+        Segment::Syn => FlowEntry::new(key, backend, entry.expiry(), false),
+    }
+}
+
+/// A flow that is not remembered.
+#[inline(always)]
+fn miss<T: Tables>(
+    tables: &T,
+    flow: &Flow,
+    set: &T::Set,
+    index: u32,
+    slot: Slot,
+    tick: u16,
+) -> Option<Choice> {
+    let now = Choice { backend: slot.backend(), why: if slot.is_dirty() { Why::Now } else { Why::Slot } };
+    let before = || -> Option<Choice> {
+        let local = tables.before(index)?;
+        let alive = local != NO_BACKEND && tables.is_alive(flow.config.backend_base + u32::from(local));
+        Some(if alive { Choice { backend: local, why: Why::Before } } else { now })
+    };
+    let choice = match flow.segment {
+        Segment::Data | Segment::Ack | Segment::Closing if slot.is_dirty() => before()?,
+        _ => now,
+    };
+    if flow.segment == Segment::Closing || choice.backend == NO_BACKEND {
+        return Some(choice);
+    }
+    let remembered = remember(tables, flow, set, choice.backend, slot.is_dirty(), tick);
+    // A SYN that nobody remembers must go where its later segments will go: to the slot's older backend.
+    if !remembered && flow.segment == Segment::Syn && slot.is_dirty() { before() } else { Some(choice) }
+}
+
+/// Stores a new flow; false when there is no way for it.
+#[inline(always)]
+fn remember<T: Tables>(tables: &T, flow: &Flow, set: &T::Set, backend: u16, dirty: bool, tick: u16) -> bool {
+    // A quarter of the limit is kept for dirty slots, where being forgotten can move a call.
+    let limit = flow.config.new_flow_limit;
+    if !tables.admit(flow.service, if dirty { limit } else { limit - limit / 4 }) {
+        tables.count(FlowEvent::OverLimit);
+        return false;
+    }
+    let key = FlowKey::new(flow.service, flow.hash);
+    let Some(way) = victim(set, key, flow.hash, tick) else {
+        tables.count(FlowEvent::SetFull);
+        return false;
+    };
+    let expiry = tick.wrapping_add(flow.config.unconfirmed_ttl);
+    set.store(way, FlowEntry::new(key, backend, expiry, false).0);
+    tables.count(FlowEvent::Remembered);
+    true
+}
+
+/// The entry of `key` and its way; an empty entry when there is none. No branches: a mispredicted way
+/// costs more than the whole search. Two entries of one flow (two CPUs stored it at once) are not mixed.
+#[inline(always)]
+fn find<S: Set>(set: &S, key: FlowKey) -> (FlowEntry, usize) {
+    let (mut found, mut way) = (0u64, 0u64);
+    for i in 0..WAYS {
+        let entry = set.load(i);
+        let mask = key.match_mask(entry);
+        found ^= (found ^ entry) & mask;
+        way ^= (way ^ i as u64) & mask;
+    }
+    (FlowEntry(found), way as usize % WAYS)
+}
+
+/// The way for a new flow: its own if another CPU stored it meanwhile or it expired there, else a free
+/// one; the hash breaks ties so that CPUs storing different flows rarely take the same way. Never a live one.
+#[inline(always)]
+fn victim<S: Set>(set: &S, key: FlowKey, hash: FlowHash, tick: u16) -> Option<usize> {
+    let (mut free, mut own) = (0u64, 0u64);
+    for i in 0..WAYS {
+        let entry = set.load(i);
+        free |= free_bit(entry, tick) << i;
+        own |= (key.match_mask(entry) & 1) << i;
+    }
+    let start = (hash.0 >> 26) & 7;
+    let candidates = if own != 0 { own } else { free };
+    let rotated = (candidates | candidates << 8) >> start & 0xff;
+    if rotated == 0 {
+        return None;
+    }
+    Some((start as usize + lowest_bit(rotated)) % WAYS)
+}
+
+/// 1 when the way may be taken, by arithmetic alone; equals [`FlowEntry::is_free`].
+#[inline(always)]
+const fn free_bit(entry: u64, tick: u16) -> u64 {
+    let used = (entry | entry.wrapping_neg()) >> 63;
+    let ahead = FlowEntry(entry).expiry().wrapping_sub(tick).wrapping_sub(1) & (TICKS - 1);
+    let expired = ((MAX_TTL - 1) as u64).wrapping_sub(ahead as u64) >> 63;
+    (used ^ 1) | expired
+}
+
+/// Position of the lowest bit of a non-zero byte; BPF has no count of trailing zeros.
+#[inline(always)]
+const fn lowest_bit(byte: u64) -> usize {
+    let bit = byte & byte.wrapping_neg();
+    let odd = (bit & 0xaa != 0) as usize;
+    let pair = (bit & 0xcc != 0) as usize;
+    let nibble = (bit & 0xf0 != 0) as usize;
+    odd | pair << 1 | nibble << 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_bit_is_is_free() {
+        for tick in [0u16, 1, 127, 1024, 2047] {
+            for expiry in 0..TICKS {
+                let entry = FlowEntry::new(FlowKey::new(1, FlowHash(5)), 3, expiry, false);
+                assert_eq!(free_bit(entry.0, tick) == 1, entry.is_free(tick), "tick {tick} expiry {expiry}");
+            }
+            assert_eq!(free_bit(0, tick), 1);
+        }
+    }
+
+    #[test]
+    fn lowest_bit_counts_trailing_zeros() {
+        for byte in 1..256u64 {
+            assert_eq!(lowest_bit(byte), byte.trailing_zeros() as usize);
+        }
+    }
+}
