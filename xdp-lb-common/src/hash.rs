@@ -11,6 +11,8 @@
 //!
 //! The slot is a function of the tag, so that whoever reads a flow entry can say which slot it is in.
 
+use crate::parse::{Addresses, Version};
+
 /// Bits of the tag.
 pub const TAG_BITS: u32 = 26;
 /// The tag's bits.
@@ -111,6 +113,25 @@ pub const fn ports(source: [u8; 2], destination: [u8; 2], protocol: u8) -> u64 {
     (u16::from_le_bytes(source) as u64) << 32
         | (u16::from_le_bytes(destination) as u64) << 16
         | protocol as u64
+}
+
+/// The hash of a packet's flow: the five-tuple, or the source address alone where the affinity says so.
+#[must_use]
+#[inline(always)]
+pub const fn packet(
+    seed: u64,
+    addresses: &Addresses,
+    protocol: u8,
+    source: [u8; 2],
+    destination: [u8; 2],
+    client_ip: bool,
+) -> FlowHash {
+    let to = if client_ip { [0, 0] } else { addresses.destination };
+    let pair = match addresses.version {
+        Version::V4 => addresses.source[1] & !0xffff_ffff | to[1] >> 32,
+        Version::V6 => v6_addresses(seed, addresses.source, to),
+    };
+    flow(seed, pair, if client_ip { 0 } else { ports(source, destination, protocol) })
 }
 
 #[cfg(test)]

@@ -1,2 +1,40 @@
+//! The XDP programs: `xdp_lb` balances, `xdp_decap` takes tunnels off on a backend's node.
+//!
+//! `pipeline` is the packet path, `packet` the packet's memory, `maps` the tables, `send` what changes
+//! the packet. What is arithmetic lives in `xdp-lb-common`, where it is tested without a kernel.
 #![no_std]
 #![no_main]
+
+mod maps;
+mod packet;
+mod pipeline;
+mod send;
+mod verdict;
+
+use aya_ebpf::{macros::xdp, programs::XdpContext};
+
+use crate::packet::Packet;
+
+/// The balancer, which also takes tunnels off where one configuration asks for both.
+#[xdp]
+#[inline(always)]
+pub fn xdp_lb(ctx: XdpContext) -> u32 {
+    pipeline::balance(&mut Packet::new(ctx)).conclude()
+}
+
+/// The backend side.
+#[xdp]
+#[inline(always)]
+pub fn xdp_decap(ctx: XdpContext) -> u32 {
+    pipeline::decap(&mut Packet::new(ctx)).conclude()
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

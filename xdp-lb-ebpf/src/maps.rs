@@ -1,0 +1,241 @@
+//! The maps, each behind a function that says what it is for. Nothing else in the kernel half names one.
+//!
+//! Sizes given here are the smallest; the agent sets the real ones when it makes the maps. All that the
+//! agent changes under traffic is memory-mapped: it stores 2, 4 or 8 bytes where the kernel loads them.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, DevMap, PerCpuArray},
+    helpers::generated::{bpf_jiffies64, bpf_redirect_map},
+    macros::btf_map,
+};
+use xdp_lb_common::{
+    backend::{BACKEND_ALIVE, BACKEND_USED, Backend},
+    classify,
+    control::Control,
+    decap::AllowList,
+    flow::{Admission, FlowSet, TICKS, WAYS},
+    hash::{FlowHash, fold},
+    reason::{DropReason, FlowEvent, PassReason, Reason},
+    ring::{RingWord, Slot},
+    select,
+    service::Service,
+    stats::{Counters, Traffic},
+    vip::{PortPage, VipSlot},
+};
+
+const MMAP: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map(name = "control")]
+static CONTROL: Array<Control, 1, MMAP> = Array::new();
+#[btf_map(name = "vips")]
+static VIPS: Array<VipSlot, 16, MMAP> = Array::new();
+#[btf_map(name = "ports")]
+static PORTS: Array<PortPage, 16, MMAP> = Array::new();
+#[btf_map(name = "services")]
+static SERVICES: Array<Service, 16, MMAP> = Array::new();
+#[btf_map(name = "backends")]
+static BACKENDS: Array<Backend, 16, MMAP> = Array::new();
+#[btf_map(name = "rings")]
+static RINGS: Array<RingWord, 16, MMAP> = Array::new();
+#[btf_map(name = "rings_before")]
+static RINGS_BEFORE: Array<RingWord, 16, MMAP> = Array::new();
+#[btf_map(name = "flows")]
+static FLOWS: Array<FlowSet, 16, MMAP> = Array::new();
+#[btf_map(name = "admissions")]
+static ADMISSIONS: Array<Admission, 16, 0> = Array::new();
+#[btf_map(name = "decap_sources")]
+static DECAP_SOURCES: Array<AllowList, 2, MMAP> = Array::new();
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<Counters, 1, 0> = PerCpuArray::new();
+#[btf_map(name = "svc_stats")]
+static SVC_STATS: PerCpuArray<Traffic, 16, 0> = PerCpuArray::new();
+#[btf_map(name = "backend_stats")]
+static BACKEND_STATS: PerCpuArray<Traffic, 16, 0> = PerCpuArray::new();
+#[btf_map(name = "tx_ports")]
+static TX_PORTS: DevMap<256, 0> = DevMap::new();
+
+/// Constants that the agent sets when it loads the program; the verifier folds them in.
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $get:ident;)*) => { $(
+        #[unsafe(no_mangle)]
+        static $name: $type = $default;
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $get() -> $type {
+            // SAFETY: a static of the program, read-only and frozen; volatile or rustc folds the default in.
+            unsafe { core::ptr::read_volatile(&raw const $name) }
+        }
+    )* };
+}
+
+constants! {
+    /// Seed of the flow hash.
+    SEED: u64 = 0, seed;
+    /// Slots of one VIP bank minus one.
+    VIP_MASK: u32 = 7, vip_mask;
+    /// Sets of the flow table minus one.
+    FLOW_SET_MASK: u32 = 15, flow_set_mask;
+    /// Jiffies to ticks.
+    TICK_SHIFT: u32 = 10, tick_shift;
+    /// Jiffies to admission seconds.
+    SECOND_SHIFT: u32 = 8, second_shift;
+    /// 1 when the balancer also takes tunnels off.
+    DECAP: u32 = 0, decap;
+}
+
+/// The tables as `xdp_lb_common` asks for them.
+pub struct Tables;
+
+impl classify::Tables for Tables {
+    #[inline(always)]
+    fn vip_bank(&self) -> u32 {
+        CONTROL.get(0).map_or(0, |c| c.vip_bank)
+    }
+    #[inline(always)]
+    fn vip_mask(&self) -> u32 {
+        vip_mask()
+    }
+    #[inline(always)]
+    fn vip_slot(&self, index: u32) -> Option<&VipSlot> {
+        VIPS.get(index)
+    }
+    #[inline(always)]
+    fn port_page(&self, index: u32) -> Option<&PortPage> {
+        PORTS.get(index)
+    }
+}
+
+/// A set of the flow table in the map's memory.
+#[derive(Clone, Copy)]
+pub struct MapSet(*mut FlowSet);
+
+impl select::Set for MapSet {
+    #[inline(always)]
+    fn load(&self, way: usize) -> u64 {
+        // SAFETY: a map element, `way` masked below WAYS; volatile since other CPUs write it.
+        unsafe { (&raw const (*self.0).entries).cast::<u64>().add(way % WAYS).read_volatile() }
+    }
+    #[inline(always)]
+    fn store(&self, way: usize, entry: u64) {
+        // SAFETY: as in `load`; an aligned 8-byte store is one store.
+        unsafe { (&raw mut (*self.0).entries).cast::<u64>().add(way % WAYS).write_volatile(entry) }
+    }
+}
+
+impl select::Tables for Tables {
+    type Set = MapSet;
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<Slot> {
+        Some(Slot(RINGS.get(index >> 2)?.slots[(index & 3) as usize]))
+    }
+    #[inline(always)]
+    fn before(&self, index: u32) -> Option<u16> {
+        Some(RINGS_BEFORE.get(index >> 2)?.slots[(index & 3) as usize])
+    }
+    #[inline(always)]
+    fn is_alive(&self, backend: u32) -> bool {
+        const LIVE: u32 = BACKEND_USED | BACKEND_ALIVE;
+        BACKENDS.get(backend).is_some_and(|b| b.state & LIVE == LIVE)
+    }
+    #[inline(always)]
+    fn flow_set(&self, hash: FlowHash) -> Option<MapSet> {
+        FLOWS.get_ptr_mut(hash.set(flow_set_mask())).map(MapSet)
+    }
+    #[inline(always)]
+    fn tick(&self) -> u16 {
+        (jiffies() >> tick_shift()) as u16 & (TICKS - 1)
+    }
+    #[inline(always)]
+    fn sample(&self, hash: FlowHash) -> bool {
+        fold(jiffies().wrapping_add(hash.entropy()), 0x9e37_79b9_7f4a_7c15) & 15 == 0
+    }
+    #[inline(always)]
+    fn admit(&self, service: u16, limit: u32) -> bool {
+        let Some(admission) = ADMISSIONS.get_ptr_mut(u32::from(service)) else { return false };
+        let second = jiffies() >> second_shift() << 32;
+        // SAFETY: a map element. CPUs race for the count on purpose: an exact limit would cost an atomic
+        // on a shared line, a lost increment admits one flow too many.
+        unsafe {
+            let word = &raw mut (*admission).second_count;
+            let seen = word.read_volatile();
+            let count = if seen >> 32 << 32 == second { seen & 0xffff_ffff } else { 0 };
+            if count >= u64::from(limit) {
+                return false;
+            }
+            word.write_volatile(second | (count + 1));
+        }
+        true
+    }
+    #[inline(always)]
+    fn count(&self, event: FlowEvent) {
+        add(|c| &raw mut c.flows, event);
+    }
+}
+
+/// A service by id.
+#[inline(always)]
+pub fn service(id: u16) -> Option<&'static Service> {
+    SERVICES.get(u32::from(id))
+}
+
+/// A backend by its index over all rings.
+#[inline(always)]
+pub fn backend(index: u32) -> Option<&'static Backend> {
+    BACKENDS.get(index)
+}
+
+/// Outer sources that may send us tunnels.
+#[inline(always)]
+pub fn tunnel_sources() -> Option<&'static AllowList> {
+    DECAP_SOURCES.get(CONTROL.get(0)?.decap_bank & 1)
+}
+
+/// Counts a forwarded packet for its service and its backend.
+#[inline(always)]
+pub fn count_forwarded(service: u16, backend_stats: u32, bytes: u64) {
+    for stats in [SVC_STATS.get_ptr_mut(u32::from(service)), BACKEND_STATS.get_ptr_mut(backend_stats)] {
+        let Some(stats) = stats else { continue };
+        // SAFETY: this CPU's element; XDP does not nest on one CPU.
+        unsafe {
+            (*stats).packets += 1;
+            (*stats).bytes += bytes;
+        }
+    }
+}
+
+/// Counts a packet that went to the kernel.
+#[inline(always)]
+pub fn count_pass(reason: PassReason) {
+    add(|c| &raw mut c.passes, reason);
+}
+
+/// Counts a dropped packet.
+#[inline(always)]
+pub fn count_drop(reason: DropReason) {
+    add(|c| &raw mut c.drops, reason);
+}
+
+#[inline(always)]
+fn add<R: Reason>(group: impl FnOnce(&mut Counters) -> *mut R::Counts, reason: R) {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
+    if reason.index() >= R::ALL.len() {
+        return;
+    }
+    // SAFETY: this CPU's element; the index is below the number of u64 fields in the group.
+    unsafe { *group(&mut *counters).cast::<u64>().add(reason.index()) += 1 };
+}
+
+/// Hands the packet to another interface; the kernel's `xdp_redirect_err` tracepoint tells of failures.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> u32 {
+    // SAFETY: the map is a device map; flags 0 make a missing entry XDP_ABORTED.
+    unsafe { bpf_redirect_map((&raw const TX_PORTS).cast_mut().cast(), u64::from(ifindex), 0) as u32 }
+}
+
+#[inline(always)]
+fn jiffies() -> u64 {
+    // SAFETY: a helper without arguments, inlined by the kernel to one load.
+    unsafe { bpf_jiffies64() }
+}

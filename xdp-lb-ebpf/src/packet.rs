@@ -1,0 +1,61 @@
+//! The packet's memory: every access checked against its end, headers loaded anew after the head moved.
+//! Nothing else in the kernel half touches packet bytes.
+
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_xdp_adjust_head, programs::XdpContext};
+use xdp_lb_common::parse::Bytes;
+
+/// The frame under the program's hands.
+pub struct Packet {
+    ctx: XdpContext,
+}
+
+impl Packet {
+    /// Of an XDP context.
+    #[inline(always)]
+    pub fn new(ctx: XdpContext) -> Self {
+        Self { ctx }
+    }
+
+    /// Interface that the packet came in by.
+    #[inline(always)]
+    pub fn ingress(&self) -> u32 {
+        self.ctx.ingress_ifindex() as u32
+    }
+
+    /// Moves the packet's start: `by` bytes of room in front of it (negative) or off it (positive).
+    /// The bytes gained are undefined. False when the driver left no room; the packet is then unchanged.
+    #[inline(always)]
+    pub fn move_head(&mut self, by: i32) -> bool {
+        // SAFETY: the context is the one the kernel gave us; `&mut self` ends every borrow of packet bytes.
+        unsafe { bpf_xdp_adjust_head(self.ctx.as_ptr().cast(), by) == 0 }
+    }
+
+    /// `N` writable bytes at `offset`.
+    #[inline(always)]
+    pub fn get_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        let start = self.at::<N>(offset)?;
+        // SAFETY: `at` has checked start + N <= data_end, and `&mut self` makes this the only borrow.
+        Some(unsafe { &mut *(start as *mut [u8; N]) })
+    }
+
+    /// Address of `N` bytes at `offset`. The comparison is what the verifier wants to see.
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<usize> {
+        let start = self.ctx.data() + offset;
+        if start + N > self.ctx.data_end() { None } else { Some(start) }
+    }
+}
+
+impl Bytes for Packet {
+    #[inline(always)]
+    fn get<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let start = self.at::<N>(offset)?;
+        // SAFETY: `at` has checked start + N <= data_end, and no mutable borrow of packet bytes is alive.
+        Some(unsafe { &*(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.ctx.data_end() - self.ctx.data()
+    }
+}

@@ -1,0 +1,94 @@
+//! The stages that change the packet: into the tunnel, out of it, or back as an echo reply.
+
+use xdp_lb_common::{
+    backend::{HEADER_LEN, KIND_LOCAL, KIND_TUNNEL, Template},
+    echo,
+    encap::{self, Inner, V4_HEADER, V6_HEADER},
+    hash::FlowHash,
+    parse::{self, Bytes as _, ETHERNET_LEN, Ip, Version},
+    reason::{DropReason, PassReason},
+    service::ServiceConfig,
+};
+
+use crate::{maps, packet::Packet, verdict::Verdict};
+
+/// Puts the packet into the tunnel to ring member `local` and sends it out.
+#[inline(always)]
+pub fn to_backend(
+    packet: &mut Packet,
+    ip: &Ip,
+    service: u16,
+    config: &ServiceConfig,
+    local: u16,
+    hash: FlowHash,
+) -> Result<Verdict, DropReason> {
+    let local = u32::from(local);
+    let backend = maps::backend(config.backend_base + local).ok_or(DropReason::TableInconsistent)?;
+    let template = backend.template();
+    let len = ip.len();
+    let verdict = match template.kind {
+        KIND_TUNNEL => into_tunnel(packet, ip, template, hash)?,
+        KIND_LOCAL => Verdict::Pass(PassReason::LocalBackend),
+        _ => return Err(DropReason::NextHopUnresolved),
+    };
+    maps::count_forwarded(service, config.stats_base + local, len as u64);
+    Ok(verdict)
+}
+
+#[inline(always)]
+fn into_tunnel(packet: &mut Packet, ip: &Ip, template: &Template, hash: FlowHash) -> Result<Verdict, DropReason> {
+    if !encap::fits(template, ip.len()) {
+        return Err(DropReason::Oversize);
+    }
+    let inner = Inner { version: ip.addresses.version, len: ip.len() as u16, tos: ip.tos, hash };
+    // The outer IP header takes the old Ethernet header's place; only the difference is new room.
+    if template.len as usize == V4_HEADER {
+        grow::<V4_HEADER>(packet).map(|out| encap::write_v4(out, template, &inner))
+    } else {
+        grow::<V6_HEADER>(packet).map(|out| encap::write_v6(out, template, &inner))
+    }
+    .ok_or(DropReason::NoHeadroom)?;
+    Ok(if template.ifindex == packet.ingress() { Verdict::Transmit } else { Verdict::Redirect(template.ifindex) })
+}
+
+/// Room for an `N`-byte header in front of the IP packet.
+#[inline(always)]
+fn grow<const N: usize>(packet: &mut Packet) -> Option<&mut [u8; N]> {
+    const { assert!(N <= HEADER_LEN) };
+    if !packet.move_head(ETHERNET_LEN as i32 - N as i32) {
+        return None;
+    }
+    packet.get_mut::<N>(0)
+}
+
+/// Takes everything in front of `inner` off and hands it to the stack with the frame's own MACs.
+#[inline(always)]
+pub fn up(packet: &mut Packet, inner: &Ip) -> Verdict {
+    const MALFORMED: Verdict = Verdict::Drop(DropReason::TunnelMalformed);
+    let Some(&old) = packet.get::<ETHERNET_LEN>(0) else { return MALFORMED };
+    let strip = inner.addresses.l3 - ETHERNET_LEN;
+    if !packet.move_head(strip as i32) {
+        return MALFORMED;
+    }
+    let Some(new) = packet.get_mut::<ETHERNET_LEN>(0) else { return MALFORMED };
+    *new = old;
+    [new[12], new[13]] = parse::ethertype(inner.addresses.version);
+    Verdict::Pass(PassReason::Decapsulated)
+}
+
+/// Answers an echo request.
+#[inline(always)]
+pub fn echo(packet: &mut Packet, ip: &Ip) -> Result<Verdict, DropReason> {
+    const CUT: DropReason = DropReason::L4Truncated;
+    echo::swap_macs(packet.get_mut::<ETHERNET_LEN>(0).ok_or(CUT)?);
+    match ip.addresses.version {
+        Version::V4 => echo::reply_v4(packet.get_mut::<20>(ETHERNET_LEN).ok_or(CUT)?),
+        Version::V6 => echo::reply_v6(packet.get_mut::<40>(ETHERNET_LEN).ok_or(CUT)?),
+    }
+    let reply = match ip.addresses.version {
+        Version::V4 => 0,
+        Version::V6 => 129,
+    };
+    echo::reply_icmp(packet.get_mut::<8>(ip.l4).ok_or(CUT)?, reply);
+    Ok(Verdict::Reply(PassReason::EchoAnswered))
+}

@@ -1,0 +1,43 @@
+//! What becomes of a packet. Each verdict but the two that forward carries its reason.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use xdp_lb_common::reason::{DropReason, PassReason};
+
+use crate::maps;
+
+/// The end of the pipeline.
+pub enum Verdict {
+    /// Out of the interface it came in by; counted with its service.
+    Transmit,
+    /// Out of another interface; counted with its service.
+    Redirect(u32),
+    /// An echo reply, out of the interface it came in by.
+    Reply(PassReason),
+    /// To the kernel.
+    Pass(PassReason),
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+impl Verdict {
+    /// Counts and gives XDP its answer.
+    #[inline(always)]
+    pub fn conclude(self) -> u32 {
+        match self {
+            Self::Transmit => XDP_TX,
+            Self::Redirect(ifindex) => maps::redirect(ifindex),
+            Self::Reply(reason) => {
+                maps::count_pass(reason);
+                XDP_TX
+            }
+            Self::Pass(reason) => {
+                maps::count_pass(reason);
+                XDP_PASS
+            }
+            Self::Drop(reason) => {
+                maps::count_drop(reason);
+                XDP_DROP
+            }
+        }
+    }
+}

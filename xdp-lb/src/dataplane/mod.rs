@@ -1,0 +1,3 @@
+//! The kernel side of the agent: programs, maps, attachment.
+
+pub mod object;
