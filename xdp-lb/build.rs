@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "no Rust toolchain with library sources for the BPF target: `cargo xtask setup` brings one \
          (rustup component add rust-src --toolchain nightly, or Debian's rustc-web cargo-web rust-web-src)",
     )?;
-    let target_dir = out.join("bpf");
+    // Beside the profiles: OUT_DIR changes with features and profile, the kernel half does not.
+    let target_dir = out.ancestors().nth(4).unwrap_or(&out).join("bpf");
     let status = toolchain.build(&root, &target_dir, &env::var("CARGO_CFG_TARGET_ARCH")?).status()?;
     if !status.success() {
         return Err(format!("building the kernel half failed ({status}); is bpf-linker installed? `cargo xtask setup`").into());
