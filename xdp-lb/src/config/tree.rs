@@ -214,18 +214,19 @@ impl Builder<'_> {
     }
 
     fn key(&mut self, text: &str, plain: bool, pos: Pos) -> Option<()> {
-        let path = self.path();
-        let Some(Open { items: Items::Mapping { entries, key }, .. }) = self.open.last_mut() else {
+        let Some(Open { items: Items::Mapping { entries, .. }, .. }) = self.open.last() else {
             return None;
         };
-        let spot = path.key(text, pos);
         if let Some(first) = entries.iter().find(|entry| entry.key == text) {
-            let line = first.key_pos.line;
-            self.findings.error(&spot, format!("written twice, first on line {line}; remove one"));
+            let message = format!("written twice, first on line {}; remove one", first.key_pos.line);
+            self.findings.error(&self.path().key(text, pos), message);
         } else if plain && text == "<<" {
-            self.findings.error(&spot, "merge keys are not supported; write the keys out");
+            let message = "merge keys are not supported; write the keys out";
+            self.findings.error(&self.path().key(text, pos), message);
         }
-        *key = Some((text.to_owned(), pos));
+        if let Some(Open { items: Items::Mapping { key, .. }, .. }) = self.open.last_mut() {
+            *key = Some((text.to_owned(), pos));
+        }
         Some(())
     }
 
