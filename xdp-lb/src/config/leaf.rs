@@ -114,13 +114,20 @@ pub(super) fn choice<T: Copy>(
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Ok(*value);
         }
-        let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-        let names = names.join(" or ");
+        let names = alternatives(words.iter().map(|(word, _)| *word));
         if later.contains(&text) {
             return Err(format!("`{text}` is not supported yet; use {names}"));
         }
         must_be(&names, text)
     }
+}
+
+/// `a`, `a or b`, `a, b or c`.
+fn alternatives(words: impl DoubleEndedIterator<Item = &'static str>) -> String {
+    let mut words = words.rev();
+    let last = words.next().unwrap_or_default();
+    let others: Vec<_> = words.rev().collect();
+    if others.is_empty() { last.to_owned() } else { format!("{} or {last}", others.join(", ")) }
 }
 
 /// `true` or `false`.

@@ -12,11 +12,13 @@
 
 mod capacity;
 mod check;
+mod decap;
 mod draft;
 mod finding;
 mod finish;
 mod keys;
 mod leaf;
+mod limits;
 mod overlap;
 mod reader;
 mod sections;

@@ -22,7 +22,7 @@ pub(super) struct Mapping<'a> {
     section: &'static Section,
     entries: &'a [Entry],
     pub spot: Spot,
-    findings: &'a Findings,
+    pub findings: &'a Findings,
 }
 
 impl<'a> Item<'a> {
@@ -132,6 +132,14 @@ impl<'a> Mapping<'a> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         let pos = if entry.value.is_null() { entry.key_pos } else { entry.value.pos };
         Some(Item { node: &entry.value, spot: self.spot.key(key, pos), findings: self.findings })
+    }
+
+    /// The mapping under a key, as if empty when the key is not written; `None` after a mistake.
+    pub fn section(&self, key: &str, section: &'static Section) -> Option<Mapping<'a>> {
+        match self.get(key) {
+            Some(item) => item.mapping(section),
+            None => Some(Mapping { section, entries: &[], spot: self.under(key), findings: self.findings }),
+        }
     }
 
     /// The value of a key that must be there; `example` completes "add `key: ...`".

@@ -1,19 +1,20 @@
-//! Reads everything but the services: each function takes a section's [`Item`] and returns its part of the
+//! Reads the top level and its small sections: each function takes a section's [`Item`] and returns its part of the
 //! [`Draft`], with defaults filled in. Called by [`super::parse`].
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::draft::{DecapDraft, Draft, EncapDraft, LimitsDraft, Listed, PlacedList, Written};
-use super::finding::{Placed, Spot};
+use super::decap;
+use super::draft::{Draft, EncapDraft, Listed, PlacedList, Written};
+use super::finding::Placed;
 use super::keys::{self, Section};
 use super::leaf;
+use super::limits;
 use super::reader::{Item, Leaf, Mapping, must_be};
 use super::service;
 use crate::model::{
-    AttachMode, FlowTable, Interface, Limits, Log, LogFormat, LogLevel, NextHopSource, Node, TableSize,
-    Unmatched, Vip,
+    AttachMode, FlowTable, Interface, Log, LogFormat, LogLevel, NextHopSource, Node, TableSize, Unmatched,
+    Vip,
 };
 
 const MODES: &[(&str, AttachMode)] =
@@ -42,27 +43,24 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         interfaces: file.get("interfaces").map(|item| interfaces(&item, &keys::INTERFACE)),
         seed,
         flow_table: flow_table(&file),
-        limits: limits(&file),
+        limits: limits::read(&file),
         log: log(&file),
         policies: policies(&file),
         services,
-        decap: file.get("decap").and_then(|item| decap(&item)),
+        decap: file.get("decap").and_then(|item| decap::read(&item)),
     })
 }
 
-fn section<'a>(file: &Mapping<'a>, key: &str, section: &'static Section) -> Option<Mapping<'a>> {
-    file.get(key)?.mapping(section)
-}
-
 fn node(file: &Mapping<'_>) -> Node {
-    let Some(node) = section(file, "node", &keys::NODE) else {
+    let Some(node) = file.section("node", &keys::NODE) else {
         return Node::default();
     };
     let label = |key| node.get(key).and_then(|item| item.leaf(leaf::label));
     Node { name: label("name").unwrap_or_default(), zone: label("zone") }
 }
 
-fn interfaces(item: &Item<'_>, section: &'static Section) -> PlacedList<Interface> {
+/// A list of interfaces, each once.
+pub(super) fn interfaces(item: &Item<'_>, section: &'static Section) -> PlacedList<Interface> {
     let mut items: Vec<Placed<Interface>> = Vec::new();
     for item in item.list().unwrap_or_default() {
         let Some(Placed { value, spot }) = interface(&item, section) else {
@@ -147,12 +145,7 @@ fn written<T>(keys: &Mapping<'_>, key: &str, parse: impl Fn(&str) -> Leaf<T>) ->
 
 /// Table size and seed with their places.
 fn maglev(file: &Mapping<'_>) -> (Option<Placed<TableSize>>, Option<Placed<u64>>) {
-    let Some(item) = file.get("maglev") else {
-        let under = |key| file.under("maglev").key(key, file.spot.pos);
-        let size = Placed { value: TableSize::DEFAULT, spot: under("table_size") };
-        return (Some(size), Some(Placed { value: 0, spot: under("seed") }));
-    };
-    let Some(keys) = item.mapping(&keys::MAGLEV) else {
+    let Some(keys) = file.section("maglev", &keys::MAGLEV) else {
         return (None, None);
     };
     let size = keys.placed("table_size", TableSize::DEFAULT, leaf::table_size);
@@ -160,81 +153,12 @@ fn maglev(file: &Mapping<'_>) -> (Option<Placed<TableSize>>, Option<Placed<u64>>
 }
 
 fn flow_table(file: &Mapping<'_>) -> Option<FlowTable> {
-    let default = FlowTable { entries: 1 << 20, track_window: Duration::from_secs(5) };
-    let Some(item) = file.get("flow_table") else {
-        return Some(default);
-    };
-    let keys = item.mapping(&keys::FLOW_TABLE)?;
+    let keys = file.section("flow_table", &keys::FLOW_TABLE)?;
     let windows = Duration::from_secs(1)..=Duration::from_secs(600);
-    let entries = keys.leaf("entries", default.entries, leaf::table_entries);
-    let track_window = keys.leaf("track_window", default.track_window, leaf::duration(windows));
+    let entries = keys.leaf("entries", 1 << 20, leaf::table_entries);
+    let track_window = keys.leaf("track_window", Duration::from_secs(5), leaf::duration(windows));
     Some(FlowTable { entries: entries?, track_window: track_window? })
 }
-
-/// `limits`, and `metrics.per_backend`, which is another name of one of them.
-fn limits(file: &Mapping<'_>) -> Option<LimitsDraft> {
-    let default = Limits::default();
-    let series = section(file, "metrics", &keys::METRICS).and_then(|keys| keys.get("per_backend"));
-    let stats = match &series {
-        Some(item) => item.placed(leaf::number(0..=MAX_PAIRS)),
-        None => Some(Placed { value: default.backend_stats, spot: under_limits(file, "backend_stats") }),
-    };
-    let Some(item) = file.get("limits") else {
-        let mut sizes = LimitsDraft { value: default, spots: HashMap::new() };
-        for key in keys::LIMITS.keys {
-            sizes.spots.insert(key.name, under_limits(file, key.name));
-        }
-        let Placed { value, spot } = stats?;
-        sizes.value.backend_stats = value;
-        sizes.spots.insert("backend_stats", spot);
-        return Some(sizes);
-    };
-    let keys = item.mapping(&keys::LIMITS)?;
-    let mut spots = HashMap::new();
-    let mut size = |key, default, range| {
-        let Placed { value, spot } = keys.placed(key, default, leaf::number(range))?;
-        spots.insert(key, spot);
-        Some(value)
-    };
-    let services = size("services", default.services, 1..=16_383);
-    let vips = size("vips", default.vips, 1..=1 << 20);
-    let backends = size("backends", default.backends, 1..=1 << 20);
-    let ring_slots = size("ring_slots", default.ring_slots, 1..=1 << 28);
-    let port_pages = size("port_pages", default.port_pages, 1..=1 << 20);
-    let backend_stats = match keys.get("backend_stats") {
-        Some(own) => {
-            let own = own.placed(leaf::number(0..=MAX_PAIRS));
-            if let (Some(own), Some(stats), Some(_)) = (&own, &stats, &series)
-                && own.value != stats.value
-            {
-                let (a, b) = (own.value, stats.value);
-                let message =
-                    format!("is {a} but metrics.per_backend is {b}; they are one limit, give one of them");
-                item.findings.error(&own.spot, message);
-            }
-            own.filter(|_| stats.is_some())
-        }
-        None => stats,
-    }?;
-    spots.insert("backend_stats", backend_stats.spot);
-    let value = Limits {
-        services: services?,
-        vips: vips?,
-        backends: backends?,
-        ring_slots: ring_slots?,
-        port_pages: port_pages?,
-        backend_stats: backend_stats.value,
-    };
-    Some(LimitsDraft { value, spots })
-}
-
-/// Where a key of `limits` would be if there were that section.
-fn under_limits(file: &Mapping<'_>, key: &str) -> Spot {
-    file.under("limits").key(key, file.spot.pos)
-}
-
-/// Pairs with counters of their own.
-const MAX_PAIRS: u32 = 1 << 20;
 
 fn log(file: &Mapping<'_>) -> Log {
     const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
@@ -245,7 +169,7 @@ fn log(file: &Mapping<'_>) -> Log {
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ];
-    let Some(keys) = section(file, "log", &keys::LOG) else {
+    let Some(keys) = file.section("log", &keys::LOG) else {
         return Log::default();
     };
     let format = keys.leaf("format", LogFormat::default(), leaf::choice(FORMATS, &[]));
@@ -274,46 +198,6 @@ fn policies(file: &Mapping<'_>) -> Vec<Placed<Vip>> {
         }
     }
     policies
-}
-
-fn decap(item: &Item<'_>) -> Option<DecapDraft> {
-    let keys = item.mapping(&keys::DECAP)?;
-    for item in keys.get("accept").iter().flat_map(Item::one_or_more) {
-        item.leaf(leaf::choice(&[("ipip", ())], &["gue"]));
-    }
-    keys.leaf("mss", (), |text| match text {
-        "off" => Ok(()),
-        "auto" => Err("`auto` is not supported yet; use off".to_owned()),
-        _ => must_be("off", text),
-    });
-    let allow_sources = keys.required("allow_sources", "[172.16.0.0/16]").map(|item| allow_sources(&item));
-    let vips = keys.required("vips", "[203.0.113.10]").map(|item| addresses(&item));
-    Some(DecapDraft {
-        spot: keys.spot.clone(),
-        interfaces: keys.get("interfaces").map(|item| interfaces(&item, &keys::DECAP_INTERFACE)),
-        allow_sources: allow_sources.unwrap_or_default(),
-        vips: vips.unwrap_or_default(),
-        vip_on_lo: keys.leaf("vip_on_lo", true, leaf::boolean).unwrap_or_default(),
-    })
-}
-
-fn allow_sources(item: &Item<'_>) -> Vec<Placed<(IpAddr, u8)>> {
-    if item.list_is_empty() {
-        item.fail(
-            "is empty, which would let nobody in; name the balancers' encap sources, as in [172.16.0.0/16]",
-        );
-        return Vec::new();
-    }
-    let mut sources: Vec<Placed<(IpAddr, u8)>> = Vec::new();
-    for source in item.one_or_more().iter().filter_map(|item| item.placed(leaf::prefix)) {
-        match sources.iter().find(|other| other.value == source.value) {
-            Some(first) => {
-                item.findings.error(&source.spot, format!("is listed twice, first as {}", first.spot.path))
-            }
-            None => sources.push(source),
-        }
-    }
-    sources
 }
 
 /// One address or a list of them, each once.

@@ -105,12 +105,11 @@ fn health_check(keys: &Mapping<'_>) {
 
 fn drain(keys: &Mapping<'_>) -> DrainPolicy {
     const MODES: &[(&str, DrainMode)] = &[("stick", DrainMode::Stick), ("shed", DrainMode::Shed)];
-    let default = DrainPolicy { mode: DrainMode::Stick, max: DEFAULT_DRAIN };
-    let Some(keys) = keys.get("drain").and_then(|item| item.mapping(&keys::DRAIN)) else {
-        return default;
+    let Some(keys) = keys.section("drain", &keys::DRAIN) else {
+        return DrainPolicy { mode: DrainMode::Stick, max: DEFAULT_DRAIN };
     };
-    let mode = keys.leaf("mode", default.mode, leaf::choice(MODES, &[]));
-    let max = keys.leaf("max", default.max, leaf::duration(DRAIN_TIMES));
+    let mode = keys.leaf("mode", DrainMode::Stick, leaf::choice(MODES, &[]));
+    let max = keys.leaf("max", DEFAULT_DRAIN, leaf::duration(DRAIN_TIMES));
     DrainPolicy { mode: mode.unwrap_or_default(), max: max.unwrap_or_default() }
 }
 

@@ -196,6 +196,8 @@ fn each_bad_leaf_is_one_error_at_its_line() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
+
     #[test]
     fn several_bad_leaves_are_as_many_errors(seed in proptest::collection::vec(0usize..60, ROWS.len())) {
         check(|i, row| row.3.get(seed[i]).copied());

@@ -85,6 +85,8 @@ fn reorder(value: Value, by: &mut impl FnMut(usize) -> usize) -> Value {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     #[test]
     fn any_text(text in "\\PC{0,200}") {
         sane(&text)?;
