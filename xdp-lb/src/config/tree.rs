@@ -12,9 +12,10 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 
 use super::finding::{Findings, Pos, Spot, quoted};
 
-/// Nesting beyond this is no configuration. Bounds the recursion of `Drop`, too.
-const MAX_DEPTH: u32 = 32;
-/// Nodes after every alias has been followed: a bound on the work a small file can ask for.
+/// Nesting beyond this is no configuration.
+const MAX_DEPTH: usize = 32;
+/// Nodes after every alias has been followed: a bound on the work a small file can ask for. Each alias in a chain of
+/// them counts all that it holds, so this bounds a chain, and with it the recursion of `Drop`, to 2000 levels.
 const MAX_NODES: u64 = 2_000_000;
 
 /// One value of the file.
@@ -24,8 +25,6 @@ pub(super) struct Node {
     pub kind: Kind,
     /// Nodes in this subtree, aliases followed.
     size: u64,
-    /// Levels of this subtree; 1 for a scalar.
-    height: u32,
 }
 
 /// What a value is.
@@ -110,7 +109,6 @@ struct Open {
     anchor: usize,
     items: Items,
     size: u64,
-    height: u32,
 }
 
 enum Items {
@@ -142,7 +140,7 @@ impl Builder<'_> {
                     return self.key(&text, plain, pos);
                 }
                 let kind = Kind::Scalar { text: text.into_owned(), plain };
-                self.add(Rc::new(Node { pos, kind, size: 1, height: 1 }), anchor, pos)
+                self.add(Rc::new(Node { pos, kind, size: 1 }), anchor, pos)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.start(Items::List(Vec::new()), anchor, tag.is_some(), pos)
@@ -160,20 +158,20 @@ impl Builder<'_> {
             return self
                 .fatal(pos, "a key must be a word; a value with braces or brackets in it needs quotes");
         }
-        if self.open.len() as u64 >= u64::from(MAX_DEPTH) {
+        if self.open.len() >= MAX_DEPTH {
             return self.fatal(pos, "nested too deeply for a configuration");
         }
-        self.open.push(Open { pos, anchor, items, size: 1, height: 1 });
+        self.open.push(Open { pos, anchor, items, size: 1 });
         Some(())
     }
 
     fn end(&mut self) -> Option<()> {
-        let Open { pos, anchor, items, size, height } = self.open.pop()?;
+        let Open { pos, anchor, items, size } = self.open.pop()?;
         let kind = match items {
             Items::List(items) => Kind::List(items),
             Items::Mapping { entries, .. } => Kind::Mapping(entries),
         };
-        self.add(Rc::new(Node { pos, kind, size, height }), anchor, pos)
+        self.add(Rc::new(Node { pos, kind, size }), anchor, pos)
     }
 
     fn alias(&mut self, id: usize, pos: Pos) -> Option<()> {
@@ -196,8 +194,7 @@ impl Builder<'_> {
             return Some(());
         };
         parent.size = parent.size.saturating_add(node.size);
-        parent.height = parent.height.max(node.height + 1);
-        if parent.size > MAX_NODES || parent.height > MAX_DEPTH {
+        if parent.size > MAX_NODES {
             return self.fatal(pos, "the aliases unfold to more than a configuration can hold");
         }
         match &mut parent.items {

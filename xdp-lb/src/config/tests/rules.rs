@@ -196,6 +196,13 @@ fn a_service_overrides_only_what_it_writes() {
     assert_eq!(encap.source_v4, Some(([172, 16, 0, 0], 16)));
     assert_eq!(encap.source_v6.map(|(_, length)| length), Some(48));
     assert_eq!(encap.dscp, crate::model::Dscp::Set(46));
+    // And what it does not write comes from the file: tunnel and table alike.
+    let text = edge(&service("a", "203.0.113.1", "tcp", "80", ", encap: { source_v6: \"fd01::/48\" }"));
+    let text = text
+        .replace("encap: { source_v4", "encap: { dscp: 10, source_v4")
+        .replace("seed: 7", "table_size: 4093");
+    let service = &good(&text).desired.services[0];
+    assert_eq!((service.encap.dscp, service.table_size.get()), (crate::model::Dscp::Set(10), 4093));
 }
 
 #[test]
@@ -211,6 +218,12 @@ fn limits_are_compared_with_the_need() {
     good(&limited("ring_slots: 65537\n  backends: 1", &format!("{a}{b}")));
     let other = b.replace("10.0.0.1", "10.0.0.2");
     only(&limited("ring_slots: 65537", &format!("{a}{other}")), "limits.ring_slots", "131074");
+    only(&limited("backends: 1", &format!("{a}{other}")), "limits.backends", "2 backends");
+    for more in ["share: 50%", "weight: 7", "state: drain"] {
+        let other = b.replace("10.0.0.1", &format!("10.0.0.1, {more}"));
+        only(&limited("backends: 1", &format!("{a}{other}")), "limits.backends", "2 backends");
+    }
+    let other = b.replace("ports: 80", "ports: 80, encap: { dscp: 1 }");
     only(&limited("backends: 1", &format!("{a}{other}")), "limits.backends", "2 backends");
     only(&limited("services: 16384", &a), "limits.services", "1..=16383");
 }
