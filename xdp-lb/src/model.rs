@@ -20,6 +20,8 @@ pub struct Desired {
     pub flow_table: FlowTable,
     /// Sizes of the kernel's tables, fixed while they live.
     pub limits: Limits,
+    /// What the agent writes to stderr.
+    pub log: Log,
     /// What belongs to an address rather than a service: exactly one entry for every VIP in use.
     pub vips: Vec<Vip>,
     /// The services in the file's order.
@@ -109,6 +111,41 @@ impl Default for Limits {
     }
 }
 
+/// `log`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// One JSON object a line, or text for people.
+    pub format: LogFormat,
+    /// The least severe level that is written.
+    pub level: LogLevel,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For a log collector.
+    Json,
+}
+
+/// `log.level`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Failures.
+    Error,
+    /// What should wake someone.
+    Warn,
+    /// Changes of state.
+    #[default]
+    Info,
+    /// Decisions.
+    Debug,
+    /// Packets.
+    Trace,
+}
+
 /// Policy of one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vip {
@@ -142,7 +179,8 @@ pub enum Protocol {
 pub enum Ports {
     /// The whole address.
     All,
-    /// Sorted, disjoint, never empty. Port 0 is no port.
+    /// Sorted, disjoint, never empty. Port 0 is no port. A range of one port is exact and beats longer ranges of
+    /// other services; neighbours are not joined, for that would change which they are.
     Ranges(Vec<RangeInclusive<u16>>),
 }
 
@@ -226,8 +264,10 @@ impl TableSize {
     /// Checks that `n` is a prime in range.
     #[must_use]
     pub fn new(n: u32) -> Option<Self> {
-        let prime = n >= 3 && n % 2 == 1 && (3..).step_by(2).take_while(|d| d * d <= n).all(|d| n % d != 0);
-        (prime && n <= 131_071).then_some(Self(n))
+        let prime = (3..=131_071).contains(&n)
+            && n % 2 == 1
+            && (3..).step_by(2).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
+        prime.then_some(Self(n))
     }
 
     /// The number of slots.

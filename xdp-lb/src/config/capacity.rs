@@ -1,0 +1,102 @@
+//! Whether the configuration fits `limits`, the sizes of the kernel's tables. Called by [`super::check`].
+//!
+//! Rings are counted as shared where services are equal in all that a ring holds: less cannot be needed, so what
+//! does not fit is an error. Port pages are laid out by the data plane and only estimated, so they warn.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+
+use super::draft::{Draft, LimitsDraft, PortsDraft, ServiceDraft};
+use super::finding::Findings;
+use crate::model::{Backend, Dscp};
+
+/// Compares need and limit, each under the limit's own key.
+pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Findings) {
+    let Some(LimitsDraft { value: limits, spots }) = &draft.limits else {
+        return;
+    };
+    let spot = |key| spots.get(key).cloned().unwrap_or_default();
+    let (backends, slots) = rings(services);
+    let needs = [
+        ("services", services.len() as u64, limits.services, "services"),
+        ("vips", vips(draft, services), limits.vips, "VIPs"),
+        ("backends", backends, limits.backends, "backends, summed over rings"),
+        ("ring_slots", slots, limits.ring_slots, "Maglev slots, summed over rings"),
+    ];
+    for (key, need, limit, what) in needs {
+        if need > u64::from(limit) {
+            let message = format!("is {limit}, but the file has {need} {what}; raise it to {need} or more");
+            findings.error(&spot(key), message);
+        }
+    }
+    let pages = port_pages(services);
+    if pages > u64::from(limits.port_pages) {
+        let message = format!(
+            "is {}, but the services' ports touch about {pages} pages of 256 ports",
+            limits.port_pages
+        );
+        findings.warn(&spot("port_pages"), message);
+    }
+    let pairs: u64 =
+        services.iter().filter_map(|s| s.backends.as_ref()).map(|list| list.items.len() as u64).sum();
+    let counted = limits.backend_stats;
+    if pairs > u64::from(counted) && counted > 0 {
+        let message = format!(
+            "is {counted}: the other {} of {pairs} backends have no counters",
+            pairs - u64::from(counted)
+        );
+        findings.warn(&spot("backend_stats"), message);
+    }
+}
+
+/// Balanced and decapsulated ones share a table.
+fn vips(draft: &Draft, services: &[ServiceDraft]) -> u64 {
+    let balanced = services.iter().flat_map(|service| &service.vips);
+    let unwrapped = draft.decap.iter().flat_map(|decap| &decap.vips);
+    balanced.chain(unwrapped).map(|vip| vip.value).collect::<HashSet<IpAddr>>().len() as u64
+}
+
+/// Backends and slots over all rings that cannot be shared. A service without backends has no ring.
+fn rings(services: &[ServiceDraft]) -> (u64, u64) {
+    let mut rings = BTreeMap::new();
+    for service in services {
+        let (Some(size), Some(backends)) = (&service.table_size, &service.backends) else {
+            continue;
+        };
+        if backends.items.is_empty() {
+            continue;
+        }
+        let members: Vec<_> = backends.items.iter().map(|backend| member(&backend.value)).collect();
+        let dscp = match service.encap.dscp.value().unwrap_or_default() {
+            Dscp::Copy => None,
+            Dscp::Set(dscp) => Some(dscp),
+        };
+        let encap = (service.encap.source_v4.value(), service.encap.source_v6.value(), dscp);
+        rings
+            .insert((size.value, encap, members), (backends.items.len() as u64, u64::from(size.value.get())));
+    }
+    rings.values().fold((0, 0), |(backends, slots), ring| (backends + ring.0, slots + ring.1))
+}
+
+/// What of a backend shows in a ring.
+fn member(backend: &Backend) -> (IpAddr, u16, u8, u32) {
+    (backend.address, backend.weight, backend.state as u8, backend.share.get())
+}
+
+fn port_pages(services: &[ServiceDraft]) -> u64 {
+    let mut pages = BTreeSet::new();
+    for service in services {
+        let (Some(protocol), Some(PortsDraft::Ranges(ranges))) = (service.protocol, &service.ports) else {
+            continue;
+        };
+        for vip in &service.vips {
+            for range in ranges {
+                pages.extend(
+                    (range.value.start() >> 8..=range.value.end() >> 8)
+                        .map(|page| (vip.value, protocol, page)),
+                );
+            }
+        }
+    }
+    pages.len() as u64
+}

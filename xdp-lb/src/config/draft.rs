@@ -1,0 +1,117 @@
+//! A file that has been read but not judged: the model's parts with their places, `None` where a mistake stands.
+//!
+//! Made by [`super::sections`], judged by [`super::check`], turned into the desired state by [`super::finish`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::finding::{Placed, Spot};
+use crate::model::{
+    Affinity, Backend, DrainPolicy, Dscp, FlowTable, Interface, Limits, Log, Node, Protocol, TableSize,
+    Tracking, Vip,
+};
+
+/// The whole file.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub spot: Spot,
+    pub node: Node,
+    /// `None`: the key is absent.
+    pub interfaces: Option<PlacedList<Interface>>,
+    pub seed: Option<Placed<u64>>,
+    pub flow_table: Option<FlowTable>,
+    pub limits: Option<LimitsDraft>,
+    pub log: Log,
+    /// The `vips` section, also those no service uses.
+    pub policies: Vec<Placed<Vip>>,
+    /// `None`: the key is absent.
+    pub services: Option<Listed<ServiceDraft>>,
+    pub decap: Option<DecapDraft>,
+}
+
+/// A list with the place of the list.
+#[derive(Debug)]
+pub(super) struct Listed<T> {
+    pub spot: Spot,
+    pub items: Vec<T>,
+}
+
+/// A list whose items know their places, too.
+pub(super) type PlacedList<T> = Listed<Placed<T>>;
+
+/// The sizes, and where each is or would be written.
+#[derive(Debug)]
+pub(super) struct LimitsDraft {
+    pub value: Limits,
+    /// By key of the section.
+    pub spots: HashMap<&'static str, Spot>,
+}
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct ServiceDraft {
+    pub name: Option<Placed<String>>,
+    /// Valid and unique ones.
+    pub vips: Vec<Placed<IpAddr>>,
+    pub protocol: Option<Protocol>,
+    pub ports: Option<PortsDraft>,
+    pub affinity: Affinity,
+    pub tracking: Option<Tracking>,
+    pub flow_timeout: Option<Duration>,
+    pub new_flow_limit: u32,
+    pub table_size: Option<Placed<TableSize>>,
+    pub drain: DrainPolicy,
+    pub encap: EncapDraft,
+    /// `None` if the list itself is missing or no list.
+    pub backends: Option<PlacedList<Backend>>,
+}
+
+/// Ports with the places that claim them.
+#[derive(Debug)]
+pub(super) enum PortsDraft {
+    All(Spot),
+    /// Valid, disjoint, sorted.
+    Ranges(Vec<Placed<RangeInclusive<u16>>>),
+}
+
+/// An encap section, or the merger of a service's with the file's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EncapDraft {
+    pub source_v4: Written<([u8; 4], u8)>,
+    pub source_v6: Written<([u8; 16], u8)>,
+    pub dscp: Written<Dscp>,
+}
+
+/// A key that may be absent, wrong or there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Written<T> {
+    #[default]
+    Absent,
+    Wrong,
+    Value(T),
+}
+
+impl<T> Written<T> {
+    /// This, or `other` when absent.
+    pub fn or(self, other: Self) -> Self {
+        if matches!(self, Self::Absent) { other } else { self }
+    }
+
+    /// The value, if there.
+    pub fn value(self) -> Option<T> {
+        if let Self::Value(value) = self { Some(value) } else { None }
+    }
+}
+
+/// The decap section.
+#[derive(Debug)]
+pub(super) struct DecapDraft {
+    pub spot: Spot,
+    /// `None`: the key is absent.
+    pub interfaces: Option<PlacedList<Interface>>,
+    pub allow_sources: Vec<Placed<(IpAddr, u8)>>,
+    pub vips: Vec<Placed<IpAddr>>,
+    pub vip_on_lo: bool,
+}

@@ -1,0 +1,80 @@
+//! The last step: a draft without mistakes into the desired state. Called by [`super::parse`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::draft::{DecapDraft, Draft, PlacedList, PortsDraft, ServiceDraft};
+use super::finding::Placed;
+use crate::model::{Decap, Desired, Encap, Interface, Ports, Service, Unmatched, Vip};
+
+/// `None` when a part is missing, which a recorded mistake explains.
+pub(super) fn desired(draft: Draft) -> Option<Desired> {
+    let services: Vec<Service> = match draft.services {
+        Some(services) => services.items.into_iter().map(service).collect::<Option<_>>()?,
+        None => Vec::new(),
+    };
+    Some(Desired {
+        node: draft.node,
+        interfaces: interfaces(draft.interfaces),
+        seed: draft.seed?.value,
+        flow_table: draft.flow_table?,
+        limits: draft.limits?.value,
+        log: draft.log,
+        vips: vips(&services, draft.policies),
+        services,
+        decap: draft.decap.map(decap),
+    })
+}
+
+/// One entry for each address in use, by address.
+fn vips(services: &[Service], policies: Vec<Placed<Vip>>) -> Vec<Vip> {
+    let policies: BTreeMap<IpAddr, Unmatched> =
+        policies.into_iter().map(|policy| (policy.value.address, policy.value.unmatched)).collect();
+    let used: BTreeSet<IpAddr> = services.iter().flat_map(|service| service.vips.iter().copied()).collect();
+    let vip = |address| Vip { address, unmatched: policies.get(&address).copied().unwrap_or_default() };
+    used.into_iter().map(vip).collect()
+}
+
+fn service(draft: ServiceDraft) -> Option<Service> {
+    let ports = match draft.ports? {
+        PortsDraft::All(_) => Ports::All,
+        PortsDraft::Ranges(ranges) => Ports::Ranges(ranges.into_iter().map(|range| range.value).collect()),
+    };
+    Some(Service {
+        name: draft.name?.value,
+        vips: sorted(draft.vips),
+        protocol: draft.protocol?,
+        ports,
+        affinity: draft.affinity,
+        tracking: draft.tracking?,
+        flow_timeout: draft.flow_timeout?,
+        new_flow_limit: draft.new_flow_limit,
+        table_size: draft.table_size?.value,
+        drain: draft.drain,
+        encap: Encap {
+            source_v4: draft.encap.source_v4.value(),
+            source_v6: draft.encap.source_v6.value(),
+            dscp: draft.encap.dscp.value().unwrap_or_default(),
+        },
+        backends: draft.backends?.items.into_iter().map(|backend| backend.value).collect(),
+    })
+}
+
+fn decap(draft: DecapDraft) -> Decap {
+    Decap {
+        interfaces: interfaces(draft.interfaces),
+        allow_sources: sorted(draft.allow_sources),
+        vips: sorted(draft.vips),
+        vip_on_lo: draft.vip_on_lo,
+    }
+}
+
+fn interfaces(list: Option<PlacedList<Interface>>) -> Vec<Interface> {
+    list.map(|list| list.items).unwrap_or_default().into_iter().map(|interface| interface.value).collect()
+}
+
+fn sorted<T: Ord>(values: Vec<Placed<T>>) -> Vec<T> {
+    let mut values: Vec<T> = values.into_iter().map(|value| value.value).collect();
+    values.sort();
+    values
+}

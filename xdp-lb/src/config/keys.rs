@@ -1,0 +1,125 @@
+//! Every key a file may hold, section by section: the one list behind "unknown key", "not supported yet", the
+//! suggestions and the check that docs/configuration.md is complete. Read by [`super::reader`].
+
+/// The keys of one kind of mapping.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// Where it stands, `services[].backends[]`; empty for the top level.
+    pub path: &'static str,
+    /// Its keys in the order of the documentation.
+    pub keys: &'static [Key],
+}
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub name: &'static str,
+    pub support: Support,
+}
+
+/// Whether this release acts on a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Support {
+    Now,
+    /// Promised, so known, and refused rather than ignored.
+    Later,
+}
+
+const fn now(name: &'static str) -> Key {
+    Key { name, support: Support::Now }
+}
+
+const fn later(name: &'static str) -> Key {
+    Key { name, support: Support::Later }
+}
+
+macro_rules! sections {
+    ($($id:ident $path:literal [$($key:expr),* $(,)?])*) => {
+        $(pub(super) static $id: Section = Section { path: $path, keys: &[$($key),*] };)*
+        /// All of them.
+        pub(super) static ALL: &[&Section] = &[$(&$id),*];
+    };
+}
+
+sections! {
+    ROOT "" [
+        now("version"), now("node"), now("interfaces"), now("encap"), now("maglev"), now("flow_table"),
+        now("limits"), now("metrics"), now("log"), now("vips"), now("services"), now("decap"),
+        later("peers"), later("admin"), later("bgp"), later("kubernetes"),
+    ]
+    NODE "node" [now("name"), now("zone")]
+    INTERFACE "interfaces[]" [now("name"), now("mode"), now("next_hop")]
+    NEXT_HOP "interfaces[].next_hop" [now("mac")]
+    ENCAP "encap" [
+        now("kind"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"), later("gue"),
+    ]
+    MAGLEV "maglev" [now("table_size"), now("seed")]
+    FLOW_TABLE "flow_table" [now("entries"), now("track_window")]
+    LIMITS "limits" [
+        now("services"), now("vips"), now("backends"), now("ring_slots"), now("port_pages"), now("backend_stats"),
+    ]
+    METRICS "metrics" [now("per_backend"), later("listen")]
+    LOG "log" [now("format"), now("level")]
+    VIP "vips[]" [now("address"), now("unmatched"), later("advertise")]
+    SERVICE "services[]" [
+        now("name"), now("vip"), now("protocol"), now("ports"), now("affinity"), now("fragments"),
+        now("tracking"), now("flow_timeout"), now("new_flow_limit"), now("table_size"), now("drain"), now("encap"),
+        now("health_check"), now("backends"),
+        later("source_ranges"), later("slow_start"), later("on_all_down"), later("zone_policy"), later("advertise"),
+    ]
+    SERVICE_ENCAP "services[].encap" [
+        now("kind"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"), later("gue"),
+    ]
+    DRAIN "services[].drain" [now("mode"), now("max")]
+    HEALTH_CHECK "services[].health_check" [
+        now("kind"),
+        later("interval"), later("timeout"), later("rise"), later("fall"), later("via"),
+    ]
+    BACKEND "services[].backends[]" [
+        now("address"), now("weight"), now("zone"), now("state"), now("share"),
+        later("ports"), later("server_id"), later("backup"),
+    ]
+    DECAP "decap" [
+        now("interfaces"), now("accept"), now("mss"), now("allow_sources"), now("vips"), now("vip_on_lo"),
+        later("gue_port"),
+    ]
+    DECAP_INTERFACE "decap.interfaces[]" [now("name"), now("mode")]
+}
+
+impl Section {
+    /// The key of that name.
+    pub fn find(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// What the writer of an unknown key may have meant, as the end of a sentence.
+    pub fn suggest(&self, unknown: &str) -> String {
+        let nearest = self.keys.iter().map(|key| (distance(key.name, unknown), key.name)).min();
+        if let Some((_, name)) = nearest.filter(|(d, name)| *d <= name.len() / 3 + 1 && *d < name.len()) {
+            return format!("did you mean `{name}`?");
+        }
+        let elsewhere = |s: &&&Section| s.find(unknown).is_some();
+        if let Some(section) = ALL.iter().find(elsewhere) {
+            let place = if section.path.is_empty() { "the top level" } else { section.path };
+            return format!("`{unknown}` belongs to {place}");
+        }
+        let names: Vec<_> =
+            self.keys.iter().filter(|key| key.support == Support::Now).map(|key| key.name).collect();
+        format!("known here: {}", names.join(", "))
+    }
+}
+
+/// Edit distance (Levenshtein) between a known key and whatever was written, cheap for absurdly long input.
+fn distance(known: &str, written: &str) -> usize {
+    let written: Vec<char> = written.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=written.len()).collect();
+    for (i, a) in known.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in written.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[written.len()]
+}

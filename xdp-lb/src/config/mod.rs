@@ -1,0 +1,65 @@
+//! From a file's text to the desired state, or to everything that is wrong with it.
+//!
+//! `check`, `run`, `plan`, `decap`, `load` and `explain --config` call [`parse`]; nothing else reads YAML.
+//!
+//! ```text
+//! text --tree--> nodes with lines --reader, leaf--> draft --check--> findings
+//!                                    by the table in keys    `--finish--> Desired
+//! ```
+//!
+//! Reading goes on after every mistake: what is wrong becomes `None` in the draft, and later rules skip it, so one
+//! mistake is one error. The module is pure: it opens no file and asks no clock.
+
+mod capacity;
+mod check;
+mod decap;
+mod draft;
+mod finding;
+mod finish;
+mod keys;
+mod leaf;
+mod limits;
+mod overlap;
+mod reader;
+mod sections;
+mod service;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use finding::{ConfigError, ConfigWarning};
+
+use crate::model::Desired;
+use finding::{Findings, Spot};
+use reader::Item;
+
+/// A configuration that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// What it asks for.
+    pub desired: Desired,
+    /// What in it is seldom meant, in the order of the text.
+    pub warnings: Vec<ConfigWarning>,
+}
+
+/// Reads and checks a configuration. The errors are all of them, in the order of the text; there is at least one.
+///
+/// Text that is no YAML at all has its first mistake alone: nothing can be read behind it.
+pub fn parse(text: &str) -> Result<Checked, Vec<ConfigError>> {
+    let findings = Findings::default();
+    let root = tree::build(text, &findings);
+    let draft = root.as_ref().and_then(|node| sections::read(&Item::root(node, &findings)));
+    if let Some(draft) = &draft {
+        check::check(draft, &findings);
+    }
+    let desired = draft.and_then(finish::desired);
+    if desired.is_none() && !findings.failed() {
+        // A reader dropped a part without saying so. Refusing is the safe side of that.
+        findings.error(&Spot::default(), "cannot be used, and xdp-lb cannot say why; please report this");
+    }
+    let (errors, warnings) = findings.finish();
+    match desired {
+        Some(desired) if errors.is_empty() => Ok(Checked { desired, warnings }),
+        _ => Err(errors),
+    }
+}

@@ -1,0 +1,193 @@
+//! Reads one service and its backends. Called by [`super::sections`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::draft::{EncapDraft, PlacedList, PortsDraft, ServiceDraft};
+use super::finding::Placed;
+use super::keys;
+use super::leaf;
+use super::reader::{Item, Mapping};
+use super::sections;
+use crate::model::{
+    AdminState, Affinity, Backend, DrainMode, DrainPolicy, Protocol, Share, TableSize, Tracking,
+};
+
+/// The flow table's age range ends here.
+const FLOW_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(130 * 60);
+/// Thirty days: longer is a backend that was forgotten.
+const DRAIN_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(720 * 3600);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(5 * 3600);
+
+/// Reads a service whose tunnel and table rest on the file's. `None` if it is no mapping.
+pub(super) fn read(
+    item: &Item<'_>,
+    encap: &EncapDraft,
+    table_size: Option<&Placed<TableSize>>,
+) -> Option<ServiceDraft> {
+    const PROTOCOLS: &[(&str, Protocol)] = &[("udp", Protocol::Udp), ("tcp", Protocol::Tcp)];
+    const AFFINITIES: &[(&str, Affinity)] =
+        &[("five-tuple", Affinity::FiveTuple), ("client-ip", Affinity::ClientIp)];
+
+    let keys = item.mapping(&keys::SERVICE)?;
+    let name = keys.required("name", "web").and_then(|item| item.placed(leaf::label));
+    let vips = keys.required("vip", "203.0.113.10").map(|item| sections::addresses(&item));
+    let protocol = keys.required("protocol", "tcp").and_then(|item| item.leaf(leaf::choice(PROTOCOLS, &[])));
+    let ports = keys.required("ports", "80").and_then(|item| ports(&item));
+    let later = &["dest-port", "ice-ufrag", "quic-cid"];
+    let affinity = keys.leaf("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, later));
+    keys.leaf("fragments", (), leaf::choice(&[("drop", ())], &["forward"]));
+    health_check(&keys);
+    let table_size = match keys.get("table_size") {
+        Some(item) => item.placed(leaf::table_size),
+        None => table_size.cloned(),
+    };
+    let own = keys.get("encap").map(|item| sections::encap(&item, &keys::SERVICE_ENCAP)).unwrap_or_default();
+    let encap = EncapDraft {
+        source_v4: own.source_v4.or(encap.source_v4),
+        source_v6: own.source_v6.or(encap.source_v6),
+        dscp: own.dscp.or(encap.dscp),
+    };
+    Some(ServiceDraft {
+        name,
+        vips: vips.unwrap_or_default(),
+        protocol,
+        ports,
+        affinity: affinity.unwrap_or_default(),
+        tracking: tracking(&keys, protocol),
+        flow_timeout: flow_timeout(&keys, protocol),
+        new_flow_limit: keys
+            .leaf("new_flow_limit", 100_000, leaf::number(0..=100_000_000))
+            .unwrap_or_default(),
+        table_size,
+        drain: drain(&keys),
+        encap,
+        backends: keys.required("backends", "[]").and_then(|item| backends(&item)),
+    })
+}
+
+/// The default is the protocol's: TCP stays put without any tracking.
+fn tracking(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Tracking> {
+    const TRACKINGS: &[(&str, Tracking)] =
+        &[("exact", Tracking::Exact), ("sampled", Tracking::Sampled), ("off", Tracking::Off)];
+    if let Some(item) = keys.get("tracking") {
+        return item.leaf(leaf::choice(TRACKINGS, &[]));
+    }
+    protocol.map(|protocol| match protocol {
+        Protocol::Tcp => Tracking::Off,
+        Protocol::Udp => Tracking::Exact,
+    })
+}
+
+/// The default is the protocol's: two hours and five minutes is above RFC 5382's least for TCP.
+fn flow_timeout(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Duration> {
+    if let Some(item) = keys.get("flow_timeout") {
+        return item.leaf(leaf::duration(FLOW_TIMEOUTS));
+    }
+    protocol.map(|protocol| match protocol {
+        Protocol::Tcp => Duration::from_secs(125 * 60),
+        Protocol::Udp => Duration::from_secs(5 * 60),
+    })
+}
+
+/// `kind: none` is what this release does anyway; anything else would promise a check that never runs.
+fn health_check(keys: &Mapping<'_>) {
+    let Some(check) = keys.get("health_check").and_then(|item| item.mapping(&keys::HEALTH_CHECK)) else {
+        return;
+    };
+    let later = &["tcp", "http", "https", "udp", "stun", "sip-options"];
+    if let Some(kind) = check.required("kind", "none") {
+        kind.leaf(leaf::choice(&[("none", ())], later));
+    }
+}
+
+fn drain(keys: &Mapping<'_>) -> DrainPolicy {
+    const MODES: &[(&str, DrainMode)] = &[("stick", DrainMode::Stick), ("shed", DrainMode::Shed)];
+    let Some(keys) = keys.section("drain", &keys::DRAIN) else {
+        return DrainPolicy { mode: DrainMode::Stick, max: DEFAULT_DRAIN };
+    };
+    let mode = keys.leaf("mode", DrainMode::Stick, leaf::choice(MODES, &[]));
+    let max = keys.leaf("max", DEFAULT_DRAIN, leaf::duration(DRAIN_TIMES));
+    DrainPolicy { mode: mode.unwrap_or_default(), max: max.unwrap_or_default() }
+}
+
+/// `all`, a port, a range or a list of ports and ranges. What overlaps inside the list is reported and left out.
+fn ports(item: &Item<'_>) -> Option<PortsDraft> {
+    if item.text() == Some("all") {
+        return Some(PortsDraft::All(item.spot.clone()));
+    }
+    let mut ranges: Vec<Placed<RangeInclusive<u16>>> = Vec::new();
+    for item in &item.one_or_more() {
+        let Some(range) = item.placed(leaf::port_range) else {
+            continue;
+        };
+        let overlaps = |other: &&Placed<RangeInclusive<u16>>| {
+            range.value.start() <= other.value.end() && other.value.start() <= range.value.end()
+        };
+        match ranges.iter().find(overlaps) {
+            Some(first) => {
+                let message = format!(
+                    "{} overlaps {} of the same list; remove one",
+                    show(&range.value),
+                    show(&first.value)
+                );
+                item.findings.error(&range.spot, message);
+            }
+            None => ranges.push(range),
+        }
+    }
+    ranges.sort_by_key(|range| *range.value.start());
+    (!ranges.is_empty()).then_some(PortsDraft::Ranges(ranges))
+}
+
+/// As it would be written.
+pub(super) fn show(range: &RangeInclusive<u16>) -> String {
+    if range.start() == range.end() {
+        range.start().to_string()
+    } else {
+        format!("{}-{}", range.start(), range.end())
+    }
+}
+
+fn backends(item: &Item<'_>) -> Option<PlacedList<Backend>> {
+    let mut seen: HashMap<IpAddr, String> = HashMap::new();
+    let mut items: Vec<Placed<Backend>> = Vec::new();
+    for item in item.list()? {
+        let Some(backend) = backend(&item) else {
+            continue;
+        };
+        let address = backend.value.address;
+        if let Some(first) = seen.get(&address) {
+            item.findings
+                .error(&backend.spot, format!("{address} is listed twice, first as {first}; remove one"));
+            continue;
+        }
+        seen.insert(address, backend.spot.path.clone());
+        items.push(backend);
+    }
+    items.sort_by_key(|backend| backend.value.address);
+    Some(PlacedList { spot: item.spot.clone(), items })
+}
+
+/// The place is the address's.
+fn backend(item: &Item<'_>) -> Option<Placed<Backend>> {
+    const STATES: &[(&str, AdminState)] =
+        &[("active", AdminState::Active), ("drain", AdminState::Drain), ("down", AdminState::Down)];
+    let keys = item.mapping(&keys::BACKEND)?;
+    let weight = keys.leaf("weight", 100, leaf::number(0..=1000));
+    let zone = keys.get("zone").and_then(|item| item.leaf(leaf::label));
+    let state = keys.leaf("state", AdminState::Active, leaf::choice(STATES, &[]));
+    let share = keys.leaf("share", Share::FULL, leaf::share);
+    let Placed { value: address, spot } =
+        keys.required("address", "10.1.2.11")?.placed(leaf::host_address)?;
+    let value = Backend {
+        address,
+        weight: weight.unwrap_or_default(),
+        zone,
+        state: state.unwrap_or_default(),
+        share: share.unwrap_or(Share::FULL),
+    };
+    Some(Placed { value, spot })
+}

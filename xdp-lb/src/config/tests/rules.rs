@@ -1,0 +1,338 @@
+//! Rules over several keys, each broken alone.
+
+use super::{bad, edge, errors, good, only, places, service};
+
+#[test]
+fn a_file_has_a_role_and_says_where() {
+    only("version: 1\n", "", "nothing to do");
+    only("version: 1\nservices: []\n", "interfaces", "missing");
+    only("interfaces: [{ name: eth0 }]\nservices: []\n", "version", "missing");
+    only(&edge(" []\n").replace("version: 1", "version: 2"), "version", "must be 1");
+    let decap = "version: 1\ndecap: { interfaces: [{ name: eth0 }], allow_sources: [10.0.0.0/8], vips: 203.0.113.1 }\n";
+    good(decap);
+    only(&decap.replace("interfaces: [{ name: eth0 }], ", ""), "decap.interfaces", "missing");
+    only(&format!("{decap}interfaces: [{{ name: eth0 }}]\n"), "interfaces", "decap.interfaces");
+    only(&decap.replace("[10.0.0.0/8]", "[]"), "decap.allow_sources", "let nobody in");
+    only(&decap.replace("allow_sources: [10.0.0.0/8], ", ""), "decap.allow_sources", "missing");
+    only(&decap.replace("vips: 203.0.113.1", "vips: []"), "decap.vips", "at least one");
+    only(
+        &decap.replace("name: eth0", "name: eth0, next_hop: auto"),
+        "decap.interfaces[0].next_hop",
+        "unknown",
+    );
+    only(&decap.replace("{ name: eth0 }", ""), "decap.interfaces", "at least one");
+}
+
+#[test]
+fn interfaces_once_and_in_one_mode() {
+    let twice = edge(" []\n").replace("{ name: eth0 }", "{ name: eth0 }, { name: eth1 }, { name: eth0 }");
+    only(&twice, "interfaces[2].name", "first as interfaces[0].name");
+    let both = |mode: &str| {
+        let decap =
+            "decap: { allow_sources: [10.0.0.0/8], vips: [203.0.113.1], interfaces: [{ name: eth0, mode: ";
+        edge(&format!(" []\n{decap}{mode} }}] }}\n"))
+    };
+    good(&both("auto"));
+    only(&both("native"), "decap.interfaces[0].name", "another mode");
+}
+
+#[test]
+fn overlapping_services_name_both() {
+    let two = |a: (&str, &str, &str), b: (&str, &str, &str)| {
+        edge(&(service("a", a.0, a.1, a.2, "") + &service("b", b.0, b.1, b.2, "")))
+    };
+    let v = "203.0.113.1";
+    for (first, second) in [
+        (("203.0.113.1", "tcp", "80"), ("203.0.113.1", "udp", "80")),
+        ((v, "tcp", "80"), (v, "tcp", "81")),
+        ((v, "tcp", "80"), ("203.0.113.2", "tcp", "80")),
+        ((v, "tcp", "80"), (v, "tcp", "\"1-1000\"")),
+        ((v, "tcp", "\"1-65535\""), (v, "tcp", "all")),
+        ((v, "tcp", "80"), (v, "tcp", "all")),
+        ((v, "tcp", "\"10-20\""), (v, "tcp", "\"21-30\"")),
+    ] {
+        good(&two(first, second));
+    }
+    only(
+        &two((v, "tcp", "80"), (v, "tcp", "80")),
+        "services[1].ports",
+        "overlaps services[0].ports (service \"a\")",
+    );
+    only(&two((v, "tcp", "80"), (v, "tcp", "\"80-80\"")), "services[1].ports", "TCP port 80 of 203.0.113.1");
+    only(&two((v, "udp", "all"), (v, "udp", "all")), "services[1].ports", "UDP all ports");
+    let lists = two((v, "tcp", "[1, \"10-20\"]"), ("[203.0.113.9, 203.0.113.1]", "tcp", "[2, \"15-30\", 3]"));
+    only(
+        &lists,
+        "services[1].ports[1]",
+        "overlaps services[0].ports[1] (service \"a\"): both want TCP port 15-20",
+    );
+    // Two addresses in common are still one mistake; a wide range overlaps what lies behind its next neighbour.
+    let pair = "[203.0.113.1, 203.0.113.2]";
+    only(&two((pair, "tcp", "80"), (pair, "tcp", "80")), "services[1].ports", "203.0.113.1");
+    let three = edge(
+        &(service("a", v, "tcp", "\"1-100\"", "")
+            + &service("b", v, "tcp", "\"10-20\"", "")
+            + &service("c", v, "tcp", "\"90-200\"", "")),
+    );
+    assert_eq!(
+        places(&three),
+        [(7, "services[1].ports".to_owned()), (8, "services[2].ports".to_owned())],
+        "{:?}",
+        bad(&three)
+    );
+}
+
+#[test]
+fn ports_of_one_service() {
+    let ports = |ports: &str| edge(&service("a", "203.0.113.1", "tcp", ports, ""));
+    only(&ports("0"), "services[0].ports", "1..=65535");
+    only(&ports("65536"), "services[0].ports", "1..=65535");
+    only(&ports("\"20-10\""), "services[0].ports", "write \"10-20\"");
+    only(&ports("[]"), "services[0].ports", "at least one");
+    only(&ports("[80, 80]"), "services[0].ports[1]", "80 overlaps 80");
+    only(&ports("[80, all]"), "services[0].ports[1]", "must be a port");
+    only(&ports("[5060, \"5000-6000\"]"), "services[0].ports[1]", "5000-6000 overlaps 5060");
+    good(&ports("\"1-65535\""));
+    good(&ports("[\"all\"]").replace("[\"all\"]", "\"all\""));
+}
+
+#[test]
+fn names_and_addresses_once() {
+    let v = "203.0.113.1";
+    let text = edge(&(service("a", v, "tcp", "80", "") + &service("a", v, "tcp", "81", "")));
+    only(&text, "services[1].name", "services[0].name");
+    only(&edge(&service("a", &format!("[{v}, {v}]"), "tcp", "80", "")), "services[0].vip[1]", "listed twice");
+    let twice =
+        edge(&service("a", v, "tcp", "80", "").replace("[{ address", "[{ address: 10.0.0.1 }, { address"));
+    only(&twice, "services[0].backends[1].address", "services[0].backends[0].address");
+    only(
+        &edge(&format!(" []\nvips: [{{ address: {v} }}, {{ address: {v} }}]\n")),
+        "vips[1].address",
+        "listed twice",
+    );
+}
+
+#[test]
+fn addresses_that_cannot_work() {
+    for address in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.1.1", "224.0.0.5", "255.255.255.255"]
+        .into_iter()
+        .chain(["\"::\"", "\"::1\"", "\"fe80::1\"", "\"ff02::1\"", "\"::ffff:10.0.0.1\""])
+    {
+        only(
+            &edge(&service("a", address, "tcp", "80", "")),
+            "services[0].vip",
+            "must be a routable unicast address",
+        );
+        let backend = service("a", "203.0.113.1", "tcp", "80", "").replace("10.0.0.1", address);
+        only(&edge(&backend), "services[0].backends[0].address", "must be a routable unicast address");
+    }
+    only(&edge(&service("a", "10.0.0.0/8", "tcp", "80", "")), "services[0].vip", "without a prefix length");
+    only(&edge(&service("a", "10.0.0.300", "tcp", "80", "")), "services[0].vip", "an IPv4 or IPv6 address");
+}
+
+#[test]
+fn a_vip_is_no_backend() {
+    let two = service("a", "203.0.113.1", "tcp", "80", "") + &service("b", "10.0.0.1", "udp", "80", "");
+    let errors = bad(&edge(&two));
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("services[0].backends[0].address: 10.0.0.1 is also a VIP (services[1].vip)"));
+    let decap = format!(
+        "{}decap: {{ allow_sources: [10.0.0.0/8], vips: [10.0.0.1] }}\n",
+        edge(&service("a", "203.0.113.1", "tcp", "80", ""))
+    );
+    only(&decap, "services[0].backends[0].address", "decap.vips[0]");
+}
+
+#[test]
+fn tables_are_prime_and_large_enough() {
+    let sized = |n: u32| edge(&service("a", "203.0.113.1", "tcp", "80", &format!(", table_size: {n}")));
+    for n in [3, 5, 4093, 65537, 131_071] {
+        good(&sized(n));
+    }
+    only(&sized(65536), "services[0].table_size", "the nearest are 65521 and 65537");
+    only(&sized(4), "services[0].table_size", "the nearest are 3 and 5");
+    only(&sized(2), "services[0].table_size", "3..=131071");
+    only(&sized(131_072), "services[0].table_size", "3..=131071");
+    only(&edge(" []\n").replace("seed: 7", "seed: 7, table_size: 9"), "maglev.table_size", "7 and 11");
+    let two = sized(3).replace("[{ address", "[{ address: 10.0.0.2 }, { address");
+    only(&two, "services[0].backends", "at least 4 slots");
+    let many = |n: usize| {
+        let backends: Vec<_> =
+            (0..n).map(|i| format!("{{ address: 10.1.{}.{} }}", i / 250, i % 250 + 1)).collect();
+        edge(
+            &service("a", "203.0.113.1", "tcp", "80", "")
+                .replace("{ address: 10.0.0.1 }", &backends.join(", ")),
+        )
+    };
+    good(&many(4095));
+    only(&many(4096), "services[0].backends", "at most 4095");
+}
+
+#[test]
+fn each_family_of_backends_needs_its_source() {
+    let text = edge(
+        "  - { name: a, vip: 203.0.113.1, protocol: tcp, ports: 80, backends: [{ address: \"2001:db8::1\" }, { address: 10.0.0.1 }, { address: 10.0.0.2 }] }\n",
+    );
+    good(&text);
+    let no_v4 = text.replace("source_v4: 172.16.0.0/16, ", "");
+    only(
+        &no_v4,
+        "services[0].backends[1].address",
+        "the tunnel to 10.0.0.1 (and 1 more) needs an IPv4 outer source",
+    );
+    let no_v6 = text.replace(", source_v6: \"fd00::/64\"", "");
+    only(&no_v6, "services[0].backends[0].address", "source_v6");
+    good(&no_v6.replace("ports: 80", "ports: 80, encap: { source_v6: \"fd01::/64\" }"));
+    // A source that is wrong is one mistake, not two.
+    only(&text.replace("172.16.0.0/16", "172.16.0.1/16"), "encap.source_v4", "did you mean 172.16.0.0/16?");
+    assert_eq!(errors(&text.replace("{ source_v4: 172.16.0.0/16, source_v6: \"fd00::/64\" }", "7")).len(), 1);
+}
+
+#[test]
+fn a_service_overrides_only_what_it_writes() {
+    let text =
+        edge(&service("a", "203.0.113.1", "tcp", "80", ", encap: { dscp: 46, source_v6: \"fd01::/48\" }"));
+    let encap = good(&text).desired.services[0].encap;
+    assert_eq!(encap.source_v4, Some(([172, 16, 0, 0], 16)));
+    assert_eq!(encap.source_v6.map(|(_, length)| length), Some(48));
+    assert_eq!(encap.dscp, crate::model::Dscp::Set(46));
+    // And what it does not write comes from the file: tunnel and table alike.
+    let text = edge(&service("a", "203.0.113.1", "tcp", "80", ", encap: { source_v6: \"fd01::/48\" }"));
+    let text = text
+        .replace("encap: { source_v4", "encap: { dscp: 10, source_v4")
+        .replace("seed: 7", "table_size: 4093");
+    let service = &good(&text).desired.services[0];
+    assert_eq!((service.encap.dscp, service.table_size.get()), (crate::model::Dscp::Set(10), 4093));
+}
+
+#[test]
+fn limits_are_compared_with_the_need() {
+    let a = service("a", "203.0.113.1", "tcp", "80", "");
+    let b = service("b", "203.0.113.2", "tcp", "80", "");
+    let limited = |limits: &str, services: &str| format!("{}limits:\n  {limits}\n", edge(services));
+    good(&limited("services: 2", &format!("{a}{b}")));
+    only(&limited("services: 1", &format!("{a}{b}")), "limits.services", "the file has 2 services");
+    assert_eq!(places(&limited("services: 1", &format!("{a}{b}"))), [(9, "limits.services".to_owned())]);
+    only(&limited("vips: 1", &format!("{a}{b}")), "limits.vips", "2 VIPs");
+    // Equal services share a ring, unequal ones do not.
+    good(&limited("ring_slots: 65537\n  backends: 1", &format!("{a}{b}")));
+    let other = b.replace("10.0.0.1", "10.0.0.2");
+    only(&limited("ring_slots: 65537", &format!("{a}{other}")), "limits.ring_slots", "131074");
+    only(&limited("backends: 1", &format!("{a}{other}")), "limits.backends", "2 backends");
+    for more in ["share: 50%", "weight: 7", "state: drain"] {
+        let other = b.replace("10.0.0.1", &format!("10.0.0.1, {more}"));
+        only(&limited("backends: 1", &format!("{a}{other}")), "limits.backends", "2 backends");
+    }
+    let other = b.replace("ports: 80", "ports: 80, encap: { dscp: 1 }");
+    only(&limited("backends: 1", &format!("{a}{other}")), "limits.backends", "2 backends");
+    only(&limited("services: 16384", &a), "limits.services", "1..=16383");
+}
+
+#[test]
+fn metrics_feed_the_limit_of_series() {
+    let text = |tail: &str| edge(&format!(" []\n{tail}"));
+    assert_eq!(good(&text("metrics: { per_backend: 5 }\n")).desired.limits.backend_stats, 5);
+    assert_eq!(
+        good(&text("metrics: { per_backend: 5 }\nlimits: { services: 9 }\n")).desired.limits.backend_stats,
+        5
+    );
+    good(&text("metrics: { per_backend: 5 }\nlimits: { backend_stats: 5 }\n"));
+    only(
+        &text("metrics: { per_backend: 5 }\nlimits: { backend_stats: 6 }\n"),
+        "limits.backend_stats",
+        "metrics.per_backend is 5",
+    );
+}
+
+#[test]
+fn later_work_is_refused_by_name() {
+    for key in ["peers", "admin", "bgp", "kubernetes"] {
+        only(&edge(&format!(" []\n{key}: {{ enabled: false }}\n")), key, "not supported yet");
+    }
+    for (key, value) in [
+        ("source_ranges", "{ deny: [] }"),
+        ("slow_start", "60s"),
+        ("on_all_down", "keep"),
+        ("zone_policy", "{ prefer: local }"),
+        ("advertise", "{ when: always }"),
+        ("fragments", "forward"),
+        ("affinity", "ice-ufrag"),
+        ("affinity", "quic-cid"),
+        ("affinity", "dest-port"),
+    ] {
+        let text = edge(&service("a", "203.0.113.1", "udp", "80", &format!(", {key}: {value}")));
+        only(&text, &format!("services[0].{key}"), "not supported yet");
+    }
+    let backend = |more: &str| {
+        edge(&service("a", "203.0.113.1", "udp", "80", "").replace(" }] }", &format!("{more} }}] }}")))
+    };
+    only(&backend(", ports: \"1-2\""), "services[0].backends[0].ports", "not supported yet");
+    only(&backend(", server_id: a"), "services[0].backends[0].server_id", "not supported yet");
+    only(&backend(", backup: true"), "services[0].backends[0].backup", "not supported yet");
+    let checked =
+        |check: &str| edge(&service("a", "203.0.113.1", "udp", "80", &format!(", health_check: {check}")));
+    good(&checked("{ kind: none }"));
+    only(&checked("{ kind: sip-options }"), "services[0].health_check.kind", "not supported yet");
+    only(&checked("{ kind: none, rise: 2 }"), "services[0].health_check.rise", "not supported yet");
+    for encap in ["kind: gue", "mtu: 1500", "gue: { port: 1 }"] {
+        let text = edge(" []\n").replace("encap: {", &format!("encap: {{ {encap},"));
+        only(&text, &format!("encap.{}", &encap[..encap.find(':').unwrap()]), "not supported yet");
+    }
+    let decap = "version: 1\ndecap: { interfaces: [{ name: eth0 }], allow_sources: [10.0.0.0/8], vips: 203.0.113.1 }\n";
+    only(&decap.replace("vips", "accept: [ipip, gue], vips"), "decap.accept[1]", "not supported yet");
+    only(&decap.replace("vips", "mss: auto, vips"), "decap.mss", "not supported yet");
+    only(&decap.replace("vips", "gue_port: 6080, vips"), "decap.gue_port", "not supported yet");
+    only(&edge(" []\nmetrics: { listen: \"127.0.0.1:9410\" }\n"), "metrics.listen", "not supported yet");
+    only(
+        &edge(" []\nvips: [{ address: 1.2.3.4, advertise: all }]\n"),
+        "vips[0].advertise",
+        "not supported yet",
+    );
+}
+
+#[test]
+fn warnings_for_what_is_seldom_meant() {
+    let paths = |text: &str| good(text).warnings.into_iter().map(|w| w.path).collect::<Vec<_>>();
+    let plain = service("a", "203.0.113.1", "tcp", "80", "");
+    assert_eq!(paths(&edge(&plain)), [""; 0]);
+    assert_eq!(paths(&edge(&plain).replace("seed: 7", "seed: 0")), ["maglev.seed"]);
+    assert_eq!(paths(&edge(&plain).replace("maglev: { seed: 7 }\n", "")), ["maglev.seed"]);
+    assert_eq!(paths(&edge(" []\n")), ["services"]);
+    assert_eq!(paths(&edge(&plain.replace("[{ address: 10.0.0.1 }]", "[]"))), ["services[0].backends"]);
+    for closed in ["state: drain", "state: down", "weight: 0", "share: 0%"] {
+        let text = edge(&plain.replace("10.0.0.1", &format!("10.0.0.1, {closed}")));
+        assert_eq!(paths(&text), ["services[0].backends"], "{closed}");
+    }
+    assert_eq!(paths(&format!("{}vips: [{{ address: 203.0.113.9 }}]\n", edge(&plain))), ["vips[0].address"]);
+    assert_eq!(paths(&edge(&plain).replace("172.16.0.0/16", "172.16.0.0/25")), ["encap.source_v4"]);
+    assert_eq!(paths(&edge(&plain).replace("172.16.0.0/16", "172.16.0.0/24")), [""; 0]);
+    let open = "version: 1\ndecap: { interfaces: [{ name: eth0 }], allow_sources: [0.0.0.0/0], vips: 203.0.113.1 }\n";
+    assert_eq!(paths(open), ["decap.allow_sources[0]"]);
+    let text = format!(
+        "{}limits: {{ port_pages: 1, backend_stats: 1 }}\n",
+        edge(&(plain + &service("b", "203.0.113.2", "tcp", "80", "")))
+    );
+    assert_eq!(
+        paths(&text),
+        ["limits.backend_stats", "limits.port_pages"]
+            .map(str::to_owned)
+            .into_iter()
+            .rev()
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn vips_are_listed_once_with_their_policy() {
+    let text = format!(
+        "{}vips: [{{ address: 203.0.113.2, unmatched: pass }}, {{ address: 203.0.113.9 }}]\n",
+        edge(
+            &(service("a", "[203.0.113.2, 203.0.113.1]", "tcp", "80", "")
+                + &service("b", "203.0.113.1", "tcp", "81", ""))
+        )
+    );
+    let vips: Vec<_> =
+        good(&text).desired.vips.iter().map(|v| (v.address.to_string(), v.unmatched)).collect();
+    use crate::model::Unmatched::{Drop, Pass};
+    assert_eq!(vips, [("203.0.113.1".to_owned(), Drop), ("203.0.113.2".to_owned(), Pass)]);
+}
