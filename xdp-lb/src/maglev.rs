@@ -145,11 +145,12 @@ struct Taken(Vec<u64>);
 
 impl Taken {
     fn insert(&mut self, slot: u32) -> bool {
-        let word = &mut self.0[(slot / 64) as usize];
-        let bit = 1 << (slot % 64);
-        let free = *word & bit == 0;
+        let (word, bit) = (&mut self.0[(slot / 64) as usize], 1 << (slot % 64));
+        if *word & bit != 0 {
+            return false;
+        }
         *word |= bit;
-        free
+        true
     }
 }
 

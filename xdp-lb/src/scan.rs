@@ -9,7 +9,7 @@ use std::time::Duration;
 use xdp_lb_common::backend::MAX_MEMBERS;
 use xdp_lb_common::flow::{FlowEntry, FlowSet};
 use xdp_lb_common::hash::slot_of_tag;
-use xdp_lb_common::ring::{NO_BACKEND, Slot};
+use xdp_lb_common::ring::Slot;
 use xdp_lb_common::service::MAX_SERVICES;
 
 use crate::slots::{Evidence, Held, settled};
@@ -25,7 +25,7 @@ impl Default for BackendSet {
 }
 
 impl BackendSet {
-    /// Adds an index; one that no ring can have (as [`NO_BACKEND`]) is left out.
+    /// Adds an index; one that no ring can have (as `NO_BACKEND`) is left out.
     pub fn insert(&mut self, local: u16) {
         if let Some(word) = self.0.get_mut(usize::from(local / 64)) {
             *word |= 1 << (local % 64);
@@ -255,6 +255,7 @@ mod tests {
     use super::*;
     use xdp_lb_common::flow::{FlowKey, WAYS};
     use xdp_lb_common::hash::{FlowHash, TAG_BITS};
+    use xdp_lb_common::ring::NO_BACKEND;
 
     const TICK: u16 = 2000;
     const LIVE: u16 = 52; // 100 ticks ahead, modulo 2048
