@@ -3,7 +3,14 @@
 //! Without the feature `agent` this is the pure half: no aya, no tokio, no files, no clock.
 
 pub mod config;
+pub mod gates;
+pub mod maglev;
 pub mod model;
+pub mod nexthop;
+pub mod scan;
+pub mod slots;
 
 #[cfg(feature = "agent")]
 pub mod dataplane;
+#[cfg(feature = "agent")]
+pub mod netlink;
