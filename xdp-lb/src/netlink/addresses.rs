@@ -3,9 +3,10 @@
 //! **No ARP, no ND.** A VIP is routed to the edge nodes; no backend may claim it on a shared segment.
 //! - IPv4: Linux answers ARP for every local address on every interface. The VIPs are therefore of scope
 //!   *host*, and `arp_ignore` of the given interfaces goes from 0 to 3: "no answer for addresses of scope
-//!   host". That touches nothing but such addresses; a value somebody else chose is left alone (1, 2 and
-//!   8 keep quiet about addresses on `lo` as well). As sender of ARP requests Linux uses addresses of the
-//!   outgoing interface only.
+//!   host". That touches nothing but such addresses. Linux also puts the source of the packet that waits,
+//!   a reply from the VIP, into its own ARP requests, which teaches the neighbour a claim nobody made:
+//!   `arp_announce` goes from 0 to 2, "the best address of the outgoing interface". A value that is not 0
+//!   is somebody's choice and stays: each of them keeps VIPs on `lo` quiet as well.
 //! - IPv6: neighbour solicitations are answered for addresses of the receiving interface only. The VIPs
 //!   skip duplicate address detection, for two backends hold the same one on purpose.
 //!
@@ -20,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
@@ -36,8 +37,9 @@ pub const MARK: u32 = u32::from_be_bytes(*b"xdpl");
 /// The interface that holds the VIPs.
 const LOOPBACK: &str = "lo";
 
-/// `arp_ignore`: no answer for addresses of scope host.
-const ARP_IGNORE_HOST_SCOPE: &str = "3";
+/// What keeps an interface quiet about the VIPs: sysctls under `net.ipv4.conf.INTERFACE` and their values,
+/// set where both theirs and that of `all` are 0 (the kernel takes the greater of the two).
+const QUIET: [(&str, &str); 2] = [("arp_ignore", "3"), ("arp_announce", "2")];
 
 /// What can go wrong with the VIPs on `lo`.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +51,7 @@ pub enum AddressError {
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// A sysctl could not be read or written.
-    #[error("{path}: {source}; without arp_ignore this node would answer ARP for the VIPs", path = path.display())]
+    #[error("{path}: {source}; without it this node would claim the VIPs by ARP", path = path.display())]
     Sysctl {
         /// Its file.
         path: PathBuf,
@@ -73,7 +75,7 @@ pub enum Put {
 #[expect(async_fn_in_trait, reason = "callers are generic over it and run it in one task")]
 pub trait HostVips {
     /// Makes ours exactly `vips`: adds what is missing, takes away what is ours and no longer wanted.
-    /// A second call changes nothing. Interfaces in `quiet` stop answering ARP for them.
+    /// A second call changes nothing. Interfaces in `quiet` stop claiming them by ARP.
     ///
     /// # Errors
     /// [`AddressError`]; what was done before stays done, and a second call finishes the work.
@@ -83,8 +85,8 @@ pub trait HostVips {
         quiet: &[String],
     ) -> Result<BTreeMap<IpAddr, Put>, AddressError>;
 
-    /// Takes away all that are ours, this process's or an earlier one's, and returns them. `arp_ignore`
-    /// goes back where this very object changed it.
+    /// Takes away all that are ours, this process's or an earlier one's, and returns them. Sysctls
+    /// go back where this very object changed them.
     ///
     /// # Errors
     /// [`AddressError`].
@@ -95,8 +97,8 @@ pub trait HostVips {
 #[derive(Debug)]
 pub struct LoopbackVips {
     requests: Requests,
-    /// Interfaces whose `arp_ignore` we raised from 0.
-    quieted: BTreeSet<String>,
+    /// What we raised from 0: interface, sysctl, our value.
+    quieted: BTreeSet<(String, &'static str, &'static str)>,
 }
 
 impl LoopbackVips {
@@ -140,20 +142,21 @@ impl LoopbackVips {
     }
 
     fn quiet(&mut self, interface: &str) -> Result<(), AddressError> {
-        if arp_ignore("all")? != "0" || arp_ignore(interface)? != "0" {
-            return Ok(());
+        for (name, value) in QUIET {
+            if read(&sysctl("all", name))? == "0" && read(&sysctl(interface, name))? == "0" {
+                write(&sysctl(interface, name), value)?;
+                self.quieted.insert((interface.to_owned(), name, value));
+            }
         }
-        set_arp_ignore(interface, ARP_IGNORE_HOST_SCOPE)?;
-        self.quieted.insert(interface.to_owned());
         Ok(())
     }
 
     fn unquiet(&mut self) -> Result<(), AddressError> {
-        while let Some(interface) = self.quieted.pop_first() {
-            match arp_ignore(&interface) {
-                Ok(value) if value == ARP_IGNORE_HOST_SCOPE => set_arp_ignore(&interface, "0")?,
-                // Changed by somebody else meanwhile, or the interface is gone.
-                Ok(_) | Err(_) => {}
+        while let Some((interface, name, ours)) = self.quieted.pop_first() {
+            let path = sysctl(&interface, name);
+            // Another value was set by somebody else meanwhile; an error means that the interface is gone.
+            if read(&path).is_ok_and(|value| value == ours) {
+                write(&path, "0")?;
             }
         }
         Ok(())
@@ -250,20 +253,19 @@ fn is_ours(message: &AddressMessage) -> bool {
     message.attributes.contains(&AddressAttribute::RoutePriority(MARK))
 }
 
-/// The sysctl's file. /proc/sys/net shows the namespace of the thread that opens it.
-fn arp_ignore_path(interface: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/sys/net/ipv4/conf/{interface}/arp_ignore"))
+/// A sysctl's file. /proc/sys/net shows the namespace of the thread that opens it.
+fn sysctl(interface: &str, name: &str) -> PathBuf {
+    ["/proc/sys/net/ipv4/conf", interface, name].iter().collect()
 }
 
-fn arp_ignore(interface: &str) -> Result<String, AddressError> {
-    let path = arp_ignore_path(interface);
-    let value = fs::read_to_string(&path).map_err(|source| AddressError::Sysctl { path, source })?;
+fn read(path: &Path) -> Result<String, AddressError> {
+    let value =
+        fs::read_to_string(path).map_err(|source| AddressError::Sysctl { path: path.into(), source })?;
     Ok(value.trim().to_owned())
 }
 
-fn set_arp_ignore(interface: &str, value: &str) -> Result<(), AddressError> {
-    let path = arp_ignore_path(interface);
-    fs::write(&path, value).map_err(|source| AddressError::Sysctl { path, source })
+fn write(path: &Path, value: &str) -> Result<(), AddressError> {
+    fs::write(path, value).map_err(|source| AddressError::Sysctl { path: path.into(), source })
 }
 
 /// VIPs held in memory.

@@ -22,8 +22,12 @@ fn on_lo(address: &str) -> bool {
     run("ip", "address show dev lo").contains(&format!(" {address}/"))
 }
 
-fn arp_ignore(interface: &str) -> String {
-    std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/arp_ignore")).unwrap().trim().into()
+/// `arp_ignore` and `arp_announce` of an interface.
+fn arp(interface: &str) -> [String; 2] {
+    ["arp_ignore", "arp_announce"].map(|name| {
+        let path = format!("/proc/sys/net/ipv4/conf/{interface}/{name}");
+        std::fs::read_to_string(path).unwrap().trim().into()
+    })
 }
 
 #[test]
@@ -37,7 +41,7 @@ fn exactly_ours_come_and_go_even_after_a_crash() {
         let held = vips.hold(&all, &quiet).await.unwrap();
         assert_eq!(held, puts(&[(VIPS[0], Put::Added), (VIPS[1], Put::Added), (foreign, Put::Foreign)]));
         assert!(run("ip", "-6 address show dev lo").contains("nodad"), "no duplicate address detection");
-        assert_eq!((arp_ignore("e0"), arp_ignore("e1")), ("3".into(), "0".into()));
+        assert_eq!((arp("e0"), arp("e1")), (["3", "2"].map(String::from), ["0", "0"].map(String::from)));
         let again = vips.hold(&all, &quiet).await.unwrap();
         assert_eq!(again, puts(&[(VIPS[0], Put::Ours), (VIPS[1], Put::Ours), (foreign, Put::Foreign)]));
 
@@ -54,14 +58,14 @@ fn exactly_ours_come_and_go_even_after_a_crash() {
 }
 
 #[test]
-fn arp_ignore_goes_back_and_others_choices_stay() {
+fn arp_sysctls_go_back_and_others_choices_stay() {
     in_namespaces(async |_peer| {
         std::fs::write("/proc/sys/net/ipv4/conf/e1/arp_ignore", "1").unwrap();
         let mut vips = LoopbackVips::open().unwrap();
         vips.hold(&set(&VIPS), &["e0".to_owned(), "e1".to_owned()]).await.unwrap();
-        assert_eq!((arp_ignore("e0"), arp_ignore("e1")), ("3".into(), "1".into()));
+        assert_eq!((arp("e0"), arp("e1")), (["3", "2"].map(String::from), ["1", "2"].map(String::from)));
         vips.release().await.unwrap();
-        assert_eq!((arp_ignore("e0"), arp_ignore("e1")), ("0".into(), "1".into()));
+        assert_eq!((arp("e0"), arp("e1")), (["0", "0"].map(String::from), ["1", "0"].map(String::from)));
     });
 }
 
