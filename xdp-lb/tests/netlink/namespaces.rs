@@ -102,6 +102,10 @@ fn join_peer() -> (Peer, thread::JoinHandle<()>) {
     });
     let peer_thread = told.recv_timeout(Duration::from_secs(5)).unwrap();
     let peer = Peer { jobs };
+    // Duplicate address detection would be news of its own, a second later.
+    let settle = || sysctl("ipv6/conf/default/accept_dad", "0");
+    settle();
+    peer.run(settle);
     ip("link set lo up");
     peer.ip("link set lo up");
     for i in 0..2 {
