@@ -1,0 +1,6 @@
+//! The resolver and the VIPs on `lo` against a real kernel, in namespaces of their own.
+#![cfg(feature = "agent")]
+
+mod addresses;
+mod namespaces;
+mod resolver;
