@@ -52,7 +52,7 @@ const _: () = assert!(size_of::<Template>() == 64);
 
 /// A member of a ring. 192 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Backend {
     /// Which of `templates` is live: 0 or 1.
     pub live: u32,
@@ -60,8 +60,12 @@ pub struct Backend {
     pub state: u32,
     /// Where the tunnel ends; IPv4 as `::ffff:a.b.c.d`.
     pub address: [u8; 16],
+    /// When `state` last changed, seconds since 1970: a drain's deadline survives the agent.
+    pub since: u64,
+    /// Length of the block of members that starts here; 0 in all but its first entry.
+    pub block_len: u32,
     /// Zero.
-    pub reserved: [u8; 40],
+    pub reserved: [u8; 28],
     /// The live header and the next one.
     pub templates: [Template; 2],
 }

@@ -49,7 +49,7 @@ const _: () = assert!(size_of::<ServiceConfig>() == 28);
 
 /// A service. 128 bytes; the packet path reads the first 64.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Service {
     /// Which of `configs` is live: 0 or 1.
     pub live: u32,

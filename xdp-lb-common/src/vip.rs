@@ -13,7 +13,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// How many neighbouring slots a lookup looks at. The builder picks a salt for which that is enough.
-pub const MAX_PROBES: u32 = 4;
+pub const MAX_PROBES: u32 = 8;
 
 /// Slot is in use.
 pub const VIP_USED: u32 = 1;

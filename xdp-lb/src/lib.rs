@@ -9,6 +9,7 @@ pub mod model;
 pub mod nexthop;
 pub mod scan;
 pub mod slots;
+pub mod state;
 
 #[cfg(feature = "agent")]
 pub mod dataplane;

@@ -1,0 +1,235 @@
+//! What is in the kernel's maps: the observed state that a plan starts from, and the one step that changes it.
+//!
+//! [`Observed`] is a copy; `dataplane` makes it from the mapped memory, [`crate::memory`] holds one of its
+//! own. [`MapOp`] is the only way to change either.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xdp_lb_common::{
+    backend::{Backend, Template},
+    control::Control,
+    decap::AllowList,
+    service::{Service, ServiceConfig},
+    vip::{PortPage, VipSlot},
+};
+
+/// Sizes of the maps, fixed while they live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Service ids: 1..this.
+    pub services: u32,
+    /// Slots of one VIP bank, a power of two.
+    pub vip_slots: u32,
+    /// Port pages; page 0 stays empty.
+    pub port_pages: u32,
+    /// Entries of `backends`.
+    pub backends: u32,
+    /// Ring slots, a multiple of four.
+    pub ring_slots: u32,
+    /// Sets of the flow table, a power of two.
+    pub flow_sets: u32,
+    /// Entries of `backend_stats`.
+    pub backend_stats: u32,
+    /// Highest interface index that packets can be redirected to, plus one.
+    pub tx_ports: u32,
+}
+
+/// A ring as the maps hold it: `table_size` slots each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ring {
+    /// `rings`, dirty bits included.
+    pub now: Vec<u16>,
+    /// `rings_before`.
+    pub before: Vec<u16>,
+}
+
+/// Everything reachable from the live VIP bank and the service table.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// Sizes.
+    pub capacity: Capacity,
+    /// The `control` element.
+    pub control: Control,
+    /// The live VIP bank, all slots.
+    pub vips: Vec<VipSlot>,
+    /// Port pages that the live bank reaches, without page 0.
+    pub pages: BTreeMap<u32, PortPage>,
+    /// Services in use, by id.
+    pub services: BTreeMap<u16, Service>,
+    /// Members in use of each service's ring, by service id and ring-local index.
+    pub members: BTreeMap<u16, BTreeMap<u16, Backend>>,
+    /// Length of each service's block of members.
+    pub blocks: BTreeMap<u16, u32>,
+    /// Rings by service id; an empty service has an empty ring.
+    pub rings: BTreeMap<u16, Ring>,
+    /// The live list of outer sources.
+    pub sources: AllowList,
+    /// Interfaces that packets can be redirected to.
+    pub tx_ports: BTreeSet<u32>,
+}
+
+/// A changed slot of a live ring. The writer stores `before` first, then `now`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotChange {
+    /// Slot within the ring.
+    pub slot: u32,
+    /// New value of `rings_before`, if it changes.
+    pub before: Option<u16>,
+    /// New value of `rings`.
+    pub now: u16,
+}
+
+/// One write. Live things change by a single store; whole values are written only where nothing points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapOp {
+    /// Lets packets be redirected to an interface.
+    PutTxPort {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// Writes a whole entry of `backends` that no live slot names.
+    PutBackend {
+        /// Index.
+        index: u32,
+        /// Entry.
+        entry: Box<Backend>,
+    },
+    /// Changes a live entry's header: the idle template is written, then `live` flips.
+    SetTemplate {
+        /// Index.
+        index: u32,
+        /// New header.
+        template: Box<Template>,
+    },
+    /// Changes a live entry's state by one store, after its `since`.
+    SetBackendState {
+        /// Index.
+        index: u32,
+        /// `BACKEND_*` bits.
+        state: u32,
+        /// Seconds since 1970.
+        since: u64,
+    },
+    /// Writes a whole ring, all slots clean, that no service uses.
+    PutRing {
+        /// First slot, a multiple of four.
+        base: u32,
+        /// Ring-local backends, without dirty bits.
+        slots: Vec<u16>,
+    },
+    /// Changes slots of a live ring, each by one store.
+    SetSlots {
+        /// First slot of the ring.
+        base: u32,
+        /// Changes.
+        changes: Vec<SlotChange>,
+    },
+    /// Writes a whole service that no VIP reaches. `live` of the entry is 0.
+    PutService {
+        /// Id.
+        id: u16,
+        /// Entry.
+        entry: Box<Service>,
+    },
+    /// Changes a live service: the idle configuration is written, then `live` flips.
+    SetService {
+        /// Id.
+        id: u16,
+        /// New configuration.
+        config: ServiceConfig,
+    },
+    /// Writes a port page that no live VIP reaches.
+    PutPage {
+        /// Page number.
+        page: u32,
+        /// Content.
+        content: Box<PortPage>,
+    },
+    /// Writes the idle VIP bank.
+    PutVips {
+        /// 0 or 1.
+        bank: u32,
+        /// All slots of the bank.
+        slots: Vec<VipSlot>,
+    },
+    /// Makes a VIP bank live by one store of `control.vip_bank`.
+    SwitchVips {
+        /// [`xdp_lb_common::control::VipBank`], packed.
+        word: u32,
+    },
+    /// Writes the idle list of outer sources and makes it live by one store.
+    SetSources {
+        /// The list.
+        list: Box<AllowList>,
+    },
+    /// Clears a service that no VIP reaches.
+    DropService {
+        /// Id.
+        id: u16,
+    },
+    /// Clears an entry of `backends` that no live slot names.
+    DropBackend {
+        /// Index.
+        index: u32,
+    },
+    /// Takes an interface away from redirects.
+    DropTxPort {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// Waits until no packet is under way that saw the tables as they were.
+    Grace,
+    /// Stores the generation of the configuration.
+    SetGeneration {
+        /// Generation.
+        generation: u32,
+    },
+}
+
+impl MapOp {
+    /// The map that the operation writes and the key in it, for errors and logs.
+    #[must_use]
+    pub fn target(&self) -> (&'static str, u32) {
+        use xdp_lb_common::names;
+        match *self {
+            Self::PutTxPort { ifindex } | Self::DropTxPort { ifindex } => (names::TX_PORTS, ifindex),
+            Self::PutBackend { index, .. }
+            | Self::SetTemplate { index, .. }
+            | Self::SetBackendState { index, .. }
+            | Self::DropBackend { index } => (names::BACKENDS, index),
+            Self::PutRing { base, .. } | Self::SetSlots { base, .. } => (names::RINGS, base),
+            Self::PutService { id, .. } | Self::SetService { id, .. } | Self::DropService { id } => {
+                (names::SERVICES, id as u32)
+            }
+            Self::PutPage { page, .. } => (names::PORTS, page),
+            Self::PutVips { bank, .. } => (names::VIPS, bank),
+            Self::SetSources { .. } => (names::DECAP_SOURCES, 0),
+            Self::SwitchVips { .. } | Self::Grace | Self::SetGeneration { .. } => (names::CONTROL, 0),
+        }
+    }
+}
+
+/// Why a write failed. The plan stops there; running again finishes the work.
+#[derive(Debug, thiserror::Error)]
+#[error("write {map}[{key}]: {source}")]
+pub struct WriteError {
+    /// Map.
+    pub map: &'static str,
+    /// Key.
+    pub key: u32,
+    /// What the kernel said, or that the key lies outside the map.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// The maps, in the kernel or in memory.
+pub trait Maps {
+    /// A copy of what is there.
+    fn observe(&self) -> Observed;
+
+    /// Carries one operation out.
+    ///
+    /// # Errors
+    /// Nothing, or a part of the operation that a second try overwrites, has been written.
+    fn apply(&mut self, op: &MapOp) -> Result<(), WriteError>;
+}
