@@ -20,8 +20,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
-    for input in ["xdp-lb-ebpf/src", "xdp-lb-ebpf/Cargo.toml", "xdp-lb-common/src", "xdp-lb-common/Cargo.toml", "Cargo.lock"]
-    {
+    for input in [
+        "xdp-lb-ebpf/src",
+        "xdp-lb-ebpf/Cargo.toml",
+        "xdp-lb-common/src",
+        "xdp-lb-common/Cargo.toml",
+        "Cargo.lock",
+    ] {
         println!("cargo:rerun-if-changed={}", root.join(input).display());
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -33,7 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let target_dir = out.ancestors().nth(4).unwrap_or(&out).join("bpf");
     let status = toolchain.build(&root, &target_dir, &env::var("CARGO_CFG_TARGET_ARCH")?).status()?;
     if !status.success() {
-        return Err(format!("building the kernel half failed ({status}); is bpf-linker installed? `cargo xtask setup`").into());
+        return Err(format!(
+            "building the kernel half failed ({status}); is bpf-linker installed? `cargo xtask setup`"
+        )
+        .into());
     }
     for object in OBJECTS {
         fs::copy(target_dir.join("bpfel-unknown-none/release").join(object), out.join(object))?;
@@ -68,7 +76,11 @@ impl Toolchain {
 
     /// Itself, when the library sources are there and it is new enough for edition 2024.
     fn complete(self) -> Option<Self> {
-        let out = Command::new(&self.rustc).env_remove("RUSTC_WRAPPER").args(["--print", "sysroot"]).output().ok()?;
+        let out = Command::new(&self.rustc)
+            .env_remove("RUSTC_WRAPPER")
+            .args(["--print", "sysroot"])
+            .output()
+            .ok()?;
         let sysroot = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim());
         let version = Command::new(&self.rustc).arg("--version").output().ok()?;
         let version = String::from_utf8_lossy(&version.stdout).into_owned();
@@ -90,7 +102,8 @@ impl Toolchain {
         let mut cargo = Command::new(&self.cargo);
         for (name, _) in env::vars_os() {
             let text = name.to_string_lossy();
-            let inherited = ["CARGO", "RUSTC", "RUSTUP", "RUSTFLAGS", "RUSTDOC"].iter().any(|p| text.starts_with(p));
+            let inherited =
+                ["CARGO", "RUSTC", "RUSTUP", "RUSTFLAGS", "RUSTDOC"].iter().any(|p| text.starts_with(p));
             if inherited && !["CARGO_HOME", "RUSTUP_HOME"].contains(&&*text) {
                 cargo.env_remove(name);
             }

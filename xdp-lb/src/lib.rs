@@ -7,9 +7,11 @@ pub mod gates;
 pub mod maglev;
 pub mod model;
 pub mod nexthop;
+pub mod plan;
 pub mod scan;
 pub mod slots;
 pub mod state;
+pub mod template;
 
 #[cfg(feature = "agent")]
 pub mod dataplane;

@@ -162,6 +162,15 @@ pub enum MapOp {
         /// The list.
         list: Box<AllowList>,
     },
+    /// Zeroes the counters of a service and of a range of `backend_stats` that are about to be used anew.
+    ClearStats {
+        /// Service id, when the service is new.
+        service: Option<u16>,
+        /// First index in `backend_stats`.
+        base: u32,
+        /// How many.
+        len: u32,
+    },
     /// Clears a service that no VIP reaches.
     DropService {
         /// Id.
@@ -203,6 +212,7 @@ impl MapOp {
             }
             Self::PutPage { page, .. } => (names::PORTS, page),
             Self::PutVips { bank, .. } => (names::VIPS, bank),
+            Self::ClearStats { base, .. } => (names::BACKEND_STATS, base),
             Self::SetSources { .. } => (names::DECAP_SOURCES, 0),
             Self::SwitchVips { .. } | Self::Grace | Self::SetGeneration { .. } => (names::CONTROL, 0),
         }
