@@ -106,7 +106,6 @@ fn identity(seed: u64, address: IpAddr) -> u64 {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
     };
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the address")]
     let (high, low) = ((bits >> 64) as u64, bits as u64);
     mix(mix(mix(seed ^ 0x6d61_676c_6576_0001) ^ high).wrapping_add(low))
 }
@@ -206,13 +205,7 @@ fn fill(mut classes: Vec<Class>, size: u32) -> Vec<u16> {
 
 /// Maps 64 random bits to `0..range` (the high half decides).
 pub(crate) fn scale(hash: u64, range: u32) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a 32-bit number times a 32-bit number, shifted by 32"
-    )]
-    {
-        ((hash >> 32) * u64::from(range) >> 32) as u32
-    }
+    (((hash >> 32) * u64::from(range)) >> 32) as u32
 }
 
 #[cfg(test)]

@@ -236,7 +236,6 @@ impl Ring<'_> {
     /// Notes the slot of a live entry that keeps it dirty. On a clean slot the ring decides whatever is
     /// remembered, and an entry of a dead backend moves with its next packet.
     fn note(&mut self, entry: FlowEntry) {
-        #[expect(clippy::cast_possible_truncation, reason = "a ring has at most 131071 slots")]
         let slot = slot_of_tag(entry.tag(), self.slots.len() as u32) as usize;
         let Some(&word) = self.slots.get(slot) else { return };
         let now = Slot(word);

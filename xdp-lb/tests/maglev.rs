@@ -70,7 +70,6 @@ fn percent(part: impl TryInto<u32, Error: std::fmt::Debug>, whole: u32) -> f64 {
 /// Largest deviation from the mean in per cent, over those who have slots at all.
 fn deviation(counts: &[u32]) -> f64 {
     let holders = counts.iter().filter(|&&n| n > 0).count();
-    #[expect(clippy::cast_precision_loss, reason = "a hundred")]
     let mean = f64::from(counts.iter().sum::<u32>()) / holders as f64;
     counts.iter().filter(|&&n| n > 0).map(|&n| 100.0 * (f64::from(n) - mean).abs() / mean).fold(0.0, f64::max)
 }
