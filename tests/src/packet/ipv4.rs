@@ -88,7 +88,7 @@ impl Frame<Ipv4> {
         assert!(offset.is_multiple_of(8), "fragment offset {offset} is not a multiple of 8");
         let more = if more { MORE_FRAGMENTS } else { 0 };
         self.with(|ip| {
-            ip.flags_and_offset = ip.flags_and_offset & (RESERVED | DONT_FRAGMENT) | more | offset / 8
+            ip.flags_and_offset = ip.flags_and_offset & (RESERVED | DONT_FRAGMENT) | more | (offset / 8)
         })
     }
 
