@@ -9,10 +9,12 @@
 
 mod privilege;
 mod run;
+mod subject;
 #[expect(unsafe_code, reason = "the bpf system call takes pointers")]
 mod sys;
 mod tally;
 
 pub use privilege::{Skipped, available};
 pub use run::{Ctx, Failure, MAX_PACKET, MIN_PACKET, Outcome, XdpAction, run, run_repeated};
+pub use subject::Subject;
 pub use tally::{Counted, Tally, assert_counted, counted, sum};
