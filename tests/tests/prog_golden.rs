@@ -2,14 +2,15 @@
 
 mod golden;
 
+use std::collections::BTreeSet;
+
 use golden::fixture::{BALANCER, BOTH, DECAP, SPREAD, load};
 use golden::net::{VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
     Row, check, decap, discovery, echo, extensions, flow_label, fragments, lying, passes, services,
     truncated, tunnels,
 };
-use std::collections::BTreeSet;
-use xdp_lb_common::reason::FlowEvent;
+use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason, Reason};
 use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, available, run};
 
 /// One test a group, so that a failure names it.
@@ -20,7 +21,13 @@ macro_rules! groups {
             let Ok(()) = available() else { return };
             check(load($config).as_ref(), &$rows());
         }
-    )* };
+    )*
+
+        /// All groups.
+        fn all_rows() -> Vec<Row> {
+            [$($rows()),*].concat()
+        }
+    };
 }
 
 groups! {
@@ -57,6 +64,32 @@ groups! {
     decap_no_tunnel: DECAP, decap::no_tunnel;
     decap_truncated: DECAP, decap::truncated;
     both_jobs: BOTH, decap::both;
+}
+
+/// Reasons that no row can bring about, and where they are tested instead.
+const ELSEWHERE: [Counted; 4] = [
+    // Needs neighbours that do not answer: the lab.
+    Counted::Drop(DropReason::NextHopUnresolved),
+    // Needs an address of this node as backend: the lab.
+    Counted::Pass(PassReason::LocalBackend),
+    // Needs more than the one page that a test run has: unit tests of `encap`.
+    Counted::Drop(DropReason::Oversize),
+    // Needs broken maps.
+    Counted::Drop(DropReason::TableInconsistent),
+];
+
+/// A new reason needs a new row.
+#[test]
+fn every_reason_has_a_row() {
+    let rowed: BTreeSet<Counted> = all_rows().into_iter().flat_map(|row| row.counted).collect();
+    let drops = DropReason::ALL.iter().map(|reason| Counted::Drop(*reason));
+    let passes = PassReason::ALL.iter().map(|reason| Counted::Pass(*reason));
+    let missing: Vec<String> = drops
+        .chain(passes)
+        .filter(|reason| rowed.contains(reason) == ELSEWHERE.contains(reason))
+        .map(|reason| reason.to_string())
+        .collect();
+    assert!(missing.is_empty(), "without a row, or with one and listed as without: {missing:?}");
 }
 
 /// A service with `tracking: exact` looks up every packet: the first is remembered, the second found.

@@ -126,7 +126,8 @@ fn check_row(subject: &dyn Subject, row: &Row) -> Result<(), String> {
 }
 
 impl Output {
-    fn differs(&self, actual: &[u8], input: &[u8]) -> Option<String> {
+    /// What tells `actual` from this; `None` when nothing does.
+    pub fn differs(&self, actual: &[u8], input: &[u8]) -> Option<String> {
         match self {
             Self::Same => difference(actual, input),
             Self::Whole(expected) => difference(actual, expected),
