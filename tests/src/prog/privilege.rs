@@ -24,7 +24,10 @@ pub fn available() -> Result<(), Skipped> {
     if may_use_bpf(effective(&status)) {
         return Ok(());
     }
-    let why = "SKIP: loading XDP programs needs root, or CAP_BPF and CAP_NET_ADMIN: run `sudo -E cargo xtask test prog`";
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let need = "loading XDP programs needs root, or CAP_BPF and CAP_NET_ADMIN";
+    let why = format!("SKIP {test}: {need}: run `sudo -E cargo xtask test prog`");
     assert!(
         std::env::var_os("REQUIRE_ALL").is_none_or(|value| value != "1"),
         "{why}; REQUIRE_ALL=1 forbids skips"

@@ -67,7 +67,7 @@ pub fn others() -> Vec<Row> {
 }
 
 /// Cuts an IPv4 frame and makes its total length true again.
-fn honest_v4(whole: &[u8], length: usize) -> Vec<u8> {
+pub fn honest_v4(whole: &[u8], length: usize) -> Vec<u8> {
     let mut frame = whole[..length].to_vec();
     let total = u16::try_from(length - 14).expect("a test packet is short");
     frame[16..18].copy_from_slice(&total.to_be_bytes());
@@ -75,7 +75,7 @@ fn honest_v4(whole: &[u8], length: usize) -> Vec<u8> {
 }
 
 /// Cuts an IPv6 frame and makes its payload length true again.
-fn honest_v6(whole: &[u8], length: usize) -> Vec<u8> {
+pub fn honest_v6(whole: &[u8], length: usize) -> Vec<u8> {
     let mut frame = whole[..length].to_vec();
     let payload = u16::try_from(length - 54).expect("a test packet is short");
     frame[18..20].copy_from_slice(&payload.to_be_bytes());
