@@ -1,1 +1,3 @@
-//! (being written)
+//! Helpers below the integration tests: the network-namespace lab.
+
+pub mod lab;
