@@ -15,6 +15,8 @@ use xdp_lb_tests::lab::{Host, Lab, Leaks, Options, Role, plan, skip, sys, wait_u
 
 const BOUND: Duration = Duration::from_secs(20);
 const PORT: u16 = 8080;
+/// Neighbour discovery and the like: packets that a test has not sent but counts.
+const NOISE: u64 = 30;
 
 fn at(addresses: [IpAddr; 2]) -> [SocketAddr; 2] {
     addresses.map(|ip| SocketAddr::new(ip, PORT))
@@ -165,8 +167,6 @@ impl UdpSocketIn {
 
 #[test]
 fn counters_count_every_packet() -> Result<()> {
-    /// Neighbour discovery and the like.
-    const NOISE: u64 = 30;
     const PACKETS: u64 = 1000;
     if !skip::can_run(skip::LAB) {
         return Ok(());
@@ -233,7 +233,8 @@ fn xdp_tx_comes_back_over_veth() -> Result<()> {
                 wait_until("all frames to get there", BOUND, || {
                     lab.router_counters(edge).unwrap().since(before).tx_packets >= PACKETS
                 })?;
-                assert_eq!(back(), 0, "the pass program is not needed after all: simplify the lab");
+                // What the edge says by itself (neighbour discovery) is sent by its stack and does arrive.
+                assert!(back() <= NOISE, "the pass program is not needed after all: simplify the lab");
             }
         }
     }
@@ -241,7 +242,7 @@ fn xdp_tx_comes_back_over_veth() -> Result<()> {
 }
 
 #[test]
-fn packets_of_the_fabrics_size_pass_and_larger_ones_do_not() -> Result<()> {
+fn packets_of_the_fabrics_size_pass_whole() -> Result<()> {
     if !skip::can_run(skip::LAB) {
         return Ok(());
     }
@@ -253,6 +254,8 @@ fn packets_of_the_fabrics_size_pass_and_larger_ones_do_not() -> Result<()> {
             let options = DatagramOptions { flows: 1, datagrams: 1, size, ..DatagramOptions::default() };
             Datagrams::start(&edge.ns, target, options)?.finish(BOUND)
         };
+        // The first one brings neighbour discovery with it, which must not be counted below.
+        assert!(send(100)?[0].is_unharmed(), "{target}");
         let before = backend.counters()?;
         assert!(send(1600 - headers)?[0].is_unharmed(), "{target}");
         let whole = backend.counters()?.since(before).rx_packets;
