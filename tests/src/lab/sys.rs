@@ -106,8 +106,7 @@ pub fn is_bpffs(path: &Path) -> io::Result<bool> {
         check(libc::statfs(path.as_ptr(), stat.as_mut_ptr()))?;
         stat.assume_init()
     };
-    #[expect(clippy::unnecessary_cast, reason = "the field's type differs between C libraries")]
-    Ok(stat.f_type as libc::c_long == BPF_FS_MAGIC)
+    Ok(stat.f_type == BPF_FS_MAGIC)
 }
 
 /// Sends a signal to one process.
@@ -159,6 +158,24 @@ pub fn prepare_child(command: &mut Command, netns: OwnedFd, die_with_us: bool) {
     // SAFETY: the hook makes only async-signal-safe system calls and allocates nothing (an io::Error made from an
     // errno holds no heap memory), so it may run between fork and exec of a process with threads.
     unsafe { command.pre_exec(hook) };
+}
+
+/// Sets a socket's receive buffer in bytes, beyond what the host allows ordinary users.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN`.
+pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open while borrowed; the option takes an int, which `bytes` is and which is only read.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const bytes).cast(),
+            length,
+        )
+    })
 }
 
 /// One switch of an interface, as ethtool's single-value commands name them.

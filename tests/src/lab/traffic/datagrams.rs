@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::lock;
 use super::seen::{SEQUENCE, Seen};
+use super::{lock, udp_socket};
 use crate::lab::namespace::Namespace;
 use crate::lab::wait::wait_until;
 use crate::lab::worker::{Stop, Worker};
@@ -189,7 +188,7 @@ async fn flow(
     let state = &states[index];
     let any =
         if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let socket = UdpSocket::bind((any, 0)).await.context("bind a UDP socket")?;
+    let socket = udp_socket((any, 0).into()).await?;
     socket.connect(target).await.with_context(|| format!("connect to {target}"))?;
     lock(state).flow.local = socket.local_addr().ok();
     let mut payload = vec![0xa5; options.size.max(SEQUENCE)];

@@ -25,7 +25,25 @@ pub use nginx::Nginx;
 pub use seen::Seen;
 pub use server::Server;
 
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use tokio::net::UdpSocket;
+
+use super::sys;
+
+/// Receive buffer of a UDP socket in bytes. The default of 208 KiB holds 277 small datagrams: a generator that a busy
+/// machine keeps waiting for 30 ms would count its own losses as the network's.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+
+/// A UDP socket that loses nothing of its own accord.
+async fn udp_socket(address: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(address).await.with_context(|| format!("bind UDP {address}"))?;
+    sys::force_receive_buffer(socket.as_fd(), RECEIVE_BUFFER).context("enlarge a receive buffer")?;
+    Ok(socket)
+}
 
 /// A lock whose holder's panic does not hide what was counted.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
 use super::seen::{REQUEST_HEAD, SEQUENCE, Seen};
+use super::udp_socket;
 use crate::lab::namespace::Namespace;
 use crate::lab::worker::Worker;
 
@@ -36,11 +37,10 @@ impl Server {
         let worker = ns.work(&format!("server {name}"), move |stop| async move {
             let mut tasks = JoinSet::new();
             for address in addresses {
-                let at = || format!("bind {address}");
-                let listener = TcpListener::bind(address).await.with_context(at)?;
-                let socket = UdpSocket::bind(address).await.with_context(at)?;
+                let listener =
+                    TcpListener::bind(address).await.with_context(|| format!("bind TCP {address}"))?;
                 tasks.spawn(accept(listener, name.clone()));
-                tasks.spawn(echo_datagrams(socket, name.clone()));
+                tasks.spawn(echo_datagrams(udp_socket(address).await?, name.clone()));
             }
             // The starter may have given up waiting; then it drops us and `stop` is given.
             let _ = bound.send(());
