@@ -8,8 +8,8 @@ use std::fs;
 use std::time::Duration;
 
 use super::remains::{self, Remain};
+use super::wait::wait_until;
 use super::{bpffs, namespace, sys};
-use crate::lab::wait::wait_until;
 
 /// How long killed processes may take to go.
 const GONE_BOUND: Duration = Duration::from_secs(5);

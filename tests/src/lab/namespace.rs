@@ -63,7 +63,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespace that plays `role` in the lab `id`, with `lo` up and [quiet](QUIET) settings.
+    /// Makes the namespace that plays `role` in the lab `id`, with `lo` up and quiet settings.
     ///
     /// # Errors
     /// Without root, or when the kernel has no network namespaces.

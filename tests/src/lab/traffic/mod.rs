@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | long TCP connections | [`Server`] | [`Connections`] | resets, timeouts, moves |
 //! | UDP streams | [`Server`] | [`Datagrams`] | loss, reordering, moves |
-//! | short requests (HTTP/1.0) | [`Server`], [`Nginx`] | [`Load`], [`curl`] | rate, share of each server, failures |
+//! | short requests (HTTP/1.0) | [`Server`], [`Nginx`] | [`Load`], [`curl()`] | rate, share of each server, failures |
 //!
 //! Everything is bounded in time and number. Every answer carries the server's name and the client's address as the
 //! server saw it ([`Seen`]), so a test can tell a misdirected packet from a good one and DSR from translation.
