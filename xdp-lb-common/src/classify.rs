@@ -1,7 +1,7 @@
 //! From a destination to a service id: three dependent loads, whatever the ports look like (see [`crate::vip`]).
 
 use crate::{
-    parse::{TCP, UDP, Words, words},
+    parse::{Addresses, TCP, UDP, Version, words},
     vip::{MAX_PROBES, PAGE_PORTS, PortPage, VIP_USED, VipSlot, probe_start},
 };
 
@@ -17,9 +17,14 @@ pub trait Tables {
     fn port_page(&self, index: u32) -> Option<&PortPage>;
 }
 
-/// The VIP with this address.
+/// The VIP that a packet is for. An IPv6 packet to a mapped address is for none: the table holds IPv4
+/// addresses in that form, and on the wire it must not mean one (RFC 4942 section 2.2).
 #[inline(always)]
-pub fn vip<T: Tables>(tables: &T, address: Words) -> Option<&VipSlot> {
+pub fn vip<'a, T: Tables>(tables: &'a T, packet: &Addresses) -> Option<&'a VipSlot> {
+    let address = packet.destination;
+    if packet.version == Version::V6 && address[0] == 0 && address[1] as u32 == 0xffff_0000 {
+        return None;
+    }
     let live = crate::control::VipBank::unpack(tables.vip_bank());
     let mask = tables.vip_mask();
     let base = live.bank * (mask + 1);

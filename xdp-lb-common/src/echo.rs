@@ -38,11 +38,17 @@ pub fn reply_v6(ip: &mut [u8; 40]) {
 }
 
 /// Turns the type of an ICMP or ICMPv6 echo request into a reply's. `reply` is 0 or 129.
+///
+/// A checksum of 0 and one of 0xffff mean the same but for a message of nothing but zeros, which only the
+/// latter fits (RFC 1624 section 3); the update cannot tell, so it always says 0xffff.
 #[inline(always)]
 pub fn reply_icmp(icmp: &mut [u8; 8], reply: u8) {
     let old = u16::from_be_bytes([icmp[0], icmp[1]]);
     icmp[0] = reply;
     let new = u16::from_be_bytes([icmp[0], icmp[1]]);
-    let sum = checksum::update(u16::from_be_bytes([icmp[2], icmp[3]]), old, new);
+    let sum = match checksum::update(u16::from_be_bytes([icmp[2], icmp[3]]), old, new) {
+        0 => 0xffff,
+        sum => sum,
+    };
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
 }

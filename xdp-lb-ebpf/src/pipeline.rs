@@ -30,7 +30,7 @@ pub fn balance(packet: &mut Packet) -> Verdict {
         Ok(addresses) => addresses,
         Err(reason) => return Pass(reason),
     };
-    match classify::vip(&Tables, addresses.destination) {
+    match classify::vip(&Tables, &addresses) {
         Some(vip) if vip.flags & VIP_BALANCED != 0 => for_vip(packet, addresses, vip).unwrap_or_else(Drop),
         Some(_) => Pass(PassReason::DecapVip),
         None if maps::decap() != 0 => take_off(packet, addresses),
@@ -101,7 +101,7 @@ fn take_off(packet: &mut Packet, outer: Addresses) -> Verdict {
     let Some(inner) = parse::addresses(packet, outer.l4, version) else {
         return if allowed { Drop(DropReason::TunnelMalformed) } else { Pass(PassReason::TunnelForOthers) };
     };
-    match classify::vip(&Tables, inner.destination) {
+    match classify::vip(&Tables, &inner) {
         Some(vip) if vip.flags & VIP_DECAP != 0 => {}
         _ => return Pass(PassReason::TunnelForOthers),
     }

@@ -1,0 +1,57 @@
+//! The lab: real networks of namespaces, real processes and real traffic, gone when dropped.
+//!
+//! ```no_run
+//! use xdp_lb_tests::lab::{Lab, Options, skip};
+//!
+//! fn a_test() -> anyhow::Result<()> {
+//!     if !skip::can_run(skip::LAB) {
+//!         return Ok(());
+//!     }
+//!     let lab = Lab::start(&Options::default())?;
+//!     lab.backend(1).ns.enter(|| println!("inside"))?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Blocking throughout; only the traffic generators use async code, on threads of their own. Must not be called
+//! from inside an async task.
+//!
+//! | file | decides |
+//! |---|---|
+//! | `topology` | who is connected to whom, and with which settings |
+//! | `plan` | who has which address |
+//! | `namespace`, `netlink` | one namespace; its links, addresses and routes |
+//! | `process`, `worker` | processes and threads in a namespace |
+//! | `product` | the `xdp-lb` binary in a namespace |
+//! | `traffic` | servers, clients and what they count |
+//! | `id`, `remains`, `janitor`, `leaks` | names of what we made, and that nothing of it stays |
+//! | `bpffs`, `scratch` | the lab's own directories |
+//! | `skip`, `wait` | what the machine lacks; waiting with a bound |
+//! | `sys` | the unsafe system calls |
+
+pub mod bpffs;
+pub mod id;
+pub mod janitor;
+pub mod leaks;
+pub mod namespace;
+pub mod netlink;
+pub mod plan;
+pub mod process;
+pub mod product;
+pub mod remains;
+pub mod scratch;
+pub mod skip;
+pub mod sys;
+pub mod topology;
+pub mod traffic;
+pub mod wait;
+pub mod worker;
+
+pub use leaks::Leaks;
+pub use namespace::{Lifetime, Namespace};
+pub use netlink::Counters;
+pub use plan::{Dual, Role};
+pub use process::{Process, Signal, Stream};
+pub use product::{Daemon, Product};
+pub use topology::{Host, Lab, Options, RpFilter};
+pub use wait::{wait_for, wait_until};

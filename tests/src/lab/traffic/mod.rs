@@ -1,0 +1,51 @@
+//! Real traffic: servers that say who they are and whom they see, and clients that count what happens to them.
+//!
+//! | | server | client | counts |
+//! |---|---|---|---|
+//! | long TCP connections | [`Server`] | [`Connections`] | resets, timeouts, moves |
+//! | UDP streams | [`Server`] | [`Datagrams`] | loss, reordering, moves |
+//! | short requests (HTTP/1.0) | [`Server`], [`Nginx`] | [`Load`], [`curl()`] | rate, share of each server, failures |
+//!
+//! Everything is bounded in time and number. Every answer carries the server's name and the client's address as the
+//! server saw it ([`Seen`]), so a test can tell a misdirected packet from a good one and DSR from translation.
+
+mod connections;
+mod curl;
+mod datagrams;
+mod load;
+mod nginx;
+mod seen;
+mod server;
+
+pub use connections::{Connection, ConnectionOptions, Connections, End};
+pub use curl::{curl, url};
+pub use datagrams::{DatagramOptions, Datagrams, Flow};
+pub use load::{Failure, FailureKind, Load, LoadOptions, LoadReport};
+pub use nginx::Nginx;
+pub use seen::Seen;
+pub use server::Server;
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use tokio::net::UdpSocket;
+
+use super::sys;
+
+/// Receive buffer of a UDP socket in bytes. The default of 208 KiB holds 277 small datagrams: a generator that a busy
+/// machine keeps waiting for 30 ms would count its own losses as the network's.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+
+/// A UDP socket that loses nothing of its own accord.
+async fn udp_socket(address: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(address).await.with_context(|| format!("bind UDP {address}"))?;
+    sys::force_receive_buffer(socket.as_fd(), RECEIVE_BUFFER).context("enlarge a receive buffer")?;
+    Ok(socket)
+}
+
+/// A lock whose holder's panic does not hide what was counted.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
