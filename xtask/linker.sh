@@ -13,8 +13,13 @@ cargo_pid= wish=
 pid=$PPID
 for _ in 1 2 3 4; do
     words=$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) || break
-    case $words in
-        *"--package xtask -- "*) cargo_pid=$pid wish=install; case "$words " in *" --no-install "*) wish=list ;; esac; break ;;
+    # Only cargo itself counts: rustc is told `--crate-name xtask`. The alias shows unexpanded in its arguments.
+    case ${words%% *}/$words in
+        cargo/*" xtask "* | */cargo/*" xtask "*)
+            cargo_pid=$pid wish=install
+            case $words in *" --no-install "*) wish=list ;; esac
+            break
+            ;;
     esac
     pid=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null) || break
     [ "${pid:-0}" -gt 1 ] || break
@@ -27,6 +32,7 @@ install="$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-instal
 if [ "$wish" != install ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "missing: cc (links host programs and build scripts; cargo needs it before xtask can run)" >&2
     echo "    $install" >&2
+    echo "what else is missing can be listed when xtask runs" >&2
     exit 1
 fi
 

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod check;
+mod chroot;
 mod command;
 mod run;
 mod setup;
@@ -98,6 +99,8 @@ fn dispatch(arguments: Arguments) -> Result<()> {
             setup::before(Need::Run, mode)?;
             run::run(release, arguments)
         }
+        // Nothing is set up here: that is what it tests, elsewhere.
+        Task::Test { part: Some(Part::Chroot), extra } => chroot::run(&extra),
         Task::Test { part, extra } => {
             let need = if part == Some(Part::Unit) { Need::Build } else { Need::Run };
             setup::before(need, mode)?;
