@@ -45,7 +45,8 @@ inside() {
     printf 'deb %s %s main\n' "$mirror" "$suite" "$mirror" "$suite-updates" "${mirror%/}-security" "$suite-security" >"$root/etc/apt/sources.list"
     apt-config dump | grep -E '^Acquire::(http|https|Check-|Retries)' >"$root/etc/apt/apt.conf.d/99host" || true
     cp /etc/resolv.conf /etc/hosts "$root/etc/"
-    cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+    # Beside the chroot's own: installing ca-certificates writes that one anew.
+    cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/host.crt"
     # Lists as on a new machine: none. Services: none may start, a chroot shares the host's network.
     rm -rf "$root"/var/lib/apt/lists/*
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
@@ -53,7 +54,7 @@ inside() {
 
     mount -t proc proc "$root/proc"
     mount -t sysfs sysfs "$root/sys"
-    mount --bind /dev "$root/dev"
+    mount --rbind /dev "$root/dev"
 
     echo "== $suite: rustup's stable, and nothing of the host's cargo but its settings"
     local cargo=${CARGO_HOME:-$HOME/.cargo} rustup=${RUSTUP_HOME:-$HOME/.rustup} stable tool
@@ -100,8 +101,9 @@ in_chroot() {
     shift 2
     while read -r name; do
         pass+=("$name=${!name}")
-    done < <(compgen -e | grep -E '^(.*_(proxy|PROXY)|SSL_CERT_FILE|CURL_CA_BUNDLE|CARGO_(HTTP|NET|REGISTR|SOURCE).*|RUSTUP_(DIST_SERVER|UPDATE_ROOT))$')
+    done < <(compgen -e | grep -E '^(.*_(proxy|PROXY)|CARGO_(NET|REGISTR|SOURCE).*|RUSTUP_(DIST_SERVER|UPDATE_ROOT))$')
     env -i HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive "${pass[@]}" \
+        SSL_CERT_FILE=/etc/ssl/host.crt CURL_CA_BUNDLE=/etc/ssl/host.crt CARGO_HTTP_CAINFO=/etc/ssl/host.crt \
         PATH=/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         chroot "$root" sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
 }

@@ -26,8 +26,8 @@ for _ in 1 2 3 4; do
 done
 
 sudo=
-[ "$(id -u)" = 0 ] || sudo=sudo
-install="$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev"
+[ "$(id -u)" = 0 ] || sudo='sudo '
+install="${sudo}env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev"
 
 if [ "$wish" != install ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "missing: cc (links host programs and build scripts; cargo needs it before xtask can run)" >&2
@@ -44,7 +44,7 @@ flock -w 900 9
 if ! command -v cc >/dev/null 2>&1; then
     {
         echo "cc: links host programs and build scripts; cargo needs it before xtask can run"
-        ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || { echo "  \$ $sudo apt-get update"; timeout 600 $sudo apt-get update; }
+        ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || { echo "  \$ ${sudo}apt-get update"; timeout 600 $sudo apt-get update; }
         echo "  \$ $install"
         # Old lists name files that the archive no longer has: once more with new ones.
         timeout 900 $install || { timeout 600 $sudo apt-get update && timeout 900 $install; }
