@@ -21,6 +21,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::build::cargo_command;
+use crate::command::which;
 use crate::toolchain;
 use crate::workspace;
 
@@ -109,7 +110,8 @@ fn quiet(mut command: Command) -> Result<Outcome> {
 
 /// The kernel half with the toolchain that builds it. Debian's has no clippy: there, the compiler's own warnings count.
 fn kernel_half(root: &Path) -> Result<Outcome> {
-    let found = match toolchain::find(None) {
+    let linker = which("bpf-linker").and_then(|path| std::fs::read(path).ok());
+    let found = match toolchain::find(linker.and_then(|binary| toolchain::llvm_of_linker(&binary))) {
         Ok(found) => found,
         Err(_) => bail!("no toolchain for BPF: see `cargo xtask setup`"),
     };

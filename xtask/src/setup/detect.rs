@@ -56,7 +56,8 @@ impl Facts {
     #[must_use]
     pub fn of(rows: &[&Requirement]) -> Self {
         let linker = linker();
-        let (rust, teachable) = bpf_rust(linker.as_ref().ok().and_then(|linker| linker.llvm));
+        // Without a linker, or with a wrong one, the plan brings one with this LLVM.
+        let (rust, teachable) = bpf_rust(linker.as_ref().map_or(Some(toolchain::LLVM), |linker| linker.llvm));
         let state = |row: &Requirement| match row.item {
             Item::BpfRust => rust.clone(),
             Item::BpfLinker => match &linker {
@@ -116,7 +117,19 @@ fn linker() -> Result<Linker, String> {
         return Err(format!("{} is {version:?}, not bpf-linker 0.13", path.display()));
     }
     let llvm = toolchain::llvm_of_linker(&std::fs::read(&path).unwrap_or_default());
+    if let Some(old) = too_old(llvm) {
+        return Err(format!(
+            "{} is linked with LLVM {old}, older than rustc's {}",
+            path.display(),
+            toolchain::LLVM
+        ));
+    }
     Ok(Linker { path: path.display().to_string(), version, llvm })
+}
+
+/// The linker is what set-up can build anew; no rustc on a distribution's archive is as old as some linkers are.
+fn too_old(llvm: Option<u32>) -> Option<u32> {
+    llvm.filter(|llvm| *llvm < toolchain::LLVM)
 }
 
 fn right_linker(version: &str) -> bool {
@@ -124,8 +137,6 @@ fn right_linker(version: &str) -> bool {
 }
 
 fn bpf_rust(linker_llvm: Option<u32>) -> (State, Option<String>) {
-    // Without a linker the plan brings one with this LLVM.
-    let linker_llvm = linker_llvm.or_else(|| which("bpf-linker").is_none().then_some(toolchain::LLVM));
     let seen = match toolchain::find(linker_llvm) {
         Ok(found) => {
             let text = format!("{}, {} on LLVM {}", found.at.name, found.rustc.release, found.rustc.llvm);
@@ -175,6 +186,8 @@ mod tests {
         assert!(!right_linker("bpf-linker 0.9.15"));
         assert!(!right_linker("bpf-linker 0.130.0"));
         assert!(!right_linker(""));
+        assert_eq!(too_old(Some(21)), Some(21));
+        assert_eq!([too_old(Some(22)), too_old(Some(23)), too_old(None)], [None; 3]);
     }
 
     #[test]
