@@ -5,12 +5,15 @@
 pub mod config;
 pub mod gates;
 pub mod maglev;
+pub mod memory;
 pub mod model;
 pub mod nexthop;
+pub mod observe;
 pub mod plan;
 pub mod scan;
 pub mod slots;
 pub mod state;
+pub mod survey;
 pub mod template;
 
 #[cfg(feature = "agent")]
