@@ -108,9 +108,12 @@ in_chroot() {
         chroot "$root" sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
 }
 
+# With the exits, editing this file while it runs changes nothing: bash has read all of this.
 if [ "${1-}" = --inside ]; then
     shift
     inside "$@"
+    exit
 else
     main "$@"
+    exit
 fi
