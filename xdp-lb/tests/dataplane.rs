@@ -33,6 +33,7 @@ use xdp_lb_common::{
     vip::{PAGE_PORTS, PortPage, VIP_BALANCED, VIP_USED, VipSlot, probe_start},
 };
 
+const XDP_ABORTED: u32 = 0;
 const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 /// The ingress interface of test runs: the kernel uses the namespace's `lo`.
@@ -68,32 +69,6 @@ fn a_packet_goes_into_the_tunnel_and_is_counted() {
     assert_eq!(maps.counters().unwrap().flows.remembered, 1);
     maps.clear_service_traffic(SERVICE).unwrap();
     assert_eq!(maps.service_traffic(SERVICE).unwrap().packets, 0);
-}
-
-#[test]
-fn another_interface_is_a_redirect() {
-    let Some(root) = root() else { return };
-    let mut loaded = open(&root);
-    let mut maps = loaded.maps().unwrap();
-    fill(&mut maps);
-    maps.apply(&MapOp::PutTxPort { ifindex: LO }).unwrap();
-    assert_eq!(maps.observe().tx_ports, [LO].into());
-    for index in 0..2 {
-        let template = Box::new(Template { ifindex: LO + 1, ..template(index) });
-        maps.apply(&MapOp::SetTemplate { index, template }).unwrap();
-    }
-    assert_ne!(run(&mut loaded, &udp(40_000)).0, XDP_REDIRECT, "no such port");
-    // A device map holds an interface under any index, which a single interface suffices to see.
-    for index in 0..2 {
-        let template = Box::new(Template { ifindex: LO, ..template(index) });
-        maps.apply(&MapOp::SetTemplate { index, template }).unwrap();
-    }
-    assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_TX);
-    maps.apply(&MapOp::DropTxPort { ifindex: LO }).unwrap();
-    maps.apply(&MapOp::DropTxPort { ifindex: LO }).unwrap();
-    assert!(maps.observe().tx_ports.is_empty());
-    assert!(maps.apply(&MapOp::PutTxPort { ifindex: 1 << 30 }).is_err());
-    assert!(maps.apply(&MapOp::DropTxPort { ifindex: 1 << 30 }).is_err());
 }
 
 #[test]
@@ -344,7 +319,7 @@ fn a_link_outlives_its_maker_and_is_updated_in_place() {
             attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Auto, false).unwrap()
         };
         assert_eq!((first.mode, first.updated), (Mode::Native, false));
-        assert_eq!(attach::attached(root).unwrap(), [first.clone()]);
+        assert_eq!(attach::attached(root).unwrap(), std::slice::from_ref(&first));
 
         let mut loaded = open(root);
         let second = attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Auto, false).unwrap();
@@ -368,6 +343,31 @@ fn a_link_outlives_its_maker_and_is_updated_in_place() {
         drop(loaded);
         load::remove(root).unwrap();
         assert!(!root.path().exists());
+    });
+}
+
+#[test]
+fn another_interface_is_a_redirect() {
+    in_namespace(|root| {
+        let mut loaded = open(root);
+        let mut maps = loaded.maps().unwrap();
+        fill(&mut maps);
+        let ifindex = xdp_lb::dataplane::sys::ifindex("v0").unwrap();
+        for index in 0..2 {
+            let template = Box::new(Template { ifindex, ..template(index) });
+            maps.apply(&MapOp::SetTemplate { index, template }).unwrap();
+        }
+        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_ABORTED, "nobody allowed the interface");
+        maps.apply(&MapOp::PutTxPort { ifindex }).unwrap();
+        assert_eq!(maps.observe().tx_ports, [ifindex].into());
+        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_REDIRECT);
+        maps.apply(&MapOp::DropTxPort { ifindex }).unwrap();
+        maps.apply(&MapOp::DropTxPort { ifindex }).unwrap();
+        assert!(maps.observe().tx_ports.is_empty());
+        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_ABORTED);
+        let beyond = maps.capacity().tx_ports;
+        assert!(maps.apply(&MapOp::PutTxPort { ifindex: beyond }).is_err());
+        assert!(maps.apply(&MapOp::DropTxPort { ifindex: beyond }).is_err());
     });
 }
 
