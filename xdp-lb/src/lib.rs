@@ -17,6 +17,8 @@ pub mod survey;
 pub mod template;
 
 #[cfg(feature = "agent")]
+pub mod agent;
+#[cfg(feature = "agent")]
 pub mod dataplane;
 #[cfg(feature = "agent")]
 pub mod netlink;
