@@ -6,13 +6,16 @@ pub mod config;
 pub mod explain;
 pub mod gates;
 pub mod maglev;
+pub mod memory;
 pub mod model;
 pub mod nexthop;
+pub mod observe;
 pub mod plan;
 pub mod scan;
 pub mod slots;
 pub mod state;
 pub mod status;
+pub mod survey;
 pub mod template;
 
 #[cfg(feature = "agent")]
