@@ -10,6 +10,8 @@
 //!           Pass     Drop, Pass                       Drop     Drop, Pass
 //! ```
 
+mod rehearse;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +31,7 @@ use xdp_lb_common::{
     vip::{VIP_BALANCED, VIP_PASS_UNMATCHED, VipSlot},
 };
 
+pub use self::rehearse::{RehearseError, rehearse};
 use crate::{
     model::{Affinity, Protocol, Tracking},
     nexthop::UnresolvedReason,

@@ -13,9 +13,9 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 use xdp_lb_common::{
     backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_LOCAL, KIND_TUNNEL, Template},
-    flow::WAYS,
+    flow::{FlowEntry, FlowSet, WAYS},
     reason::{DropReason, FlowEvent, PassReason, Reason},
-    ring::Slot,
+    ring::{NO_BACKEND, Slot},
     service::{CLIENT_IP, IS_UDP, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED, TRACK_WINDOW},
     stats::{Counters, Traffic},
     vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VIP_USED, VipSlot},
@@ -354,6 +354,16 @@ pub fn tracking(config: &ServiceConfig) -> Tracking {
     }
 }
 
+/// Live flows by service id and ring-local index, from all sets of the flow table.
+#[must_use]
+pub fn flows(sets: impl Iterator<Item = FlowSet>, tick: u16) -> BTreeMap<(u16, u16), u32> {
+    let mut flows = BTreeMap::new();
+    for entry in sets.flat_map(|set| set.entries).map(FlowEntry).filter(|entry| !entry.is_free(tick)) {
+        *flows.entry((entry.service(), entry.backend())).or_insert(0) += 1;
+    }
+    flows
+}
+
 /// `00:00:5e:00:01:01`.
 #[must_use]
 pub fn mac_text(mac: &Mac) -> String {
@@ -411,7 +421,7 @@ fn service(
         tracking_window: config.flags & TRACK_WINDOW != 0,
         slots: config.table_size,
         dirty_slots: count(ring, Slot::is_dirty),
-        empty_slots: count(ring, |slot| slot.backend() == xdp_lb_common::ring::NO_BACKEND),
+        empty_slots: count(ring, |slot| slot.backend() == NO_BACKEND),
         packets: traffic.packets,
         bytes: traffic.bytes,
         flows: readings.flows.as_ref().map(total),

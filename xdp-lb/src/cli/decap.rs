@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::run::OnExit;
+use crate::dataplane::BpffsRoot;
 
 /// Arguments of `decap`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +20,7 @@ pub struct Args {
 }
 
 /// Takes tunnels off until it is told to end.
-pub fn run(args: Args, bpffs: PathBuf) -> anyhow::Result<ExitCode> {
+pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
     let Args { config, on_exit, replace } = args;
     super::file::read(&config)?;
     // THE LEAD'S: agent::decap(..)

@@ -14,6 +14,7 @@ mod decap;
 mod detach;
 mod explain;
 pub mod file;
+mod interfaces;
 mod load;
 mod man;
 mod output;
@@ -23,8 +24,12 @@ mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+
+use crate::dataplane::BpffsRoot;
 
 /// Exit code of a failure.
 pub const FAILED: u8 = 1;
@@ -33,7 +38,7 @@ pub const REFUSED: u8 = 3;
 
 /// A direct-server-return layer-4 load balancer on XDP.
 #[derive(Debug, Parser)]
-#[command(name = "xdp-lb", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "xdp-lb", version, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 a check says no.")]
 struct Cli {
     #[command(subcommand)]
@@ -71,14 +76,15 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let Cli { command, bpffs } = Cli::parse();
+    let bpffs = BpffsRoot::new(bpffs);
     let done = match command {
         Command::Run(args) => run::run(args, bpffs),
         Command::Decap(args) => decap::run(args, bpffs),
         Command::Check(args) => check::run(&args),
         Command::Load(args) => load::run(args),
-        Command::Status(args) => status::run(&args, bpffs),
-        Command::Explain(args) => explain::run(&args, bpffs),
-        Command::Detach => detach::run(bpffs),
+        Command::Status(args) => status::run(&args, &bpffs),
+        Command::Explain(args) => explain::run(&args, &bpffs),
+        Command::Detach => detach::run(&bpffs),
         Command::Completions(args) => completions::run(&args),
         Command::Man => man::run(),
     };
@@ -93,6 +99,14 @@ fn bad_usage(command: &str, message: String) -> ! {
         Some(command) => command.error(ErrorKind::ValueValidation, message).exit(),
         None => cli.error(ErrorKind::ValueValidation, message).exit(),
     }
+}
+
+/// Runs a question to the kernel to its end on this thread, in whose network namespace it is asked.
+fn wait_for<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("start a runtime")?;
+    // The kernel answers at once or never.
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), question).await })?
 }
 
 /// Tells people what failed, and scripts by which exit code.

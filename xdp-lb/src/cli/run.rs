@@ -4,6 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::ValueEnum;
 
+use crate::dataplane::BpffsRoot;
+
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -31,7 +33,7 @@ pub enum OnExit {
 }
 
 /// Runs the balancer until it is told to end.
-pub fn run(args: Args, bpffs: PathBuf) -> anyhow::Result<ExitCode> {
+pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
     let Args { config, on_exit, replace, allow_moves } = args;
     super::file::read(&config)?;
     // THE LEAD'S: agent::run(RunOptions { config, bpffs, on_exit, replace, allow_moves })

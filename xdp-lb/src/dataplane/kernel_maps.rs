@@ -360,6 +360,10 @@ impl KernelMaps {
                 self.clear_service_traffic(*id)
             }
             MapOp::SetService { id, config } => self.set_service(*id, config),
+            MapOp::ClearStats { service, base, len } => {
+                service.map_or(Ok(()), |id| self.clear_service_traffic(id))?;
+                (0..*len).try_for_each(|local| self.clear_backend_traffic(base.saturating_add(local)))
+            }
             MapOp::DropService { id } => self.put_service(*id, &Service::zeroed()),
             MapOp::PutPage { page, content } => self.ports.write(*page, content),
             MapOp::PutVips { bank, slots } => self.put_vips(*bank, slots),
