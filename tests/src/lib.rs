@@ -1,1 +1,4 @@
-//! (being written)
+//! What the integration tests stand on: a packet builder, a test-run harness and a lab of network namespaces.
+
+pub mod packet;
+pub mod prog;

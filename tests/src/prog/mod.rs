@@ -1,0 +1,20 @@
+//! Runs an XDP program on one packet inside the kernel (`BPF_PROG_TEST_RUN`), without any traffic.
+//!
+//! ```text
+//!  packet, Ctx --run--> verdict, whole packet afterwards, ns      (run.rs, over the one system call in sys.rs)
+//!  Tally before, after --assert_counted--> exactly these counters moved      (tally.rs)
+//! ```
+//!
+//! A test begins with `let Ok(()) = prog::available() else { return };`: without privileges it says why it does nothing.
+
+mod privilege;
+mod run;
+mod subject;
+#[expect(unsafe_code, reason = "the bpf system call takes pointers")]
+mod sys;
+mod tally;
+
+pub use privilege::{Skipped, available};
+pub use run::{Ctx, Failure, MAX_PACKET, MIN_PACKET, Outcome, XdpAction, run, run_repeated};
+pub use subject::Subject;
+pub use tally::{Counted, Tally, assert_counted, counted, sum};

@@ -1,0 +1,148 @@
+//! The configurations behind the rows, and the loaded program.
+
+use xdp_lb_tests::prog::Subject;
+
+/// A balancer with every kind of service; one outer source, so that whole packets are constants.
+pub const BALANCER: &str = r#"
+version: 1
+node: { name: golden }
+interfaces: [{ name: lo, mode: generic, next_hop: { mac: "00:00:5e:00:01:01" } }]
+encap: { kind: ipip, source_v4: 172.16.0.1/32, source_v6: "fd00:7864:7000::1/128" }
+maglev: { table_size: 251, seed: 20240229 }
+flow_table: { entries: 1024 }
+limits: { services: 64, vips: 64, backends: 256, ring_slots: 8192, port_pages: 512, backend_stats: 64 }
+vips:
+  - { address: 203.0.113.30, unmatched: pass }
+  - { address: "2001:db8::30", unmatched: pass }
+services:
+  - name: sip
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: 5060
+    tracking: off
+    backends: [{ address: 10.1.2.11 }]
+  - name: web
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: tcp
+    ports: [80, 443]
+    backends: [{ address: 10.1.2.11 }]
+  - name: media
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: "20000-24999"
+    tracking: off
+    backends: [{ address: 10.1.2.11 }]
+  - name: remembered
+    vip: 203.0.113.10
+    protocol: udp
+    ports: 7000
+    tracking: exact
+    backends: [{ address: 10.1.2.11 }]
+  - name: expedited
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: 7100
+    tracking: off
+    encap: { dscp: 46 }
+    backends: [{ address: 10.1.2.11 }]
+  - name: expedited-over-v6
+    vip: [203.0.113.20, "2001:db8::20"]
+    protocol: udp
+    ports: 7100
+    tracking: off
+    encap: { dscp: 46 }
+    backends: [{ address: "fd00:1:2::11" }]
+  - name: empty
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: tcp
+    ports: 8000
+    backends: []
+  - name: empty-udp
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: 8000
+    backends: []
+  - name: sip-over-v6
+    vip: [203.0.113.20, "2001:db8::20"]
+    protocol: udp
+    ports: 5060
+    tracking: off
+    backends: [{ address: "fd00:1:2::11" }]
+  - name: all-tcp-over-v6
+    vip: [203.0.113.20, "2001:db8::20"]
+    protocol: tcp
+    ports: all
+    backends: [{ address: "fd00:1:2::11" }]
+  - name: pass
+    vip: [203.0.113.30, "2001:db8::30"]
+    protocol: udp
+    ports: 5060
+    tracking: off
+    backends: [{ address: 10.1.2.11 }]
+"#;
+
+/// The same addresses with prefixes of many outer sources.
+pub const SPREAD: &str = r#"
+version: 1
+node: { name: golden }
+interfaces: [{ name: lo, mode: generic, next_hop: { mac: "00:00:5e:00:01:01" } }]
+encap: { kind: ipip, source_v4: 172.16.0.0/16, source_v6: "fd00:7864:7000::/64" }
+maglev: { table_size: 251, seed: 20240229 }
+flow_table: { entries: 1024 }
+limits: { services: 64, vips: 64, backends: 256, ring_slots: 8192, port_pages: 512, backend_stats: 64 }
+services:
+  - name: sip
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: 5060
+    tracking: off
+    backends: [{ address: 10.1.2.11 }]
+  - name: sip-over-v6
+    vip: [203.0.113.20, "2001:db8::20"]
+    protocol: udp
+    ports: 5060
+    tracking: off
+    backends: [{ address: "fd00:1:2::11" }]
+"#;
+
+/// The backend side alone.
+pub const DECAP: &str = r#"
+version: 1
+decap:
+  interfaces: [{ name: lo, mode: generic }]
+  accept: [ipip]
+  allow_sources: [172.16.0.0/16, 10.9.9.9/32, "fd00:7864:7000::/64"]
+  vips: [203.0.113.10, "2001:db8::10"]
+  vip_on_lo: false
+"#;
+
+/// Both jobs in one program: `.10` is balanced, `.40` lives here.
+pub const BOTH: &str = r#"
+version: 1
+node: { name: golden }
+interfaces: [{ name: lo, mode: generic, next_hop: { mac: "00:00:5e:00:01:01" } }]
+encap: { kind: ipip, source_v4: 172.16.0.1/32, source_v6: "fd00:7864:7000::1/128" }
+maglev: { table_size: 251, seed: 20240229 }
+flow_table: { entries: 1024 }
+limits: { services: 64, vips: 64, backends: 256, ring_slots: 8192, port_pages: 512, backend_stats: 64 }
+services:
+  - name: sip
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: 5060
+    tracking: off
+    backends: [{ address: 10.1.2.11 }]
+decap:
+  accept: [ipip]
+  allow_sources: [172.16.0.0/16, "fd00:7864:7000::/64"]
+  vips: [203.0.113.40, "2001:db8::40"]
+  vip_on_lo: false
+"#;
+
+/// Loads the program that `config` asks for and fills its maps, attached to nothing.
+///
+/// # Panics
+/// When it cannot; `prog::available` has been asked before.
+pub fn load(config: &str) -> Box<dyn Subject> {
+    panic!("xdp_lb::dataplane is not there yet to load {config}")
+}

@@ -1,0 +1,160 @@
+//! A row: one packet, and all that the program may make of it.
+//!
+//! Rows are data, grouped by subject into the files beside this one. Outputs are built with `packet`, never with
+//! xdp-lb's own code, and compared whole; counters are compared whole too, so that a packet that is not counted, or
+//! counted twice, fails its row.
+
+pub mod decap;
+pub mod discovery;
+pub mod echo;
+pub mod extensions;
+pub mod fixture;
+pub mod fragments;
+pub mod lying;
+pub mod net;
+pub mod passes;
+pub mod services;
+pub mod truncated;
+pub mod tunnels;
+
+use std::collections::HashSet;
+
+use xdp_lb_common::reason::{DropReason, PassReason};
+use xdp_lb_tests::packet::difference;
+use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, counted, run};
+
+/// One packet and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What the row is about, unique in its group.
+    pub name: String,
+    /// The frame.
+    pub input: Vec<u8>,
+    /// Where it comes in.
+    pub ctx: Ctx,
+    /// What the program wants done with it.
+    pub verdict: XdpAction,
+    /// The whole frame afterwards.
+    pub output: Output,
+    /// Every counter that moves.
+    pub counted: Vec<Counted>,
+}
+
+/// A frame that the program must leave behind.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// The input.
+    Same,
+    /// These bytes.
+    Whole(Vec<u8>),
+    /// These bytes but for the 20 bits of the outer IPv6 flow label, which must not be zero.
+    Labelled(Vec<u8>),
+}
+
+impl Row {
+    /// A packet that goes up the stack, byte for byte.
+    pub fn passes(name: impl Into<String>, input: Vec<u8>, reason: PassReason) -> Self {
+        Self::new(name, input, XdpAction::Pass, Output::Same, Counted::Pass(reason))
+    }
+
+    /// A packet that goes no further. Its bytes stay as they are: nothing was written before the decision.
+    pub fn drops(name: impl Into<String>, input: Vec<u8>, reason: DropReason) -> Self {
+        Self::new(name, input, XdpAction::Drop, Output::Same, Counted::Drop(reason))
+    }
+
+    /// A packet that leaves by the interface that it came in by.
+    pub fn sends(name: impl Into<String>, input: Vec<u8>, output: Output, counted: Counted) -> Self {
+        Self::new(name, input, XdpAction::Tx, output, counted)
+    }
+
+    /// A packet that goes up the stack changed.
+    pub fn hands_up(name: impl Into<String>, input: Vec<u8>, output: Vec<u8>, reason: PassReason) -> Self {
+        Self::new(name, input, XdpAction::Pass, Output::Whole(output), Counted::Pass(reason))
+    }
+
+    fn new(
+        name: impl Into<String>,
+        input: Vec<u8>,
+        verdict: XdpAction,
+        output: Output,
+        counted: Counted,
+    ) -> Self {
+        Self { name: name.into(), input, ctx: Ctx::default(), verdict, output, counted: vec![counted] }
+    }
+
+    /// With so many bytes of metadata, which take headroom away.
+    pub fn with_metadata(mut self, length: usize) -> Self {
+        self.ctx.data_meta = vec![0x5a; length];
+        self
+    }
+}
+
+/// Runs every row and reports all that fail.
+///
+/// # Panics
+/// When a row fails, or two rows have one name.
+#[track_caller]
+pub fn check(subject: &dyn Subject, rows: &[Row]) {
+    let mut names = HashSet::new();
+    for row in rows {
+        assert!(names.insert(&row.name), "two rows are called {:?}", row.name);
+    }
+    let failures: Vec<String> = rows
+        .iter()
+        .filter_map(|row| check_row(subject, row).err().map(|why| format!("row {:?}\n{why}", row.name)))
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {} rows failed\n\n{}",
+        failures.len(),
+        rows.len(),
+        failures.join("\n\n")
+    );
+}
+
+fn check_row(subject: &dyn Subject, row: &Row) -> Result<(), String> {
+    let before = subject.tally();
+    let outcome = run(subject.program(), &row.input, &row.ctx).map_err(|failure| failure.to_string())?;
+    let after = subject.tally();
+    let mut wrong = Vec::new();
+    if outcome.verdict != row.verdict {
+        wrong.push(format!("verdict {:?}, expected {:?}", outcome.verdict, row.verdict));
+    }
+    wrong.extend(counted(before, after, &row.counted).err());
+    wrong.extend(row.output.differs(&outcome.packet, &row.input));
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+impl Output {
+    /// What tells `actual` from this; `None` when nothing does.
+    pub fn differs(&self, actual: &[u8], input: &[u8]) -> Option<String> {
+        match self {
+            Self::Same => difference(actual, input),
+            Self::Whole(expected) => difference(actual, expected),
+            Self::Labelled(expected) => {
+                let label = flow_label(actual);
+                let mut expected = expected.clone();
+                set_flow_label(&mut expected, label);
+                let zero = (label == 0).then(|| "the outer flow label is zero".to_owned());
+                difference(actual, &expected).or(zero)
+            }
+        }
+    }
+}
+
+/// The flow label of an IPv6 header straight behind Ethernet; 0 when the frame ends before it.
+pub fn flow_label(frame: &[u8]) -> u32 {
+    match frame.get(15..18) {
+        Some(&[a, b, c]) => u32::from_be_bytes([0, a & 0x0f, b, c]),
+        _ => 0,
+    }
+}
+
+fn set_flow_label(frame: &mut [u8], label: u32) {
+    let [_, a, b, c] = label.to_be_bytes();
+    if let Some([first, second, third]) = frame.get_mut(15..18) {
+        *first = *first & 0xf0 | a;
+        *second = b;
+        *third = c;
+    }
+}

@@ -1,0 +1,156 @@
+//! Golden packets through `BPF_PROG_TEST_RUN`: every group of rows against the program that its fixture loads.
+
+mod golden;
+
+use std::collections::BTreeSet;
+
+use golden::fixture::{BALANCER, BOTH, DECAP, SPREAD, load};
+use golden::net::{VIP, VIP_OVER_V6, to, to_v6};
+use golden::{
+    Row, check, decap, discovery, echo, extensions, flow_label, fragments, lying, passes, services,
+    truncated, tunnels,
+};
+use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason, Reason};
+use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, available, run};
+
+/// One test a group, so that a failure names it.
+macro_rules! groups {
+    ($($test:ident: $config:ident, $rows:path;)*) => { $(
+        #[test]
+        fn $test() {
+            let Ok(()) = available() else { return };
+            check(load($config).as_ref(), &$rows());
+        }
+    )*
+
+        /// All groups.
+        fn all_rows() -> Vec<Row> {
+            [$($rows()),*].concat()
+        }
+    };
+}
+
+groups! {
+    families: BALANCER, tunnels::families;
+    transports: BALANCER, tunnels::transports;
+    headers: BALANCER, tunnels::headers;
+    dscp: BALANCER, tunnels::dscp;
+    padding: BALANCER, tunnels::padding;
+    headroom: BALANCER, tunnels::headroom;
+    echo_requests: BALANCER, echo::rows;
+    neighbour_discovery: BALANCER, discovery::neighbours;
+    unhandled_icmp: BALANCER, discovery::unhandled;
+    not_ip: BALANCER, passes::not_ip;
+    not_a_vip: BALANCER, passes::not_a_vip;
+    unserved_ports: BALANCER, services::unserved;
+    unmatched_pass: BALANCER, services::unmatched;
+    served_ports: BALANCER, services::ports;
+    empty_services: BALANCER, services::empty;
+    fragments_v4: BALANCER, fragments::ipv4;
+    fragments_v6: BALANCER, fragments::ipv6;
+    options_v4: BALANCER, extensions::ipv4;
+    extensions_v6: BALANCER, extensions::ipv6;
+    lying_ipv4: BALANCER, lying::ipv4;
+    lying_ipv6: BALANCER, lying::ipv6;
+    lying_extensions: BALANCER, lying::extensions;
+    lying_transport: BALANCER, lying::transport;
+    truncated_frames: BALANCER, truncated::frames;
+    truncated_packets: BALANCER, truncated::packets;
+    truncated_others: BALANCER, truncated::others;
+    decap_taken_off: DECAP, decap::taken_off;
+    decap_refused: DECAP, decap::refused;
+    decap_malformed: DECAP, decap::malformed;
+    decap_for_others: DECAP, decap::for_others;
+    decap_no_tunnel: DECAP, decap::no_tunnel;
+    decap_truncated: DECAP, decap::truncated;
+    both_jobs: BOTH, decap::both;
+}
+
+/// Reasons that no row can bring about, and where they are tested instead.
+const ELSEWHERE: [Counted; 4] = [
+    // Needs neighbours that do not answer: the lab.
+    Counted::Drop(DropReason::NextHopUnresolved),
+    // Needs an address of this node as backend: the lab.
+    Counted::Pass(PassReason::LocalBackend),
+    // Needs more than the one page that a test run has: unit tests of `encap`.
+    Counted::Drop(DropReason::Oversize),
+    // Needs broken maps.
+    Counted::Drop(DropReason::TableInconsistent),
+];
+
+/// A new reason needs a new row.
+#[test]
+fn every_reason_has_a_row() {
+    let rowed: BTreeSet<Counted> = all_rows().into_iter().flat_map(|row| row.counted).collect();
+    let drops = DropReason::ALL.iter().map(|reason| Counted::Drop(*reason));
+    let passes = PassReason::ALL.iter().map(|reason| Counted::Pass(*reason));
+    let missing: Vec<String> = drops
+        .chain(passes)
+        .filter(|reason| rowed.contains(reason) == ELSEWHERE.contains(reason))
+        .map(|reason| reason.to_string())
+        .collect();
+    assert!(missing.is_empty(), "without a row, or with one and listed as without: {missing:?}");
+}
+
+/// A service with `tracking: exact` looks up every packet: the first is remembered, the second found.
+#[test]
+fn exact_tracking_remembers_a_flow() {
+    let Ok(()) = available() else { return };
+    let row = |name: &str, events: &[FlowEvent]| {
+        let mut row: Row = tunnels::over_v4(name, to(VIP).udp(40000, 7000).payload(b"x").build(), 0, 0);
+        row.counted.extend(events.iter().map(|event| Counted::Flow(*event)));
+        row
+    };
+    let rows = [
+        row("first packet", &[FlowEvent::Miss, FlowEvent::Remembered]),
+        row("second packet", &[FlowEvent::Hit]),
+        row("third packet", &[FlowEvent::Hit]),
+    ];
+    check(load(BALANCER).as_ref(), &rows);
+}
+
+fn sent(subject: &dyn Subject, frame: &[u8]) -> Vec<u8> {
+    let outcome = run(subject.program(), frame, &Ctx::default()).unwrap();
+    assert_eq!(outcome.verdict, XdpAction::Tx);
+    outcome.packet
+}
+
+/// Outer source and flow label are a flow's: the same for all its packets, spread over flows, inside the prefix.
+#[test]
+fn source_and_label_follow_the_flow() {
+    let Ok(()) = available() else { return };
+    let subject = load(SPREAD);
+    let (mut sources, mut sources_v6, mut labels) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for port in 40000..40256 {
+        let short = sent(subject.as_ref(), &to(VIP).udp(port, 5060).build());
+        let long = sent(subject.as_ref(), &to(VIP).tos(4).id(9).udp(port, 5060).payload(&[7; 99]).build());
+        assert_eq!(short[26..28], [172, 16], "outside 172.16.0.0/16");
+        assert_eq!(short[26..30], long[26..30], "port {port}: two sources for one flow");
+        sources.insert(short[26..30].to_vec());
+
+        let short = sent(subject.as_ref(), &to(VIP_OVER_V6).udp(port, 5060).build());
+        let long = sent(subject.as_ref(), &to(VIP_OVER_V6).ttl(3).udp(port, 5060).payload(&[7; 99]).build());
+        assert_eq!(short[22..30], [0xfd, 0, 0x78, 0x64, 0x70, 0, 0, 0], "outside fd00:7864:7000::/64");
+        assert_eq!(short[22..38], long[22..38], "port {port}: two sources for one flow");
+        assert_eq!(flow_label(&short), flow_label(&long), "port {port}: two labels for one flow");
+        sources_v6.insert(short[22..38].to_vec());
+        labels.insert(flow_label(&short));
+    }
+    // 256 draws from 65536 meet about half a time; ten meetings are no accident.
+    assert!(sources.len() > 245, "{} sources for 256 flows", sources.len());
+    assert!(sources_v6.len() > 250, "{} IPv6 sources for 256 flows", sources_v6.len());
+    assert!(labels.len() > 250, "{} flow labels for 256 flows", labels.len());
+}
+
+/// The outer IPv4 checksum is right whatever the flow puts into the source.
+#[test]
+fn every_outer_checksum_is_right() {
+    let Ok(()) = available() else { return };
+    let subject = load(SPREAD);
+    for port in 1..2000 {
+        for frame in [to(VIP).udp(port, 5060).build(), to_v6("2001:db8::10").udp(port, 5060).build()] {
+            let outer = sent(subject.as_ref(), &frame);
+            assert_eq!(xdp_lb_tests::packet::internet_checksum(&[&outer[14..34]]), 0, "port {port}");
+        }
+    }
+}
