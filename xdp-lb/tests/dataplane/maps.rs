@@ -8,7 +8,7 @@ use xdp_lb_common::{
     classify,
     decap::AllowList,
     flow::FlowEntry,
-    parse::{Segment, UDP, words},
+    parse::{Addresses, Segment, UDP, Version, words},
     ring::Slot,
     select::{self, Flow, Why},
     service::{Service, ServiceConfig},
