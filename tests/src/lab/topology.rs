@@ -229,6 +229,16 @@ impl Lab {
         &self.backends[usize::from(n) - 1]
     }
 
+    /// The host that plays `role`.
+    #[must_use]
+    pub fn host(&self, role: Role) -> &Host {
+        match role {
+            Role::Client(n) => self.client(n),
+            Role::Edge(n) => self.edge(n),
+            Role::Backend(n) => self.backend(n),
+        }
+    }
+
     /// All edge nodes.
     #[must_use]
     pub fn edges(&self) -> &[Host] {
