@@ -32,6 +32,8 @@ pub struct Node<'lab> {
     pub config: PathBuf,
     /// Its place on the BPF file system.
     pub bpffs: PathBuf,
+    /// Arguments beyond these two, for [`Node::restart`].
+    pub extra: Vec<String>,
     /// The running or ended daemon.
     pub product: Product,
 }
@@ -46,7 +48,7 @@ impl<'lab> Node<'lab> {
         let config = lab.scratch().write(&format!("{}.yaml", role.name()), text)?;
         let bpffs = lab.bpf().of(&role.name());
         let product = Product::start_unready(&host.ns, daemon, &config, &bpffs, &[])?;
-        Ok(Self { lab, role, daemon, config, bpffs, product })
+        Ok(Self { lab, role, daemon, config, bpffs, extra: Vec::new(), product })
     }
 
     /// Its host.
@@ -60,7 +62,8 @@ impl<'lab> Node<'lab> {
     /// # Errors
     /// When it ends or is silent instead.
     pub fn restart(&mut self) -> Result<()> {
-        self.product = Product::start(&self.host().ns, self.daemon, &self.config, &self.bpffs, &[])?;
+        let extra: Vec<&str> = self.extra.iter().map(String::as_str).collect();
+        self.product = Product::start(&self.host().ns, self.daemon, &self.config, &self.bpffs, &extra)?;
         Ok(())
     }
 
