@@ -10,14 +10,14 @@
 use std::{fs, io, path::Path};
 
 use aya::programs::{
-    ProgramError, Xdp, XdpError, XdpMode,
+    Xdp, XdpMode,
     links::{FdLink, LinkError, PinnedLink},
     loaded_programs,
     xdp::XdpLink,
 };
 
 pub use super::netlink_xdp::Mode;
-use super::{netlink_xdp, root::BpffsRoot, sys};
+use super::{errors, netlink_xdp, root::BpffsRoot, sys};
 use crate::model::AttachMode;
 
 /// An interface that runs our program.
@@ -204,10 +204,10 @@ fn wants(mode: AttachMode, found: Mode) -> bool {
 
 fn update(program: &mut Xdp, pin: &Path) -> Result<(), AttachError> {
     let link = PinnedLink::from_pin(pin).map(FdLink::from).and_then(XdpLink::try_from);
-    let link = link.map_err(|e| failed("open link", pin.display())(link_error(e)))?;
+    let link = link.map_err(|e| failed("open link", pin.display())(errors::link(e)))?;
     let updated = program.attach_to_link(link).and_then(|id| program.take_link(id));
     // The pin holds the link; our descriptor of it can go.
-    updated.map(drop).map_err(|e| failed("update link", pin.display())(program_error(e)))
+    updated.map(drop).map_err(|e| failed("update link", pin.display())(errors::program(e)))
 }
 
 fn create(
@@ -227,11 +227,19 @@ fn create(
     let link = program
         .attach_to_if_index(ifindex, flags)
         .and_then(|id| program.take_link(id))
-        .map_err(program_error)
-        // aya falls back to netlink where links are unknown (before 5.9); that could not outlive the agent.
-        .and_then(|link| FdLink::try_from(link).map_err(link_error))
+        .map_err(errors::program)
+        .and_then(|link| FdLink::try_from(link).map_err(|e| no_link(ifindex, e)))
         .map_err(refused)?;
-    link.pin(pin).map(drop).map_err(|e| failed("pin link", pin.display())(io::Error::other(e)))
+    link.pin(pin).map(drop).map_err(|e| failed("pin link", pin.display())(errors::pin(e)))
+}
+
+/// aya falls back to netlink where XDP links are unknown (Linux before 5.9). Nothing would own that attachment, so
+/// it is undone.
+fn no_link(ifindex: u32, error: LinkError) -> io::Error {
+    match netlink_xdp::remove(ifindex) {
+        Ok(()) => io::Error::new(io::ErrorKind::Unsupported, "the kernel has no XDP links; Linux 5.9 has"),
+        Err(_) => errors::link(error),
+    }
 }
 
 /// Another's program, which only `replace` takes away.
@@ -289,20 +297,4 @@ fn remove_link(pin: &Path) -> Result<bool, AttachError> {
 fn failed(what: &'static str, on: impl ToString) -> impl FnOnce(io::Error) -> AttachError {
     let on = on.to_string();
     move |source| AttachError::Io { what, on, source }
-}
-
-/// Keeps the kernel's error number.
-fn program_error(error: ProgramError) -> io::Error {
-    match error {
-        ProgramError::SyscallError(e) => e.io_error,
-        ProgramError::XdpError(XdpError::NetlinkError(e)) => io::Error::other(e),
-        other => io::Error::other(other),
-    }
-}
-
-fn link_error(error: LinkError) -> io::Error {
-    match error {
-        LinkError::SyscallError(e) => e.io_error,
-        other => io::Error::other(other),
-    }
 }

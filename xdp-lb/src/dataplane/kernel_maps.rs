@@ -23,7 +23,7 @@ use std::{
 };
 
 use aya::{
-    maps::{DevMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues, xdp::XdpMapError},
+    maps::{DevMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
 use bytemuck::{Pod, Zeroable as _};
@@ -39,7 +39,7 @@ use xdp_lb_common::{
     vip::{PortPage, VIP_USED, VipSlot},
 };
 
-use super::{mapped::Mapped, root::BpffsRoot, sys};
+use super::{errors, mapped::Mapped, root::BpffsRoot, sys};
 use crate::state::{Capacity, MapOp, Maps, Observed, Ring, SlotChange, WriteError};
 
 /// What the maps are opened for.
@@ -341,7 +341,7 @@ impl KernelMaps {
     fn try_apply(&mut self, op: &MapOp) -> io::Result<()> {
         match op {
             MapOp::PutTxPort { ifindex } => {
-                self.tx_ports.set(*ifindex, *ifindex, None, 0).map_err(devmap_error)
+                self.tx_ports.set(*ifindex, *ifindex, None, 0).map_err(errors::device_map)
             }
             MapOp::DropTxPort { ifindex } => self.drop_tx_port(*ifindex),
             MapOp::PutBackend { index, entry } => self.put_backend(*index, entry),
@@ -385,7 +385,7 @@ impl KernelMaps {
 
     fn drop_tx_port(&mut self, ifindex: u32) -> io::Result<()> {
         if ifindex >= self.capacity.tx_ports {
-            return Err(outside());
+            return Err(errors::outside());
         }
         let map = self.tx_ports.map().fd().as_fd();
         sys::delete_element(map, ifindex)
@@ -399,7 +399,7 @@ impl KernelMaps {
     }
 
     fn set_template(&mut self, index: u32, template: &Template) -> io::Result<()> {
-        let live = self.backends.load_u32(index, offset_of!(Backend, live)).ok_or_else(outside)?;
+        let live = self.backends.load_u32(index, offset_of!(Backend, live)).ok_or_else(errors::outside)?;
         let idle = (live & 1) ^ 1;
         self.settle((names::BACKENDS, index));
         let place = offset_of!(Backend, templates) + idle as usize * size_of::<Template>();
@@ -419,7 +419,7 @@ impl KernelMaps {
 
     fn set_service(&mut self, id: u16, config: &ServiceConfig) -> io::Result<()> {
         let id = u32::from(id);
-        let live = self.services.load_u32(id, offset_of!(Service, live)).ok_or_else(outside)?;
+        let live = self.services.load_u32(id, offset_of!(Service, live)).ok_or_else(errors::outside)?;
         let idle = (live & 1) ^ 1;
         self.settle((names::SERVICES, id));
         let place = offset_of!(Service, configs) + idle as usize * size_of::<ServiceConfig>();
@@ -433,7 +433,7 @@ impl KernelMaps {
     fn put_ring(&self, base: u32, slots: &[u16]) -> io::Result<()> {
         let end = u32::try_from(slots.len()).ok().and_then(|len| base.checked_add(len));
         if !base.is_multiple_of(4) || end.is_none_or(|end| end > self.capacity.ring_slots) {
-            return Err(outside());
+            return Err(errors::outside());
         }
         for (index, four) in (base / 4..).zip(slots.chunks(4)) {
             let mut word = RingWord::default();
@@ -445,7 +445,7 @@ impl KernelMaps {
     }
 
     fn set_slot(&self, base: u32, change: &SlotChange) -> io::Result<()> {
-        let slot = base.checked_add(change.slot).ok_or_else(outside)?;
+        let slot = base.checked_add(change.slot).ok_or_else(errors::outside)?;
         if let Some(before) = change.before {
             self.rings_before.store_u16(slot >> 2, slot_offset(slot), before)?;
         }
@@ -522,8 +522,8 @@ struct Opener<'a> {
 
 impl Opener<'_> {
     fn data(&self, name: &'static str) -> Result<(MapData, u32), OpenError> {
-        let data = MapData::from_pin(self.root.map(name)).map_err(|e| self.error(name, map_error(e)))?;
-        let elements = data.info().map_err(|e| self.error(name, map_error(e)))?.max_entries();
+        let data = MapData::from_pin(self.root.map(name)).map_err(|e| self.error(name, errors::map(e)))?;
+        let elements = data.info().map_err(|e| self.error(name, errors::map(e)))?.max_entries();
         Ok((data, elements))
     }
 
@@ -533,7 +533,7 @@ impl Opener<'_> {
 
     fn mapped<T: Pod>(&self, name: &'static str) -> Result<Mapped<T>, OpenError> {
         let (data, elements) = self.data(name)?;
-        let size = data.info().map_err(|e| self.error(name, map_error(e)))?.value_size() as usize;
+        let size = data.info().map_err(|e| self.error(name, errors::map(e)))?.value_size() as usize;
         if size != size_of::<T>() {
             let text = format!("values of {size} bytes, not {}", size_of::<T>());
             return Err(self.error(name, io::Error::new(io::ErrorKind::InvalidData, text)));
@@ -547,7 +547,7 @@ impl Opener<'_> {
         kind: fn(MapData) -> Map,
     ) -> Result<T, OpenError> {
         let (data, _) = self.data(name)?;
-        T::try_from(kind(data)).map_err(|e| self.error(name, map_error(e)))
+        T::try_from(kind(data)).map_err(|e| self.error(name, errors::map(e)))
     }
 
     fn capacity(&self) -> Result<Capacity, OpenError> {
@@ -581,7 +581,7 @@ fn slots(rings: &Mapped<RingWord>, base: u32, size: u32) -> Vec<u16> {
 /// Adds up a value made of `u64` counters over CPUs.
 fn sum<T: Pod + aya::Pod>(map: &PerCpuArray<MapData, T>, index: u32) -> io::Result<T> {
     let mut total = T::zeroed();
-    for value in map.get(&index, 0).map_err(map_error)?.iter() {
+    for value in map.get(&index, 0).map_err(errors::map)?.iter() {
         let totals: &mut [u64] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut total));
         let values: &[u64] = bytemuck::cast_slice(std::slice::from_ref(value));
         for (total, value) in totals.iter_mut().zip(values) {
@@ -594,25 +594,5 @@ fn sum<T: Pod + aya::Pod>(map: &PerCpuArray<MapData, T>, index: u32) -> io::Resu
 fn clear<T: Pod + aya::Pod>(map: &mut PerCpuArray<MapData, T>, index: u32) -> io::Result<()> {
     let cpus = nr_cpus().map_err(|(_, e)| e)?;
     let zeros = PerCpuValues::try_from(vec![T::zeroed(); cpus])?;
-    map.set(index, zeros, 0).map_err(map_error)
-}
-
-/// Keeps the kernel's error number.
-fn map_error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(e) => e.io_error,
-        MapError::OutOfBounds { .. } => outside(),
-        other => io::Error::other(other),
-    }
-}
-
-fn devmap_error(error: XdpMapError) -> io::Error {
-    match error {
-        XdpMapError::MapError(e) => map_error(e),
-        other => io::Error::other(other),
-    }
-}
-
-fn outside() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "outside the map")
+    map.set(index, zeros, 0).map_err(errors::map)
 }

@@ -16,7 +16,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapError, MapInfo, MapType},
+    maps::{MapData, MapInfo, MapType},
     programs::{ProgramError, Xdp},
 };
 use xdp_lb_common::{
@@ -25,7 +25,7 @@ use xdp_lb_common::{
 };
 
 use super::{
-    attach,
+    attach, errors,
     kernel_maps::{Access, KernelMaps, OpenError},
     mapped::Mapped,
     object,
@@ -127,8 +127,8 @@ pub enum LoadError {
     Map {
         /// Name.
         name: &'static str,
-        /// aya's error.
-        source: MapError,
+        /// The kernel's word.
+        source: io::Error,
     },
     /// The maps cannot be opened.
     #[error(transparent)]
@@ -147,7 +147,7 @@ pub enum LoadError {
         log: String,
     },
     /// The program is missing from the object, or of another kind: a broken build.
-    #[error("program {name}: {source}")]
+    #[error("program {name}: {}", chain(source))]
     BrokenObject {
         /// Program.
         name: &'static str,
@@ -159,8 +159,8 @@ pub enum LoadError {
     PinProgram {
         /// Program.
         name: &'static str,
-        /// aya's error.
-        source: aya::pin::PinError,
+        /// The kernel's word.
+        source: io::Error,
     },
     /// A link that stays on its interface.
     #[error(transparent)]
@@ -199,7 +199,7 @@ impl Loaded {
         }
         let lock = lock(root)?;
         remove_tree(&root.new_maps())?;
-        let took_over = is_whole(root);
+        let took_over = is_whole(root)?;
         let loaded = if took_over {
             check(root, setup)?;
             load(setup, &root.maps())
@@ -246,7 +246,7 @@ impl Loaded {
         let (new, path) = (self.root.new_program(), self.root.program());
         remove_tree(&new)?;
         let name = self.program;
-        self.program()?.pin(&new).map_err(|source| LoadError::PinProgram { name, source })?;
+        self.program()?.pin(&new).map_err(|e| LoadError::PinProgram { name, source: errors::pin(e) })?;
         fs::rename(&new, &path).map_err(pin("rename the new program to", &path))
     }
 }
@@ -310,10 +310,13 @@ fn create(root: &BpffsRoot, setup: &Setup) -> Result<Ebpf, LoadError> {
     Ok(ebpf)
 }
 
-/// The maps are there, and their maker got as far as saying what they are.
-fn is_whole(root: &BpffsRoot) -> bool {
-    root.map(names::CONTROL).exists()
-        && open_control(&root.maps()).is_ok_and(|c| c.read(0).is_some_and(|c| c.layout != 0))
+/// The maps are there, and their maker got as far as saying what they are. Any other failure to look is no reason
+/// to make them anew: packets may be using them.
+fn is_whole(root: &BpffsRoot) -> Result<bool, LoadError> {
+    if !root.map(names::CONTROL).exists() {
+        return Ok(false);
+    }
+    Ok(open_control(&root.maps())?.read(0).is_some_and(|control| control.layout != 0))
 }
 
 /// Whether the pinned maps are the ones that this program and this configuration want.
@@ -328,7 +331,7 @@ fn check(root: &BpffsRoot, setup: &Setup) -> Result<(), LoadError> {
     differs(names::CONTROL, "the layout", control.layout.into(), LAYOUT.into())?;
     for spec in setup.shape.maps() {
         let info = MapInfo::from_pin(root.map(spec.name))
-            .map_err(|source| LoadError::Map { name: spec.name, source })?;
+            .map_err(|e| LoadError::Map { name: spec.name, source: errors::map(e) })?;
         for (what, found, wanted) in properties(&info, &spec)? {
             differs(spec.name, what, found, wanted)?;
         }
@@ -351,7 +354,7 @@ fn check(root: &BpffsRoot, setup: &Setup) -> Result<(), LoadError> {
 
 /// What, found, wanted.
 fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64); 5], LoadError> {
-    let error = |source| LoadError::Map { name: spec.name, source };
+    let error = |e| LoadError::Map { name: spec.name, source: errors::map(e) };
     let kind = match spec.kind {
         MapKind::MappedArray | MapKind::Array => MapType::Array,
         MapKind::PerCpuArray => MapType::PerCpuArray,
@@ -373,7 +376,7 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
 fn open_control(maps: &Path) -> Result<Mapped<Control>, LoadError> {
     let name = names::CONTROL;
     let map =
-        aya::maps::MapData::from_pin(maps.join(name)).map_err(|source| LoadError::Map { name, source })?;
+        MapData::from_pin(maps.join(name)).map_err(|e| LoadError::Map { name, source: errors::map(e) })?;
     Mapped::new(map.fd().as_fd(), 1, true)
         .map_err(|source| LoadError::Kernel { what: "mmap map control", source })
 }

@@ -19,6 +19,8 @@ use std::{
 
 use bytemuck::Pod;
 
+use super::errors;
+
 const WORD: usize = size_of::<u64>();
 
 /// The elements of an array map.
@@ -89,7 +91,7 @@ impl<T: Pod> Mapped<T> {
             let mut to_store = [0; WORD];
             to_store.copy_from_slice(bytes);
             self.word(index, word * WORD)
-                .ok_or_else(outside)?
+                .ok_or_else(errors::outside)?
                 .store(u64::from_ne_bytes(to_store), Ordering::Relaxed);
         }
         Ok(())
@@ -155,7 +157,7 @@ impl<T: Pod> Mapped<T> {
 
     fn writable_field<F>(&self, index: u32, offset: usize) -> io::Result<*mut F> {
         self.may_write()?;
-        self.field(index, offset).ok_or_else(outside)
+        self.field(index, offset).ok_or_else(errors::outside)
     }
 
     /// A field inside an element, aligned to its own size; the base is a page, elements are multiples of 8.
@@ -179,8 +181,4 @@ impl<T> Drop for Mapped<T> {
         // SAFETY: exactly what `mmap` gave; no reference into it outlives `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes.get()) };
     }
-}
-
-fn outside() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "outside the map")
 }

@@ -11,6 +11,7 @@
 //! `mapped` and `sys` hold all the `unsafe`: map memory in one, system calls in the other.
 
 pub mod attach;
+mod errors;
 pub mod kernel_maps;
 pub mod load;
 mod mapped;
