@@ -350,19 +350,19 @@ impl KernelMaps {
                 self.backends.store_u64(*index, offset_of!(Backend, since), *since)?;
                 self.backends.store_u32(*index, offset_of!(Backend, state), *state)
             }
-            MapOp::DropBackend { index } => self.put_backend(*index, &Backend::zeroed()),
+            MapOp::DropBackend { index } => {
+                let block_len = self.backends.read(*index).map_or(0, |b| b.block_len);
+                self.put_backend(*index, &Backend { block_len, ..Backend::zeroed() })
+            }
             MapOp::PutRing { base, slots } => self.put_ring(*base, slots),
             MapOp::SetSlots { base, changes } => {
                 changes.iter().try_for_each(|change| self.set_slot(*base, change))
             }
-            MapOp::PutService { id, entry } => {
-                self.put_service(*id, entry)?;
-                self.clear_service_traffic(*id)
-            }
+            MapOp::PutService { id, entry } => self.put_service(*id, entry),
             MapOp::SetService { id, config } => self.set_service(*id, config),
             MapOp::ClearStats { service, base, len } => {
                 service.map_or(Ok(()), |id| self.clear_service_traffic(id))?;
-                (0..*len).try_for_each(|local| self.clear_backend_traffic(base.saturating_add(local)))
+                (*base..base.saturating_add(*len)).try_for_each(|index| self.clear_backend_traffic(index))
             }
             MapOp::DropService { id } => self.put_service(*id, &Service::zeroed()),
             MapOp::PutPage { page, content } => self.ports.write(*page, content),
