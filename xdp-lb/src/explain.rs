@@ -10,7 +10,9 @@
 //!           Pass     Drop, Pass                       Drop     Drop, Pass
 //! ```
 
-mod rehearse;
+mod rehearsal;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -31,7 +33,7 @@ use xdp_lb_common::{
     vip::{VIP_BALANCED, VIP_PASS_UNMATCHED, VipSlot},
 };
 
-pub use self::rehearse::{RehearseError, rehearse};
+pub use self::rehearsal::{Rehearsal, RehearsalError};
 use crate::{
     model::{Affinity, Protocol, Tracking},
     nexthop::UnresolvedReason,
@@ -107,10 +109,6 @@ pub struct Facts {
     /// Why backends have no next hop.
     pub unresolved: BTreeMap<IpAddr, UnresolvedReason>,
 }
-
-/// The interface index of a header that was built without asking the kernel for the next hop, as by
-/// `explain --config`. No interface has it.
-pub const NOT_LOOKED_UP: u32 = 0;
 
 /// What becomes of the packet, and everything that led there. What was not reached is `None`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -174,11 +174,17 @@ pub enum Path {
         #[serde(serialize_with = "mac")]
         next_hop: Mac,
     },
+    /// Through a tunnel by a next hop that nobody looked up: no balancer was asked.
+    NotLookedUp,
     /// Up this node's own stack.
     Local,
     /// No next hop is known: packets are dropped.
     Unresolved,
 }
+
+/// The interface index of a header that was built without asking the kernel for the next hop, as by
+/// [`crate::explain::Rehearsal`]. No interface has it.
+pub const NOT_LOOKED_UP: u32 = 0;
 
 /// What a member takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -266,6 +272,7 @@ impl Path {
     #[must_use]
     pub fn of(template: &Template, names: &BTreeMap<u32, String>) -> Self {
         match template.kind {
+            KIND_TUNNEL if template.ifindex == NOT_LOOKED_UP => Self::NotLookedUp,
             KIND_TUNNEL => {
                 let [a, b, c, d, e, f, ..] = template.bytes;
                 Self::Tunnel {

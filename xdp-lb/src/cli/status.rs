@@ -242,6 +242,7 @@ pub fn path(path: &Path) -> String {
             let interface = interface.clone().unwrap_or_else(|| format!("interface {ifindex}"));
             format!("{} on {interface}", status::mac_text(next_hop))
         }
+        Path::NotLookedUp => "not looked up without a balancer".to_owned(),
         Path::Local => "this node".to_owned(),
         Path::Unresolved => "unresolved".to_owned(),
     }
