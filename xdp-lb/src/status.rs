@@ -7,6 +7,9 @@
 //!   Observed + Readings -> Status { services { backends } , interfaces, flow_table, drops, passes }
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
