@@ -22,8 +22,8 @@ pub struct Args {
 /// Takes tunnels off until it is told to end.
 pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
     let Args { config, on_exit, replace } = args;
-    super::file::read(&config)?;
-    // THE LEAD'S: agent::decap(..)
-    let _ = (bpffs, on_exit, replace);
+    let checked = super::file::read(&config)?;
+    // AGENT: as in `run`, with role: Role::Decap and allow_moves: false
+    let _ = (checked, bpffs, on_exit, replace);
     anyhow::bail!("decap is not built in yet")
 }

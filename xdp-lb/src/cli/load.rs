@@ -16,8 +16,8 @@ pub struct Args {
 /// Loads, fills, pins.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { config, pin } = args;
-    super::file::read(&config)?;
-    // THE LEAD'S: agent::load(LoadOptions { config, pin })
-    let _ = pin;
+    let checked = super::file::read(&config)?;
+    // AGENT: agent::load(&LoadOptions { config, pin }), which reads the file again or takes checked.desired
+    let _ = (checked, pin);
     anyhow::bail!("load is not built in yet")
 }

@@ -35,8 +35,9 @@ pub enum OnExit {
 /// Runs the balancer until it is told to end.
 pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
     let Args { config, on_exit, replace, allow_moves } = args;
-    super::file::read(&config)?;
-    // THE LEAD'S: agent::run(RunOptions { config, bpffs, on_exit, replace, allow_moves })
-    let _ = (bpffs, on_exit, replace, allow_moves);
+    let checked = super::file::read(&config)?;
+    // AGENT: start logging by checked.desired.log, log checked.warnings, then
+    // agent::run(&RunOptions { role: Role::Balancer, config, bpffs, on_exit, replace, allow_moves }, checked.desired)
+    let _ = (checked, bpffs, on_exit, replace, allow_moves);
     anyhow::bail!("run is not built in yet")
 }

@@ -192,7 +192,7 @@ fn backends(services: &[Service], now: u64) -> String {
         ("SERVICE", Left),
         ("BACKEND", Left),
         ("STATE", Left),
-        ("SINCE", Right),
+        ("FOR", Right),
         ("SLOTS", Right),
         ("SHARE", Right),
         ("FLOWS", Right),
