@@ -12,7 +12,7 @@ use crate::{
     explain::{Explanation, Facts, FlowFacts, Outcome, Query, Rehearsal, explain},
     model::Protocol,
     state::Maps as _,
-    status::Word as _,
+    status::{Path, Word as _},
 };
 
 /// Arguments of `explain`.
@@ -132,7 +132,13 @@ fn text(e: &Explanation, rehearsed: bool) -> String {
         lines.push(("tunnel", format!("{} from {} to {}{label}", t.kind, t.source, t.destination)));
     }
     if let Some(way) = &e.path {
-        let why = e.unresolved.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let why = match (way, e.backend, &e.unresolved) {
+            (_, _, Some(why)) => format!(": {why}"),
+            (Path::Unresolved, Some(to), None) => {
+                format!(": see `ip route get {to}` and `ip neighbour` on this node")
+            }
+            _ => String::new(),
+        };
         lines.push(("next hop", path(way) + &why));
     }
     table::fields(&lines)

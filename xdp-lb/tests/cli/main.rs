@@ -97,7 +97,7 @@ fn a_bad_file_is_three_with_every_mistake_in_its_place() {
         assert_eq!(parts.next(), Some("<stdin>"), "{line}");
         let number = |part: Option<&str>| part.and_then(|p| p.parse::<u32>().ok()).unwrap_or(0);
         assert!(number(parts.next()) > 1 && number(parts.next()) > 0, "{line}");
-        assert!(parts.next().is_some_and(|rest| rest.starts_with(&format!(" error: {path}: "))), "{line}");
+        assert!(parts.next().is_some_and(|rest| rest.starts_with(&format!(" {path}: "))), "{line}");
     }
     assert!(stderr(&output).ends_with("<stdin>: 4 errors\n"), "{}", stderr(&output));
 }
