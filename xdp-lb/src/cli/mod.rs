@@ -38,7 +38,7 @@ pub const REFUSED: u8 = 3;
 
 /// A direct-server-return layer-4 load balancer on XDP.
 #[derive(Debug, Parser)]
-#[command(name = "xdp-lb", version, max_term_width = 100)]
+#[command(name = "xdp-lb", version)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 a check says no.")]
 struct Cli {
     #[command(subcommand)]
