@@ -82,6 +82,7 @@ impl Agent {
 
     /// Carries a plan out, and remembers what the next one needs to know.
     pub fn carry_out(&mut self, plan: &Plan) -> Result<(), WriteError> {
+        self.census.quarantine(plan, &self.maps.observe());
         for op in &plan.ops {
             self.step(op)?;
         }
