@@ -106,6 +106,16 @@ impl Agent {
         plan
     }
 
+    /// As if a scan had found nobody.
+    pub fn forget_census(&mut self) {
+        self.census = Census::default();
+    }
+
+    /// As if the windows that are open had been open for long.
+    pub fn end_windows(&mut self) {
+        self.windows.values_mut().for_each(|opened| *opened = 0);
+    }
+
     /// Looks at the whole flow table, sweeps it and cleans slots.
     pub fn survey(&mut self) -> Survey {
         let found = self.look();
