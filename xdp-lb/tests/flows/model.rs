@@ -11,7 +11,7 @@ use xdp_lb_common::backend::MAX_MEMBERS;
 use xdp_lb_common::hash::{FlowHash, mix};
 use xdp_lb_common::parse::Segment;
 use xdp_lb_common::ring::DIRTY;
-use xdp_lb_common::select::{Flow, choose};
+use xdp_lb_common::select::{Flow, Tables, choose};
 use xdp_lb_common::service::ServiceConfig;
 
 use crate::common::agent::Agent;
@@ -184,6 +184,13 @@ impl Sim {
         assert!(choice.backend >= MAX_MEMBERS as u16 || to.is_some(), "{choice:?} of service {service}");
         self.lost += u64::from(to.is_none());
         to
+    }
+
+    /// The backend that the slot alone names.
+    pub fn slot_of(&self, conn: &Conn) -> Option<IpAddr> {
+        let (config, who) = &self.who[&conn.service];
+        let slot = self.agent.cpu().slot(config.slot_base + conn.hash.slot(config.table_size))?;
+        who.get(&slot.backend()).copied()
     }
 
     /// A new connection or flow of a service; two packets, so that it is confirmed.
