@@ -3,16 +3,25 @@
 //! Without the feature `agent` this is the pure half: no aya, no tokio, no files, no clock.
 
 pub mod config;
+pub mod explain;
 pub mod gates;
 pub mod maglev;
+pub mod memory;
 pub mod model;
 pub mod nexthop;
+pub mod observe;
 pub mod plan;
 pub mod scan;
 pub mod slots;
 pub mod state;
+pub mod status;
+pub mod survey;
 pub mod template;
 
+#[cfg(feature = "agent")]
+pub mod agent;
+#[cfg(feature = "agent")]
+pub mod cli;
 #[cfg(feature = "agent")]
 pub mod dataplane;
 #[cfg(feature = "agent")]

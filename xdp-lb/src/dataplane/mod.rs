@@ -1,3 +1,30 @@
 //! The kernel side of the agent: programs, maps, attachment.
+//!
+//! ```text
+//!   model::Limits -> shape -> load ----> ROOT/maps/*, ROOT/prog     (pins outlive the agent)
+//!                              |
+//!                              +-------> attach -> ROOT/links/*
+//!   plan (MapOp) ----------> kernel_maps -> mapped memory of the pinned maps
+//!   status, explain, flows <- kernel_maps, tables
+//! ```
+//!
+//! `mapped` and `sys` hold all the `unsafe`: map memory in one, system calls in the other.
 
+pub mod attach;
+mod errors;
+pub mod kernel_maps;
+pub mod load;
+mod mapped;
+mod netlink_xdp;
 pub mod object;
+pub mod root;
+pub mod shape;
+pub mod sys;
+pub mod tables;
+
+pub use attach::{AttachError, Attached, Mode};
+pub use kernel_maps::{Access, KernelMaps, OpenError};
+pub use load::{LoadError, Loaded, Program, Setup};
+pub use root::BpffsRoot;
+pub use shape::Shape;
+pub use tables::KernelTables;

@@ -1,0 +1,140 @@
+//! `xdp-lb check FILE`: everything that is wrong with a configuration, and what a good one costs.
+//!
+//! For people, findings go to stderr as `FILE:LINE:COLUMN: error: path: message`, and what a good file costs to stdout. For
+//! programs everything is in [`Report`] on stdout. With errors the exit code is 3.
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, process::ExitCode};
+
+use serde::Serialize;
+
+use super::{
+    REFUSED,
+    file::{self, counted},
+    output::{Output, to_stderr, to_stdout},
+    table,
+};
+use crate::{
+    config::{ConfigError, ConfigWarning},
+    dataplane::Shape,
+    model::Desired,
+};
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file; `-` is standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// The outcome: `ok` is false exactly when there are errors, and `costs` is there exactly when there are none.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// The file's name; `<stdin>` for standard input.
+    file: String,
+    /// Whether it can be used.
+    ok: bool,
+    /// Errors in the order of the text.
+    errors: Vec<ConfigError>,
+    /// Warnings in the order of the text.
+    warnings: Vec<ConfigWarning>,
+    /// What it asks for.
+    costs: Option<Costs>,
+}
+
+/// What a configuration asks for.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Costs {
+    /// Services.
+    services: usize,
+    /// Addresses: balanced, taken out of tunnels, or both.
+    vips: usize,
+    /// Pairs of service and backend.
+    backends: usize,
+    /// Maglev slots summed over the services that have backends.
+    ring_slots: u64,
+    /// Flows that fit in the flow table.
+    flow_entries: u32,
+    /// Kernel memory of all maps, most of it decided by `limits` and `flow_table`.
+    memory_bytes: u64,
+    /// CPUs of this machine that counters are kept for.
+    cpus: u32,
+}
+
+/// Memory does not depend on it.
+const ANY_HZ: u32 = 250;
+
+/// Checks and reports.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let (file, text) = file::text(&args.file)?;
+    let report = match file::check(&file, &text) {
+        Ok(checked) => {
+            let costs = Some(Costs::of(&checked.desired));
+            Report { file, ok: true, errors: Vec::new(), warnings: checked.warnings, costs }
+        }
+        Err(refused) => Report { file, ok: false, errors: refused.errors, warnings: Vec::new(), costs: None },
+    };
+    if args.output.is_table() {
+        report.findings().for_each(|line| to_stderr(format_args!("{line}")));
+        let summary = report.summary();
+        if report.ok { to_stdout(&summary)? } else { to_stderr(format_args!("{summary}")) }
+    } else {
+        args.output.print(&report, Report::summary)?;
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+}
+
+impl Report {
+    fn findings(&self) -> impl Iterator<Item = String> {
+        let errors = self.errors.iter().map(|e| file::line(&self.file, "error", e));
+        errors.chain(self.warnings.iter().map(|w| file::line(&self.file, "warning", w)))
+    }
+
+    fn summary(&self) -> String {
+        let (errors, warnings) =
+            (counted(self.errors.len(), "error"), counted(self.warnings.len(), "warning"));
+        let Some(costs) = &self.costs else { return format!("{}: {errors}", self.file) };
+        let Costs { services, vips, backends, ring_slots, flow_entries, memory_bytes, cpus } = costs;
+        let sizes = [
+            ("services", services.to_string()),
+            ("VIPs", vips.to_string()),
+            ("backends", format!("{backends}, summed over services")),
+            ("ring slots", format!("{ring_slots}, summed over services")),
+            ("flow table", format!("{flow_entries} entries")),
+            (
+                "memory",
+                format!(
+                    "{} in the kernel with {}",
+                    table::bytes(*memory_bytes),
+                    counted(*cpus as usize, "CPU")
+                ),
+            ),
+        ];
+        format!("{}: ok, {warnings}\n{}", self.file, table::fields(&sizes))
+    }
+}
+
+impl Costs {
+    fn of(desired: &Desired) -> Self {
+        let decap = desired.decap.iter().flat_map(|d| &d.vips);
+        let vips: BTreeSet<IpAddr> = desired.vips.iter().map(|v| v.address).chain(decap.copied()).collect();
+        let filled = desired.services.iter().filter(|s| !s.backends.is_empty());
+        let cpus = aya::util::nr_cpus().ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        let shape = if desired.services.is_empty() && desired.decap.is_some() {
+            Shape::decap_only(&desired.limits, ANY_HZ)
+        } else {
+            Shape::balancer(&desired.limits, &desired.flow_table, ANY_HZ)
+        };
+        Self {
+            services: desired.services.len(),
+            vips: vips.len(),
+            backends: desired.services.iter().map(|s| s.backends.len()).sum(),
+            ring_slots: filled.map(|s| u64::from(s.table_size.get())).sum(),
+            flow_entries: desired.flow_table.entries,
+            memory_bytes: shape.maps().iter().map(|map| map.bytes(cpus)).sum(),
+            cpus,
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `xdp-lb decap`: the backend side on its own.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use super::run::OnExit;
+use crate::dataplane::BpffsRoot;
+
+/// Arguments of `decap`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// What becomes of the program and of VIPs on `lo` when the agent is told to end
+    #[arg(long, value_name = "WHAT", default_value = "keep")]
+    on_exit: OnExit,
+    /// Take an interface over from an XDP program that is not ours
+    #[arg(long)]
+    replace: bool,
+}
+
+/// Takes tunnels off until it is told to end.
+pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
+    let Args { config, on_exit, replace } = args;
+    super::file::read(&config)?;
+    // THE LEAD'S: agent::decap(..)
+    let _ = (bpffs, on_exit, replace);
+    anyhow::bail!("decap is not built in yet")
+}

@@ -1,0 +1,23 @@
+//! `xdp-lb load`: program and maps, filled and pinned, attached to nothing. For test runs and for bpftool.
+
+use std::{path::PathBuf, process::ExitCode};
+
+/// Arguments of `load`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Directory on a BPF file system that gets `prog` and `maps/`
+    #[arg(long, value_name = "DIR")]
+    pin: PathBuf,
+}
+
+/// Loads, fills, pins.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Args { config, pin } = args;
+    super::file::read(&config)?;
+    // THE LEAD'S: agent::load(LoadOptions { config, pin })
+    let _ = pin;
+    anyhow::bail!("load is not built in yet")
+}

@@ -1,0 +1,145 @@
+//! The command line: what can be said, how errors look, and which exit code follows. `main` calls [`main`].
+//!
+//! ```text
+//!  arguments --clap--> Command --one file each--> exit code
+//!                                    `--error--> stderr: what failed, on what, what to do
+//! ```
+//!
+//! Data goes to stdout, in the form `-o` asks for; what went wrong goes to stderr. Exit codes: 0 done, 1 failed,
+//! 2 bad usage, 3 a check says no.
+
+mod check;
+mod completions;
+mod decap;
+mod detach;
+mod explain;
+pub mod file;
+mod interfaces;
+mod load;
+mod man;
+mod output;
+mod run;
+mod status;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+
+use crate::dataplane::BpffsRoot;
+
+/// Exit code of a failure.
+pub const FAILED: u8 = 1;
+/// Exit code of a check that says no.
+pub const REFUSED: u8 = 3;
+
+/// A direct-server-return layer-4 load balancer on XDP.
+#[derive(Debug, Parser)]
+#[command(name = "xdp-lb", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 a check says no.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Directory of the pinned program, maps and links, on a BPF file system
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/xdp-lb")]
+    bpffs: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Balance: attach the program to the interfaces, fill the tables and keep them current
+    Run(run::Args),
+    /// Take tunnels off on a backend's node
+    Decap(decap::Args),
+    /// Validate a configuration: every error at once, each with line and path
+    Check(check::Args),
+    /// Load and fill the program without attaching it to any interface
+    Load(load::Args),
+    /// Show what the balancer does, from its pinned maps: works when the agent is down
+    Status(status::Args),
+    /// Say which backend a packet goes to, and why
+    Explain(explain::Args),
+    /// Stop forwarding and remove every pin
+    Detach,
+    /// Print the completions of a shell
+    #[command(hide = true)]
+    Completions(completions::Args),
+    /// Print the man page
+    #[command(hide = true)]
+    Man,
+}
+
+/// Reads the command line, does what it says and returns the exit code. Bad usage ends the process with 2.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { command, bpffs } = Cli::parse();
+    let bpffs = BpffsRoot::new(bpffs);
+    let done = match command {
+        Command::Run(args) => run::run(args, bpffs),
+        Command::Decap(args) => decap::run(args, bpffs),
+        Command::Check(args) => check::run(&args),
+        Command::Load(args) => load::run(args),
+        Command::Status(args) => status::run(&args, &bpffs),
+        Command::Explain(args) => explain::run(&args, &bpffs),
+        Command::Detach => detach::run(&bpffs),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man => man::run(),
+    };
+    done.unwrap_or_else(|error| report(&error))
+}
+
+/// Ends the process as clap does for arguments it refuses itself: usage, and exit code 2.
+fn bad_usage(command: &str, message: String) -> ! {
+    let mut cli = Cli::command();
+    cli.build();
+    match cli.find_subcommand_mut(command) {
+        Some(command) => command.error(ErrorKind::ValueValidation, message).exit(),
+        None => cli.error(ErrorKind::ValueValidation, message).exit(),
+    }
+}
+
+/// Runs a question to the kernel to its end on this thread, in whose network namespace it is asked.
+fn wait_for<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("start a runtime")?;
+    // The kernel answers at once or never.
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), question).await })?
+}
+
+/// Tells people what failed, and scripts by which exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if output::is_closed_pipe(error) {
+        // Whoever read our output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    if let Some(refused) = error.downcast_ref::<file::Refused>() {
+        output::to_stderr(format_args!("{refused}"));
+        return ExitCode::from(REFUSED);
+    }
+    output::to_stderr(format_args!("error: {error}"));
+    for cause in error.chain().skip(1) {
+        output::to_stderr(format_args!("  because: {cause}"));
+    }
+    ExitCode::from(FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_refused_file_is_three_whatever_is_said_around_it() {
+        let refused = file::check("x.yaml", "version: 2\n").unwrap_err();
+        let error = anyhow::Error::new(refused).context("start the balancer");
+        assert_eq!(report(&error), ExitCode::from(REFUSED));
+        assert_eq!(report(&anyhow::anyhow!("no")), ExitCode::from(FAILED));
+    }
+}

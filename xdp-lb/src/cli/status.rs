@@ -1,0 +1,252 @@
+//! `xdp-lb status`: reads the pinned maps and shows what [`crate::status`] makes of them.
+
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{
+    interfaces,
+    output::{Output, to_stderr},
+    table::{self, Align, Table},
+};
+use crate::{
+    dataplane::{BpffsRoot, KernelMaps, attach},
+    state::{Maps as _, Observed},
+    status::{self, Count, Interface, Listener, Member, Path, Readings, Service, Status, Word as _},
+};
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// One part alone
+    #[arg(value_name = "PART")]
+    part: Option<Part>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Parts of the status.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    /// Where services listen and what they forwarded
+    Services,
+    /// State and share of every backend
+    Backends,
+    /// Interfaces that run the program
+    Interfaces,
+    /// Not supported yet
+    #[value(hide = true)]
+    Bgp,
+}
+
+/// A backend with the name of its service, for `status backends -o json`.
+#[derive(Serialize)]
+struct ServiceMember<'a> {
+    service: &'a str,
+    #[serde(flatten)]
+    member: &'a Member,
+}
+
+/// Shows the status.
+pub fn run(args: &Args, root: &BpffsRoot) -> anyhow::Result<ExitCode> {
+    if matches!(args.part, Some(Part::Bgp)) {
+        super::bad_usage("status", "status bgp is not supported yet: this version speaks no BGP".into());
+    }
+    let maps = KernelMaps::open_read_only(root)?;
+    let observed = maps.observe();
+    let status = Status::new(&observed, &read(&maps, &observed, root)?);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let output = args.output;
+    match args.part {
+        None => output.print(&status, |s| overview(s, now))?,
+        Some(Part::Services) => output.print(&status.services, |s| services(s))?,
+        Some(Part::Interfaces) => output.print(&status.interfaces, |i| interfaces_table(i))?,
+        Some(Part::Backends | Part::Bgp) => {
+            let members = |s| Service::members(s);
+            let all: Vec<_> = status.services.iter().flat_map(members).collect();
+            output.print(&all, |_| backends(&status.services, now))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Service {
+    fn members(&self) -> impl Iterator<Item = ServiceMember<'_>> {
+        self.backends.iter().map(|member| ServiceMember { service: &self.name, member })
+    }
+}
+
+/// What the maps do not say about themselves.
+fn read(maps: &KernelMaps, observed: &Observed, root: &BpffsRoot) -> anyhow::Result<Readings> {
+    let mut readings = Readings {
+        counters: maps.counters().context("read map counters")?,
+        interfaces: attached(root)?,
+        names: interfaces::names(),
+        ..Readings::default()
+    };
+    for (&id, service) in &observed.services {
+        let traffic = maps.service_traffic(id).with_context(|| format!("read map svc_stats[{id}]"))?;
+        readings.services.insert(id, traffic);
+        let base = service.config().stats_base;
+        for &local in observed.members.get(&id).into_iter().flat_map(BTreeMap::keys) {
+            let index = base.saturating_add(u32::from(local));
+            let traffic =
+                maps.backend_traffic(index).with_context(|| format!("read map backend_stats[{index}]"))?;
+            readings.members.extend(traffic.map(|traffic| ((id, local), traffic)));
+        }
+    }
+    match maps.tick() {
+        Ok(tick) => readings.flows = Some(status::flows(maps.flow_sets().map(|(_, set)| set), tick)),
+        Err(error) => {
+            to_stderr(format_args!("warning: flows are not counted: read the kernel's clock: {error}"))
+        }
+    }
+    Ok(readings)
+}
+
+fn attached(root: &BpffsRoot) -> anyhow::Result<Vec<Interface>> {
+    let attached = attach::attached(root).context("list the links")?;
+    let mut all: BTreeMap<String, Interface> = attach::pinned(root)
+        .context("list the links")?
+        .into_iter()
+        .map(|name| (name.clone(), Interface { name, ifindex: 0, mode: "gone".into(), program: 0 }))
+        .collect();
+    all.extend(attached.into_iter().map(|a| {
+        let (name, ifindex, program) = (a.interface, a.ifindex, a.program);
+        (name.clone(), Interface { name, ifindex, mode: a.mode.to_string(), program })
+    }));
+    Ok(all.into_values().collect())
+}
+
+fn overview(status: &Status, now: u64) -> String {
+    let flow_table = &status.flow_table;
+    let live = flow_table.live.map_or_else(|| "?".to_owned(), |live| live.to_string());
+    let mut text = table::fields(&[
+        ("generation", status.generation.to_string()),
+        ("flow table", format!("{live} live flows in {} entries", flow_table.entries)),
+    ]);
+    let sections = [
+        interfaces_table(&status.interfaces),
+        services(&status.services),
+        backends(&status.services, now),
+        counts("DROPPED", &status.drops),
+        counts("PASSED", &status.passes),
+    ];
+    for section in sections.iter().filter(|section| !section.is_empty()) {
+        text.push('\n');
+        text += section;
+    }
+    text
+}
+
+fn interfaces_table(interfaces: &[Interface]) -> String {
+    let mut table =
+        Table::new([("INTERFACE", Align::Left), ("MODE", Align::Left), ("PROGRAM", Align::Right)]);
+    for i in interfaces {
+        table.row([i.name.clone(), i.mode.clone(), i.program.to_string()]);
+    }
+    table.render()
+}
+
+fn services(services: &[Service]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("SERVICE", Left),
+        ("PROTOCOL", Left),
+        ("BACKENDS", Right),
+        ("SLOTS", Right),
+        ("DIRTY", Right),
+        ("FLOWS", Right),
+        ("PACKETS", Right),
+        ("BYTES", Right),
+        ("TRACKING", Left),
+        ("LISTENS ON", Left),
+    ]);
+    for s in services {
+        let window = if s.tracking_window { " (window)" } else { "" };
+        table.row([
+            s.name.clone(),
+            s.protocol.word().to_owned(),
+            s.backends.len().to_string(),
+            s.slots.to_string(),
+            s.dirty_slots.to_string(),
+            number(s.flows),
+            s.packets.to_string(),
+            table::bytes(s.bytes),
+            format!("{}{window}", s.tracking.word()),
+            s.listeners.iter().map(listener).collect::<Vec<_>>().join(" "),
+        ]);
+    }
+    table.render()
+}
+
+fn backends(services: &[Service], now: u64) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("SERVICE", Left),
+        ("BACKEND", Left),
+        ("STATE", Left),
+        ("SINCE", Right),
+        ("SLOTS", Right),
+        ("SHARE", Right),
+        ("FLOWS", Right),
+        ("PACKETS", Right),
+        ("BYTES", Right),
+        ("NEXT HOP", Left),
+    ]);
+    for (service, m) in services.iter().flat_map(|s| s.backends.iter().map(move |m| (s, m))) {
+        table.row([
+            service.name.clone(),
+            m.address.to_string(),
+            m.state.word().to_owned(),
+            table::duration(now.saturating_sub(m.since)),
+            m.slots.to_string(),
+            format!("{:.2}%", m.slots_percent),
+            number(m.flows),
+            number(m.packets),
+            m.bytes.map_or_else(|| "-".to_owned(), table::bytes),
+            path(&m.path),
+        ]);
+    }
+    table.render()
+}
+
+fn counts(title: &'static str, counts: &[Count]) -> String {
+    let mut table = Table::new([(title, Align::Left), ("PACKETS", Align::Right), ("WHY", Align::Left)]);
+    for count in counts {
+        table.row([count.reason.to_owned(), count.packets.to_string(), count.sentence.to_owned()]);
+    }
+    table.render()
+}
+
+/// `203.0.113.10:5060,20000-24999`.
+fn listener(listener: &Listener) -> String {
+    let ports = listener.ports.join(",");
+    if listener.vip.is_ipv6() {
+        format!("[{}]:{ports}", listener.vip)
+    } else {
+        format!("{}:{ports}", listener.vip)
+    }
+}
+
+/// How packets get to a backend, for people.
+pub fn path(path: &Path) -> String {
+    match path {
+        Path::Tunnel { interface, ifindex, next_hop } => {
+            let interface = interface.clone().unwrap_or_else(|| format!("interface {ifindex}"));
+            format!("{} on {interface}", status::mac_text(next_hop))
+        }
+        Path::Local => "this node".to_owned(),
+        Path::Unresolved => "unresolved".to_owned(),
+    }
+}
+
+fn number(n: Option<impl ToString>) -> String {
+    n.map_or_else(|| "-".to_owned(), |n| n.to_string())
+}

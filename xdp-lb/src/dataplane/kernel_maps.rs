@@ -1,0 +1,598 @@
+//! The pinned maps: [`state::Maps`](crate::state::Maps) over mapped memory, the flow table, the counters.
+//!
+//! The agent opens them to write; `status`, `explain` and `flows` open them read-only, with or without an agent.
+//! Orders of stores are what packets rely on, so each is spelled out where it happens:
+//!
+//! ```text
+//!   template, config, sources: idle copy, then `live` (or the bank) by one store
+//!   slot:                      `before`, then `now`
+//!   backend:                   `state` 0, the rest, then `state`
+//!   service:                   `used` 0, the rest, then `used`     (packets come by the VIP table alone)
+//! ```
+//!
+//! **Flips.** A packet that read `live` may still copy the old template when we write the next one over it. So the
+//! second flip of an entry first waits for a grace period, unless one has passed since the first; one wait serves
+//! all entries flipped before it. The first batch after opening needs none: opening waited.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    mem::offset_of,
+    os::fd::AsFd as _,
+    sync::OnceLock,
+};
+
+use aya::{
+    maps::{DevMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use bytemuck::{Pod, Zeroable as _};
+use xdp_lb_common::{
+    backend::{BACKEND_USED, Backend, Template},
+    control::{Control, LAYOUT, VipBank},
+    decap::AllowList,
+    flow::{FlowSet, TICKS, WAYS},
+    names,
+    ring::{DIRTY, RingWord},
+    service::{Service, ServiceConfig},
+    stats::{Counters, NO_STATS, Traffic},
+    vip::{PortPage, VIP_USED, VipSlot},
+};
+
+use super::{errors, mapped::Mapped, root::BpffsRoot, sys};
+use crate::state::{Capacity, MapOp, Maps, Observed, Ring, SlotChange, WriteError};
+
+/// What the maps are opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To look.
+    Read,
+    /// To change. There is one writer: the agent's reconcile task.
+    Write,
+}
+
+/// Why the maps cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There are no pins.
+    #[error(
+        "no balancer under {0}: is it running? `xdp-lb run` and `xdp-lb decap` make it; --bpffs names another root"
+    )]
+    NothingPinned(BpffsRoot),
+    /// The maps were made by a release with other map values.
+    #[error(
+        "the maps under {root} have layout {found}, this xdp-lb knows {LAYOUT}: use the release that made them"
+    )]
+    Layout {
+        /// Root.
+        root: BpffsRoot,
+        /// Layout found.
+        found: u32,
+    },
+    /// A map cannot be used.
+    #[error("open map {name} under {root}: {source}")]
+    Map {
+        /// Root.
+        root: BpffsRoot,
+        /// Map.
+        name: &'static str,
+        /// The kernel's word.
+        source: io::Error,
+    },
+}
+
+/// An entry that was flipped: map and index.
+type Flipped = (&'static str, u32);
+
+/// The maps below one root.
+pub struct KernelMaps {
+    capacity: Capacity,
+    control: Mapped<Control>,
+    vips: Mapped<VipSlot>,
+    ports: Mapped<PortPage>,
+    services: Mapped<Service>,
+    backends: Mapped<Backend>,
+    rings: Mapped<RingWord>,
+    rings_before: Mapped<RingWord>,
+    flows: Mapped<FlowSet>,
+    sources: Mapped<AllowList>,
+    counters: PerCpuArray<MapData, Counters>,
+    service_stats: PerCpuArray<MapData, Traffic>,
+    backend_stats: PerCpuArray<MapData, Traffic>,
+    tx_ports: DevMap<MapData>,
+    jiffies: OnceLock<sys::Jiffies>,
+    /// Since the last grace period.
+    flipped: BTreeSet<Flipped>,
+}
+
+impl KernelMaps {
+    /// Opens the maps from their pins.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(root: &BpffsRoot, access: Access) -> Result<Self, OpenError> {
+        if !root.map(names::CONTROL).exists() {
+            return Err(OpenError::NothingPinned(root.clone()));
+        }
+        let open = Opener { root, writable: access == Access::Write };
+        let control = open.mapped::<Control>(names::CONTROL)?;
+        let layout = control.load_u32(0, offset_of!(Control, layout)).unwrap_or(0);
+        if layout != LAYOUT {
+            return Err(OpenError::Layout { root: root.clone(), found: layout });
+        }
+        let maps = Self {
+            capacity: open.capacity()?,
+            control,
+            vips: open.mapped(names::VIPS)?,
+            ports: open.mapped(names::PORTS)?,
+            services: open.mapped(names::SERVICES)?,
+            backends: open.mapped(names::BACKENDS)?,
+            rings: open.mapped(names::RINGS)?,
+            rings_before: open.mapped(names::RINGS_BEFORE)?,
+            flows: open.mapped(names::FLOWS)?,
+            sources: open.mapped(names::DECAP_SOURCES)?,
+            counters: open.typed(names::COUNTERS, Map::PerCpuArray)?,
+            service_stats: open.typed(names::SVC_STATS, Map::PerCpuArray)?,
+            backend_stats: open.typed(names::BACKEND_STATS, Map::PerCpuArray)?,
+            tx_ports: open.typed(names::TX_PORTS, Map::DevMap)?,
+            jiffies: OnceLock::new(),
+            flipped: BTreeSet::new(),
+        };
+        if access == Access::Write {
+            // An agent before us may have flipped anything a moment ago.
+            sys::grace_period();
+        }
+        Ok(maps)
+    }
+
+    /// Opens the maps to look at them, whether or not an agent runs.
+    ///
+    /// # Errors
+    /// [`OpenError::NothingPinned`] first of all.
+    pub fn open_read_only(root: &BpffsRoot) -> Result<Self, OpenError> {
+        Self::open(root, Access::Read)
+    }
+
+    /// Sizes.
+    #[must_use]
+    pub fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    /// The `control` element as it is now.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        self.control.read(0).unwrap_or_default()
+    }
+
+    /// The flow table's clock as packets see it now.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program that reads it.
+    pub fn tick(&self) -> io::Result<u16> {
+        let jiffies = match self.jiffies.get() {
+            Some(jiffies) => jiffies,
+            None => {
+                let loaded = sys::Jiffies::load()?;
+                self.jiffies.get_or_init(|| loaded)
+            }
+        };
+        let ticks = jiffies.now()? >> (self.control().tick_shift & 31);
+        Ok((ticks % u32::from(TICKS)) as u16)
+    }
+
+    /// Copies of all sets of the flow table, with their indices.
+    pub fn flow_sets(&self) -> impl Iterator<Item = (u32, FlowSet)> + '_ {
+        (0..self.flows.len()).filter_map(|set| Some((set, self.flows.read(set)?)))
+    }
+
+    /// A copy of one set.
+    #[must_use]
+    pub fn flow_set(&self, set: u32) -> Option<FlowSet> {
+        self.flows.read(set)
+    }
+
+    /// Empties a way if it still holds `old`; says whether it did.
+    ///
+    /// # Errors
+    /// When the way lies outside the table, or the maps were opened to read.
+    pub fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<bool> {
+        if way >= WAYS {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such way"));
+        }
+        self.flows.swap_u64(set, offset_of!(FlowSet, entries) + way * size_of::<u64>(), old, 0)
+    }
+
+    /// A ring slot by its index over all rings: `now` with its dirty bit, and `before`.
+    #[must_use]
+    pub fn slot(&self, slot: u32) -> Option<(u16, u16)> {
+        let part = (slot & 3) as usize;
+        Some((self.rings.read(slot >> 2)?.slots[part], self.rings_before.read(slot >> 2)?.slots[part]))
+    }
+
+    /// Takes the dirty bit from a slot (index over all rings) if its word still is `now`; says whether it was.
+    ///
+    /// # Errors
+    /// When the slot lies outside the map, or the maps were opened to read.
+    pub fn clean_slot(&self, slot: u32, now: u16) -> io::Result<bool> {
+        self.rings.swap_u16(slot >> 2, slot_offset(slot), now, now & !DIRTY)
+    }
+
+    /// A service's entry, used or not.
+    #[must_use]
+    pub fn service(&self, id: u16) -> Option<Service> {
+        self.services.read(id.into())
+    }
+
+    /// An entry of `backends`, used or not.
+    #[must_use]
+    pub fn backend(&self, index: u32) -> Option<Backend> {
+        self.backends.read(index)
+    }
+
+    /// The `state` bits of an entry of `backends`.
+    #[must_use]
+    pub fn backend_state(&self, index: u32) -> Option<u32> {
+        self.backends.load_u32(index, offset_of!(Backend, state))
+    }
+
+    /// Node-wide counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn counters(&self) -> io::Result<Counters> {
+        sum(&self.counters, 0)
+    }
+
+    /// What a service forwarded since its id was taken.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn service_traffic(&self, id: u16) -> io::Result<Traffic> {
+        sum(&self.service_stats, id.into())
+    }
+
+    /// What a member of a ring forwarded: `index` is `stats_base + ring-local index`. `None` without counters of its own.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn backend_traffic(&self, index: u32) -> io::Result<Option<Traffic>> {
+        if index >= NO_STATS { Ok(None) } else { sum(&self.backend_stats, index).map(Some) }
+    }
+
+    /// Starts a member's counters at 0, when its index gets a new owner.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clear_backend_traffic(&mut self, index: u32) -> io::Result<()> {
+        if index >= NO_STATS { Ok(()) } else { clear(&mut self.backend_stats, index) }
+    }
+
+    /// Starts a service's counters at 0. `PutService` does it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clear_service_traffic(&mut self, id: u16) -> io::Result<()> {
+        clear(&mut self.service_stats, id.into())
+    }
+
+    /// The live VIP bank.
+    pub(super) fn live_vips(&self, control: &Control) -> Vec<VipSlot> {
+        let base = VipBank::unpack(control.vip_bank).bank * self.capacity.vip_slots;
+        (base..base + self.capacity.vip_slots).filter_map(|slot| self.vips.read(slot)).collect()
+    }
+
+    /// The pages that `vips` reach.
+    pub(super) fn reachable_pages(&self, vips: &[VipSlot]) -> BTreeMap<u32, PortPage> {
+        let mut pages = BTreeMap::new();
+        let used = vips.iter().filter(|vip| vip.flags & VIP_USED != 0);
+        for root in used.flat_map(|vip| [vip.tcp_root, vip.udp_root]).filter(|&root| root != 0) {
+            if pages.contains_key(&root) {
+                continue;
+            }
+            let Some(page) = self.ports.read(root) else { continue };
+            pages.insert(root, page);
+            for leaf in page.values.map(u32::from).into_iter().filter(|&leaf| leaf != 0) {
+                if let (false, Some(page)) = (pages.contains_key(&leaf), self.ports.read(leaf)) {
+                    pages.insert(leaf, page);
+                }
+            }
+        }
+        pages
+    }
+
+    /// A service's ring; empty when it lies outside the map.
+    fn ring(&self, config: &ServiceConfig) -> Ring {
+        let (base, size) = (config.slot_base, config.table_size);
+        if base.checked_add(size).is_none_or(|end| end > self.capacity.ring_slots) {
+            return Ring::default();
+        }
+        Ring { now: slots(&self.rings, base, size), before: slots(&self.rings_before, base, size) }
+    }
+
+    /// Length of a service's block of members: what its first entry says, cut at the end of the map.
+    fn block_len(&self, config: &ServiceConfig) -> u32 {
+        let base = config.backend_base;
+        let len = self.backends.load_u32(base, offset_of!(Backend, block_len)).unwrap_or(0);
+        len.min(self.capacity.backends.saturating_sub(base))
+    }
+
+    fn members(&self, config: &ServiceConfig, len: u32) -> BTreeMap<u16, Backend> {
+        (0..len)
+            .filter_map(|local| {
+                let entry = self.backends.read(config.backend_base + local)?;
+                (entry.state & BACKEND_USED != 0).then_some((u16::try_from(local).ok()?, entry))
+            })
+            .collect()
+    }
+
+    /// Waits if `entry` was flipped since the last grace period.
+    fn settle(&mut self, entry: Flipped) {
+        if self.flipped.contains(&entry) {
+            self.grace();
+        }
+    }
+
+    fn grace(&mut self) {
+        sys::grace_period();
+        self.flipped.clear();
+    }
+
+    fn try_apply(&mut self, op: &MapOp) -> io::Result<()> {
+        match op {
+            MapOp::PutTxPort { ifindex } => {
+                self.tx_ports.set(*ifindex, *ifindex, None, 0).map_err(errors::device_map)
+            }
+            MapOp::DropTxPort { ifindex } => self.drop_tx_port(*ifindex),
+            MapOp::PutBackend { index, entry } => self.put_backend(*index, entry),
+            MapOp::SetTemplate { index, template } => self.set_template(*index, template),
+            MapOp::SetBackendState { index, state, since } => {
+                self.backends.store_u64(*index, offset_of!(Backend, since), *since)?;
+                self.backends.store_u32(*index, offset_of!(Backend, state), *state)
+            }
+            MapOp::DropBackend { index } => {
+                let block_len = self.backends.read(*index).map_or(0, |b| b.block_len);
+                self.put_backend(*index, &Backend { block_len, ..Backend::zeroed() })
+            }
+            MapOp::PutRing { base, slots } => self.put_ring(*base, slots),
+            MapOp::SetSlots { base, changes } => {
+                changes.iter().try_for_each(|change| self.set_slot(*base, change))
+            }
+            MapOp::PutService { id, entry } => self.put_service(*id, entry),
+            MapOp::SetService { id, config } => self.set_service(*id, config),
+            MapOp::ClearStats { service, base, len } => {
+                service.map_or(Ok(()), |id| self.clear_service_traffic(id))?;
+                (*base..base.saturating_add(*len)).try_for_each(|index| self.clear_backend_traffic(index))
+            }
+            MapOp::DropService { id } => self.put_service(*id, &Service::zeroed()),
+            MapOp::PutPage { page, content } => self.ports.write(*page, content),
+            MapOp::PutVips { bank, slots } => self.put_vips(*bank, slots),
+            MapOp::SwitchVips { word } => {
+                self.control.store_u32(0, offset_of!(Control, vip_bank), *word)?;
+                self.flipped.insert((names::VIPS, 0));
+                Ok(())
+            }
+            MapOp::SetSources { list } => self.set_sources(list),
+            MapOp::Grace => {
+                self.grace();
+                Ok(())
+            }
+            MapOp::SetGeneration { generation } => {
+                self.control.store_u32(0, offset_of!(Control, generation), *generation)
+            }
+        }
+    }
+
+    fn drop_tx_port(&mut self, ifindex: u32) -> io::Result<()> {
+        if ifindex >= self.capacity.tx_ports {
+            return Err(errors::outside());
+        }
+        let map = self.tx_ports.map().fd().as_fd();
+        sys::delete_element(map, ifindex)
+    }
+
+    /// `state` is what the flow table asks about an index, so it comes first and last.
+    fn put_backend(&self, index: u32, entry: &Backend) -> io::Result<()> {
+        self.backends.store_u32(index, offset_of!(Backend, state), 0)?;
+        self.backends.write(index, &Backend { state: 0, ..*entry })?;
+        self.backends.store_u32(index, offset_of!(Backend, state), entry.state)
+    }
+
+    fn set_template(&mut self, index: u32, template: &Template) -> io::Result<()> {
+        let live = self.backends.load_u32(index, offset_of!(Backend, live)).ok_or_else(errors::outside)?;
+        let idle = (live & 1) ^ 1;
+        self.settle((names::BACKENDS, index));
+        let place = offset_of!(Backend, templates) + idle as usize * size_of::<Template>();
+        self.backends.write_part(index, place, template)?;
+        self.backends.store_u32(index, offset_of!(Backend, live), idle)?;
+        self.flipped.insert((names::BACKENDS, index));
+        Ok(())
+    }
+
+    /// `used` is what observers go by.
+    fn put_service(&self, id: u16, entry: &Service) -> io::Result<()> {
+        let id = u32::from(id);
+        self.services.store_u32(id, offset_of!(Service, used), 0)?;
+        self.services.write(id, &Service { used: 0, ..*entry })?;
+        self.services.store_u32(id, offset_of!(Service, used), entry.used)
+    }
+
+    fn set_service(&mut self, id: u16, config: &ServiceConfig) -> io::Result<()> {
+        let id = u32::from(id);
+        let live = self.services.load_u32(id, offset_of!(Service, live)).ok_or_else(errors::outside)?;
+        let idle = (live & 1) ^ 1;
+        self.settle((names::SERVICES, id));
+        let place = offset_of!(Service, configs) + idle as usize * size_of::<ServiceConfig>();
+        self.services.write_part(id, place, config)?;
+        self.services.store_u32(id, offset_of!(Service, live), idle)?;
+        self.flipped.insert((names::SERVICES, id));
+        Ok(())
+    }
+
+    /// Both halves: a clean slot was last clean now. Slots behind the end of the last word are nobody's.
+    fn put_ring(&self, base: u32, slots: &[u16]) -> io::Result<()> {
+        let end = u32::try_from(slots.len()).ok().and_then(|len| base.checked_add(len));
+        if !base.is_multiple_of(4) || end.is_none_or(|end| end > self.capacity.ring_slots) {
+            return Err(errors::outside());
+        }
+        for (index, four) in (base / 4..).zip(slots.chunks(4)) {
+            let mut word = RingWord::default();
+            word.slots[..four.len()].copy_from_slice(four);
+            self.rings_before.write(index, &word)?;
+            self.rings.write(index, &word)?;
+        }
+        Ok(())
+    }
+
+    fn set_slot(&self, base: u32, change: &SlotChange) -> io::Result<()> {
+        let slot = base.checked_add(change.slot).ok_or_else(errors::outside)?;
+        if let Some(before) = change.before {
+            self.rings_before.store_u16(slot >> 2, slot_offset(slot), before)?;
+        }
+        self.rings.store_u16(slot >> 2, slot_offset(slot), change.now)
+    }
+
+    fn put_vips(&mut self, bank: u32, slots: &[VipSlot]) -> io::Result<()> {
+        let control = self.control();
+        if bank > 1
+            || slots.len() != self.capacity.vip_slots as usize
+            || VipBank::unpack(control.vip_bank).bank == bank
+        {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the idle VIP bank, whole"));
+        }
+        // A slow packet may still probe the bank that was live.
+        self.settle((names::VIPS, 0));
+        (bank * self.capacity.vip_slots..).zip(slots).try_for_each(|(slot, vip)| self.vips.write(slot, vip))
+    }
+
+    fn set_sources(&mut self, list: &AllowList) -> io::Result<()> {
+        let idle = (self.control().decap_bank & 1) ^ 1;
+        self.settle((names::DECAP_SOURCES, 0));
+        self.sources.write(idle, list)?;
+        self.control.store_u32(0, offset_of!(Control, decap_bank), idle)?;
+        self.flipped.insert((names::DECAP_SOURCES, 0));
+        Ok(())
+    }
+}
+
+impl Maps for KernelMaps {
+    fn observe(&self) -> Observed {
+        let control = self.control();
+        let vips = self.live_vips(&control);
+        let mut seen = Observed {
+            capacity: self.capacity,
+            control,
+            pages: self.reachable_pages(&vips),
+            vips,
+            services: BTreeMap::new(),
+            members: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            sources: self.sources.read(control.decap_bank & 1).unwrap_or_else(AllowList::zeroed),
+            tx_ports: (0..self.capacity.tx_ports).filter(|&i| self.tx_ports.get(i, 0).is_ok()).collect(),
+        };
+        for id in 1..self.services.len().min(1 << 14) {
+            if self.services.load_u32(id, offset_of!(Service, used)) != Some(1) {
+                continue;
+            }
+            let Some(service) = self.services.read(id) else { continue };
+            let (id, config) = (id as u16, *service.config());
+            let block = self.block_len(&config);
+            seen.members.insert(id, self.members(&config, block));
+            seen.blocks.insert(id, block);
+            seen.rings.insert(id, self.ring(&config));
+            seen.services.insert(id, service);
+        }
+        seen
+    }
+
+    fn apply(&mut self, op: &MapOp) -> Result<(), WriteError> {
+        self.try_apply(op).map_err(|source| {
+            let (map, key) = op.target();
+            WriteError { map, key, source }
+        })
+    }
+}
+
+/// Opens pins of one root.
+struct Opener<'a> {
+    root: &'a BpffsRoot,
+    writable: bool,
+}
+
+impl Opener<'_> {
+    fn data(&self, name: &'static str) -> Result<(MapData, u32), OpenError> {
+        let data = MapData::from_pin(self.root.map(name)).map_err(|e| self.error(name, errors::map(e)))?;
+        let elements = data.info().map_err(|e| self.error(name, errors::map(e)))?.max_entries();
+        Ok((data, elements))
+    }
+
+    fn elements(&self, name: &'static str) -> Result<u32, OpenError> {
+        self.data(name).map(|(_, elements)| elements)
+    }
+
+    fn mapped<T: Pod>(&self, name: &'static str) -> Result<Mapped<T>, OpenError> {
+        let (data, elements) = self.data(name)?;
+        let size = data.info().map_err(|e| self.error(name, errors::map(e)))?.value_size() as usize;
+        if size != size_of::<T>() {
+            let text = format!("values of {size} bytes, not {}", size_of::<T>());
+            return Err(self.error(name, io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+        Mapped::new(data.fd().as_fd(), elements, self.writable).map_err(|e| self.error(name, e))
+    }
+
+    fn typed<T: TryFrom<Map, Error = MapError>>(
+        &self,
+        name: &'static str,
+        kind: fn(MapData) -> Map,
+    ) -> Result<T, OpenError> {
+        let (data, _) = self.data(name)?;
+        T::try_from(kind(data)).map_err(|e| self.error(name, errors::map(e)))
+    }
+
+    fn capacity(&self) -> Result<Capacity, OpenError> {
+        Ok(Capacity {
+            services: self.elements(names::SERVICES)?,
+            vip_slots: self.elements(names::VIPS)? / 2,
+            port_pages: self.elements(names::PORTS)?,
+            backends: self.elements(names::BACKENDS)?,
+            ring_slots: self.elements(names::RINGS)?.saturating_mul(4),
+            flow_sets: self.elements(names::FLOWS)?,
+            backend_stats: self.elements(names::BACKEND_STATS)?,
+            tx_ports: self.elements(names::TX_PORTS)?,
+        })
+    }
+
+    fn error(&self, name: &'static str, source: io::Error) -> OpenError {
+        OpenError::Map { root: self.root.clone(), name, source }
+    }
+}
+
+/// Byte offset of a slot in its [`RingWord`].
+fn slot_offset(slot: u32) -> usize {
+    offset_of!(RingWord, slots) + (slot & 3) as usize * size_of::<u16>()
+}
+
+fn slots(rings: &Mapped<RingWord>, base: u32, size: u32) -> Vec<u16> {
+    let words = (base / 4..(base + size).div_ceil(4)).filter_map(|word| rings.read(word));
+    words.flat_map(|word| word.slots).skip((base % 4) as usize).take(size as usize).collect()
+}
+
+/// Adds up a value made of `u64` counters over CPUs.
+fn sum<T: Pod + aya::Pod>(map: &PerCpuArray<MapData, T>, index: u32) -> io::Result<T> {
+    let mut total = T::zeroed();
+    for value in map.get(&index, 0).map_err(errors::map)?.iter() {
+        let totals: &mut [u64] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut total));
+        let values: &[u64] = bytemuck::cast_slice(std::slice::from_ref(value));
+        for (total, value) in totals.iter_mut().zip(values) {
+            *total = total.wrapping_add(*value);
+        }
+    }
+    Ok(total)
+}
+
+fn clear<T: Pod + aya::Pod>(map: &mut PerCpuArray<MapData, T>, index: u32) -> io::Result<()> {
+    let cpus = nr_cpus().map_err(|(_, e)| e)?;
+    let zeros = PerCpuValues::try_from(vec![T::zeroed(); cpus])?;
+    map.set(index, zeros, 0).map_err(errors::map)
+}

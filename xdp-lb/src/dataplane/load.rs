@@ -1,0 +1,442 @@
+//! Makes the maps or takes over the ones that are pinned, loads the wanted program on them, and pins it.
+//!
+//! ```text
+//!   fresh:      new_maps/*  -> program loaded -> control written -> rename to maps/ -> prog
+//!   taken over: maps/* checked against the shape -> program loaded -> prog replaced by rename
+//! ```
+//!
+//! A crash before the rename leaves `new_maps`, which the next start removes; `maps` is always whole.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, MapInfo, MapType},
+    programs::{ProgramError, Xdp},
+};
+use xdp_lb_common::{
+    control::{Control, LAYOUT},
+    names,
+};
+
+use super::{
+    attach, errors,
+    kernel_maps::{Access, KernelMaps, OpenError},
+    mapped::Mapped,
+    object,
+    root::BpffsRoot,
+    shape::{MapKind, MapSpec, Shape},
+    sys,
+};
+
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
+/// Lines of the verifier's log that an error carries.
+const LOG_LINES: usize = 25;
+
+/// The program that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// `xdp_lb`; with `decap` it also takes tunnels off.
+    Balancer {
+        /// One configuration holds `services` and `decap`.
+        decap: bool,
+    },
+    /// `xdp_decap`.
+    Decap,
+}
+
+impl Program {
+    /// Its name in the kernel.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Balancer { .. } => names::PROGRAM_BALANCER,
+            Self::Decap => names::PROGRAM_DECAP,
+        }
+    }
+}
+
+/// What is to be loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Sizes.
+    pub shape: Shape,
+    /// Seed of the flow hash.
+    pub seed: u64,
+    /// Program.
+    pub program: Program,
+}
+
+/// Why the program could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The pins' directory cannot be made or used.
+    #[error("{what} {}: {source}", path.display())]
+    Pin {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// Pins need a BPF file system.
+    #[error("{0} is not on a BPF file system: mount -t bpf bpf /sys/fs/bpf")]
+    NotBpffs(BpffsRoot),
+    /// Another agent works there.
+    #[error("another xdp-lb works on {0}: stop it first, or choose another root with --bpffs")]
+    Busy(BpffsRoot),
+    /// A pinned map is not of the shape that the configuration asks for.
+    #[error(
+        "{root}/maps/{map}: {what} is {found}, but the configuration needs {wanted}: keep the old limits, or run \
+         `xdp-lb detach` first (it stops forwarding and forgets flows)"
+    )]
+    LayoutMismatch {
+        /// Root.
+        root: BpffsRoot,
+        /// Map.
+        map: &'static str,
+        /// Which property.
+        what: &'static str,
+        /// As pinned.
+        found: u64,
+        /// As wanted.
+        wanted: u64,
+    },
+    /// The pinned maps were made with another seed: every flow would move.
+    #[error(
+        "{root}: the tables were made with seed {found}, but the configuration says {wanted}: keep the old \
+         maglev.seed, or run `xdp-lb detach` first (it moves every flow)"
+    )]
+    SeedMismatch {
+        /// Root.
+        root: BpffsRoot,
+        /// As pinned.
+        found: u64,
+        /// As wanted.
+        wanted: u64,
+    },
+    /// A map cannot be read.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Name.
+        name: &'static str,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// The maps cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The object could not be brought into the kernel.
+    #[error("load the kernel half: {}", chain(.0))]
+    Object(aya::EbpfError),
+    /// The kernel refused the program.
+    #[error("load program {name}: {source}\n{log}")]
+    Program {
+        /// Program.
+        name: &'static str,
+        /// The kernel's word.
+        source: io::Error,
+        /// The end of the verifier's log.
+        log: String,
+    },
+    /// The program is missing from the object, or of another kind: a broken build.
+    #[error("program {name}: {}", chain(source))]
+    BrokenObject {
+        /// Program.
+        name: &'static str,
+        /// aya's error.
+        source: ProgramError,
+    },
+    /// The program cannot be pinned.
+    #[error("pin program {name}: {source}")]
+    PinProgram {
+        /// Program.
+        name: &'static str,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// A link that stays on its interface.
+    #[error(transparent)]
+    Detach(#[from] attach::AttachError),
+    /// A system call without which nothing can be loaded.
+    #[error("{what}: {source}")]
+    Kernel {
+        /// What was asked.
+        what: &'static str,
+        /// The kernel's word.
+        source: io::Error,
+    },
+}
+
+/// The maps and the program, loaded and pinned. Dropping it leaves the pins: packets go on being forwarded.
+#[derive(Debug)]
+pub struct Loaded {
+    root: BpffsRoot,
+    ebpf: Ebpf,
+    program: &'static str,
+    took_over: bool,
+    /// Held while this process owns the root.
+    _lock: File,
+}
+
+impl Loaded {
+    /// Makes what is missing below `root`, or takes over what is there.
+    ///
+    /// # Errors
+    /// [`LoadError`]; what was pinned before is as it was.
+    pub fn open_or_create(root: &BpffsRoot, setup: &Setup) -> Result<Self, LoadError> {
+        sys::lift_memlock();
+        make_directory(root.path())?;
+        if !sys::is_bpffs(root.path()).map_err(pin("look at", root.path()))? {
+            return Err(LoadError::NotBpffs(root.clone()));
+        }
+        let lock = lock(root)?;
+        remove_tree(&root.new_maps())?;
+        let took_over = is_whole(root)?;
+        let loaded = if took_over {
+            check(root, setup)?;
+            load(setup, &root.maps())
+        } else {
+            remove_tree(&root.maps())?;
+            create(root, setup).inspect_err(|_| drop(remove_tree(&root.new_maps())))
+        };
+        let mut loaded =
+            Self { root: root.clone(), ebpf: loaded?, program: setup.program.name(), took_over, _lock: lock };
+        loaded.pin_program()?;
+        Ok(loaded)
+    }
+
+    /// True when the maps were there before.
+    #[must_use]
+    pub fn took_over(&self) -> bool {
+        self.took_over
+    }
+
+    /// Where the pins are.
+    #[must_use]
+    pub fn root(&self) -> &BpffsRoot {
+        &self.root
+    }
+
+    /// The loaded program, for [`super::attach`] and test runs.
+    ///
+    /// # Errors
+    /// [`LoadError::BrokenObject`].
+    pub fn program(&mut self) -> Result<&mut Xdp, LoadError> {
+        program(&mut self.ebpf, self.program)
+    }
+
+    /// The maps, writable. One writer at a time: the agent's reconcile task.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn maps(&self) -> Result<KernelMaps, OpenError> {
+        KernelMaps::open(&self.root, Access::Write)
+    }
+
+    /// Gives the program its name at once: nobody sees the root without one.
+    fn pin_program(&mut self) -> Result<(), LoadError> {
+        let (new, path) = (self.root.new_program(), self.root.program());
+        remove_tree(&new)?;
+        let name = self.program;
+        self.program()?.pin(&new).map_err(|e| LoadError::PinProgram { name, source: errors::pin(e) })?;
+        fs::rename(&new, &path).map_err(pin("rename the new program to", &path))
+    }
+}
+
+/// Removes every pin below `root` and the root itself: links first, so that no packet meets a program whose maps
+/// are half gone. A root that is not there is no error.
+///
+/// # Errors
+/// [`LoadError::Detach`] or [`LoadError::Pin`] with the first pin that stays.
+pub fn remove(root: &BpffsRoot) -> Result<(), LoadError> {
+    attach::detach_all(root)?;
+    for path in
+        [root.links(), root.program(), root.new_program(), root.maps(), root.new_maps(), root.path().into()]
+    {
+        remove_tree(&path)?;
+    }
+    Ok(())
+}
+
+/// Jiffies a second.
+///
+/// # Errors
+/// [`LoadError::Kernel`].
+pub fn hz() -> Result<u32, LoadError> {
+    sys::hz()
+        .map_err(|source| LoadError::Kernel { what: "ask for the resolution of the coarse clock", source })
+}
+
+/// Loads object and program on the maps below `maps`; those that are missing are made and pinned there.
+fn load(setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
+    let Setup { shape, seed, program } = setup;
+    let control = shape.control(*seed);
+    let decap = u32::from(*program == Program::Balancer { decap: true });
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(names::CONST_SEED, seed, true)
+        .override_global(names::CONST_VIP_MASK, &control.vip_mask, true)
+        .override_global(names::CONST_FLOW_SET_MASK, &control.flow_set_mask, true)
+        .override_global(names::CONST_TICK_SHIFT, &control.tick_shift, true)
+        .override_global(names::CONST_SECOND_SHIFT, &control.second_shift, true)
+        .override_global(names::CONST_DECAP, &decap, true);
+    for map in shape.maps() {
+        loader.map_max_entries(map.name, map.max_entries).map_pin_path(map.name, maps.join(map.name));
+    }
+    let mut ebpf = loader.load(object::BALANCER).map_err(LoadError::Object)?;
+    let name = program.name();
+    self::program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
+    Ok(ebpf)
+}
+
+/// Makes the maps beside their place, and moves them there when nothing can fail any more.
+fn create(root: &BpffsRoot, setup: &Setup) -> Result<Ebpf, LoadError> {
+    let new = root.new_maps();
+    make_directory(&new)?;
+    let ebpf = load(setup, &new)?;
+    let control = open_control(&new)?;
+    control
+        .write(0, &setup.shape.control(setup.seed))
+        .map_err(|source| LoadError::Kernel { what: "write map control", source })?;
+    fs::rename(&new, root.maps()).map_err(pin("rename the new maps to", &root.maps()))?;
+    Ok(ebpf)
+}
+
+/// The maps are there, and their maker got as far as saying what they are. Any other failure to look is no reason
+/// to make them anew: packets may be using them.
+fn is_whole(root: &BpffsRoot) -> Result<bool, LoadError> {
+    if !root.map(names::CONTROL).exists() {
+        return Ok(false);
+    }
+    Ok(open_control(&root.maps())?.read(0).is_some_and(|control| control.layout != 0))
+}
+
+/// Whether the pinned maps are the ones that this program and this configuration want.
+fn check(root: &BpffsRoot, setup: &Setup) -> Result<(), LoadError> {
+    let differs = |map, what, found, wanted| {
+        if found == wanted {
+            return Ok(());
+        }
+        Err(LoadError::LayoutMismatch { root: root.clone(), map, what, found, wanted })
+    };
+    let control = open_control(&root.maps())?.read(0).unwrap_or_default();
+    differs(names::CONTROL, "the layout", control.layout.into(), LAYOUT.into())?;
+    for spec in setup.shape.maps() {
+        let info = MapInfo::from_pin(root.map(spec.name))
+            .map_err(|e| LoadError::Map { name: spec.name, source: errors::map(e) })?;
+        for (what, found, wanted) in properties(&info, &spec)? {
+            differs(spec.name, what, found, wanted)?;
+        }
+    }
+    let wanted = setup.shape.control(setup.seed);
+    for (what, found, wanted) in [
+        ("HZ", control.hz, wanted.hz),
+        ("vip_mask", control.vip_mask, wanted.vip_mask),
+        ("flow_set_mask", control.flow_set_mask, wanted.flow_set_mask),
+        ("tick_shift", control.tick_shift, wanted.tick_shift),
+        ("second_shift", control.second_shift, wanted.second_shift),
+    ] {
+        differs(names::CONTROL, what, found.into(), wanted.into())?;
+    }
+    if control.seed != setup.seed {
+        return Err(LoadError::SeedMismatch { root: root.clone(), found: control.seed, wanted: setup.seed });
+    }
+    Ok(())
+}
+
+/// What, found, wanted.
+fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64); 5], LoadError> {
+    let error = |e| LoadError::Map { name: spec.name, source: errors::map(e) };
+    let kind = match spec.kind {
+        MapKind::MappedArray | MapKind::Array => MapType::Array,
+        MapKind::PerCpuArray => MapType::PerCpuArray,
+        MapKind::DevMap => MapType::DevMap,
+    };
+    let found_kind = info.map_type().map_err(error)?;
+    // A device map's value is 4 bytes on kernels before 5.8, and which it is here says nothing about us.
+    let value_size = if spec.kind == MapKind::DevMap { info.value_size() } else { spec.value_size };
+    let mmapable = if spec.kind == MapKind::MappedArray { MMAPABLE } else { 0 };
+    Ok([
+        ("the map type", found_kind as u64, kind as u64),
+        ("the key size", info.key_size().into(), 4),
+        ("the value size", info.value_size().into(), value_size.into()),
+        ("the number of entries", info.max_entries().into(), spec.max_entries.into()),
+        ("the mmapable flag", (info.map_flags() & MMAPABLE).into(), mmapable.into()),
+    ])
+}
+
+fn open_control(maps: &Path) -> Result<Mapped<Control>, LoadError> {
+    let name = names::CONTROL;
+    let map =
+        MapData::from_pin(maps.join(name)).map_err(|e| LoadError::Map { name, source: errors::map(e) })?;
+    Mapped::new(map.fd().as_fd(), 1, true)
+        .map_err(|source| LoadError::Kernel { what: "mmap map control", source })
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
+    let missing = LoadError::BrokenObject { name, source: ProgramError::UnexpectedProgramType };
+    ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(missing)
+}
+
+fn refused(name: &'static str, error: ProgramError) -> LoadError {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return LoadError::BrokenObject { name, source: error };
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().collect();
+    let log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+    LoadError::Program { name, source: io_error, log }
+}
+
+/// One agent for each root. The kernel drops the lock with the process, however it ends.
+fn lock(root: &BpffsRoot) -> Result<File, LoadError> {
+    let directory = File::open(root.path()).map_err(pin("open", root.path()))?;
+    match directory.try_lock() {
+        Ok(()) => Ok(directory),
+        Err(TryLockError::WouldBlock) => Err(LoadError::Busy(root.clone())),
+        Err(TryLockError::Error(source)) => Err(pin("lock", root.path())(source)),
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), LoadError> {
+    fs::create_dir_all(path).map_err(pin("make", path))
+}
+
+/// A pin, or a directory of pins; nothing there is fine.
+fn remove_tree(path: &Path) -> Result<(), LoadError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn pin(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LoadError {
+    move |source| LoadError::Pin { what, path: path.to_owned(), source }
+}
+
+/// An error with its causes: aya's own words alone rarely name the errno.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

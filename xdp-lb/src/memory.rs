@@ -1,0 +1,342 @@
+//! The maps in plain memory: the twin of the kernel's for tests, and for whoever wants to try a plan first.
+//!
+//! As honest as the kernel: arrays of fixed size, writes outside them fail, and nothing is reachable but
+//! through the tables. [`Cpu`] sends packets through the very functions of the kernel half; several
+//! threads may, since what packets write, and what the agent changes under them, is atomic.
+
+mod cpu;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{
+    AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use bytemuck::Zeroable;
+use xdp_lb_common::{
+    backend::Backend,
+    control::Control,
+    decap::AllowList,
+    flow::{FlowSet, WAYS},
+    reason::{FlowEvent, Reason},
+    ring::Slot,
+    service::Service,
+    stats::NO_STATS,
+    vip::{PortPage, VipSlot},
+};
+
+pub use self::cpu::{Cpu, Packet, Sent};
+use crate::{
+    observe::{Elements, observe},
+    state::{Capacity, MapOp, Maps, Observed, SlotChange, WriteError},
+};
+
+/// All maps of a balancer.
+#[derive(Debug)]
+pub struct MemoryMaps {
+    capacity: Capacity,
+    control: Control,
+    vips: Vec<VipSlot>,
+    ports: Vec<PortPage>,
+    services: Vec<Service>,
+    backends: Vec<Backend>,
+    /// `state` of every backend: the word that packets read while the agent writes it.
+    states: Vec<AtomicU32>,
+    rings: Vec<AtomicU16>,
+    before: Vec<AtomicU16>,
+    flows: Vec<[AtomicU64; WAYS]>,
+    admissions: Vec<AtomicU64>,
+    sources: [AllowList; 2],
+    tx_ports: BTreeSet<u32>,
+    events: Vec<AtomicU64>,
+    ops: Vec<MapOp>,
+    fault: Option<(u64, io::ErrorKind)>,
+}
+
+impl MemoryMaps {
+    /// Empty maps. `control` brings what the agent stores when it makes maps: seed, `hz`, shifts; the masks and
+    /// the layout are taken from `capacity` and [`xdp_lb_common::control::LAYOUT`].
+    #[must_use]
+    pub fn new(capacity: Capacity, control: Control) -> Self {
+        let control = Control {
+            layout: xdp_lb_common::control::LAYOUT,
+            vip_mask: capacity.vip_slots.saturating_sub(1),
+            flow_set_mask: capacity.flow_sets.saturating_sub(1),
+            ..control
+        };
+        let words = |len: u32| (0..len).map(|_| AtomicU16::new(0)).collect();
+        Self {
+            vips: vec![VipSlot::zeroed(); 2 * capacity.vip_slots as usize],
+            ports: vec![PortPage::zeroed(); capacity.port_pages as usize],
+            services: vec![Service::zeroed(); capacity.services as usize],
+            backends: vec![Backend::zeroed(); capacity.backends as usize],
+            states: (0..capacity.backends).map(|_| AtomicU32::new(0)).collect(),
+            rings: words(capacity.ring_slots),
+            before: words(capacity.ring_slots),
+            flows: (0..capacity.flow_sets).map(|_| std::array::from_fn(|_| AtomicU64::new(0))).collect(),
+            admissions: (0..capacity.services).map(|_| AtomicU64::new(0)).collect(),
+            sources: [AllowList::zeroed(); 2],
+            tx_ports: BTreeSet::new(),
+            events: FlowEvent::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            ops: Vec::new(),
+            fault: None,
+            capacity,
+            control,
+        }
+    }
+
+    /// A CPU that works off packets at this moment.
+    #[must_use]
+    pub fn cpu(&self, jiffies: u64) -> Cpu<'_> {
+        Cpu { maps: self, jiffies }
+    }
+
+    /// Makes the `n`-th [`Maps::apply`] from now fail (0 is the next one), with a part of it written where the
+    /// contract allows that. Once.
+    pub fn fail_at(&mut self, n: u64, kind: io::ErrorKind) {
+        self.fault = Some((n, kind));
+    }
+
+    /// Operations carried out since the last [`Self::take_ops`], failed ones excluded.
+    #[must_use]
+    pub fn ops(&self) -> &[MapOp] {
+        &self.ops
+    }
+
+    /// The same, and forgets them.
+    pub fn take_ops(&mut self) -> Vec<MapOp> {
+        std::mem::take(&mut self.ops)
+    }
+
+    /// Every set of the flow table with its index.
+    pub fn flow_sets(&self) -> impl Iterator<Item = (u32, FlowSet)> {
+        let load =
+            |ways: &[AtomicU64; WAYS]| FlowSet { entries: ways.each_ref().map(|way| way.load(Relaxed)) };
+        (0u32..).zip(self.flows.iter().map(load))
+    }
+
+    /// Clears a way by compare-and-swap; false when it no longer holds `old` or does not exist.
+    pub fn sweep(&self, set: u32, way: usize, old: u64) -> bool {
+        let way = self.flows.get(set as usize).and_then(|ways| ways.get(way));
+        way.is_some_and(|way| way.compare_exchange(old, 0, Relaxed, Relaxed).is_ok())
+    }
+
+    /// Makes a dirty slot clean by compare-and-swap; `index` counts over all rings. False when the slot
+    /// no longer holds `expected` or does not exist.
+    pub fn clean(&self, index: u32, expected: u16) -> bool {
+        let clean = Slot::clean(expected).0;
+        let slot = self.rings.get(index as usize);
+        slot.is_some_and(|slot| slot.compare_exchange(expected, clean, Release, Relaxed).is_ok())
+    }
+
+    /// Changes slots of a live ring while CPUs read it: what [`MapOp::SetSlots`] does, beside shared borrows.
+    ///
+    /// # Errors
+    /// A slot lies outside the map; those before it are written.
+    pub fn set_slots(&self, base: u32, changes: &[SlotChange]) -> Result<(), WriteError> {
+        for change in changes {
+            let at = base.saturating_add(change.slot) as usize;
+            let (Some(now), Some(before)) = (self.rings.get(at), self.before.get(at)) else {
+                let op = MapOp::SetSlots { base: at as u32, changes: Vec::new() };
+                return Err(outside(&op, self.rings.len()));
+            };
+            if let Some(older) = change.before {
+                before.store(older, Relaxed);
+            }
+            now.store(change.now, Release);
+        }
+        Ok(())
+    }
+
+    /// Changes a backend's state while CPUs read it: the one store of [`MapOp::SetBackendState`].
+    pub fn set_state(&self, index: u32, state: u32) {
+        if let Some(word) = self.states.get(index as usize) {
+            word.store(state, Release);
+        }
+    }
+
+    /// How often packets met this event since the maps were made.
+    #[must_use]
+    pub fn events(&self, event: FlowEvent) -> u64 {
+        self.events[event.index()].load(Relaxed)
+    }
+
+    /// Forgets every remembered flow, as a node does that starts anew.
+    pub fn clear_flows(&self) {
+        self.flows.iter().flatten().for_each(|way| way.store(0, Relaxed));
+    }
+
+    fn write(&mut self, op: &MapOp, torn: bool) -> Result<(), WriteError> {
+        let part = |len: usize| if torn { len / 2 } else { len };
+        match op {
+            MapOp::PutTxPort { ifindex } | MapOp::DropTxPort { ifindex } => {
+                let len = self.capacity.tx_ports as usize;
+                check(op, *ifindex, 1, len)?;
+                match op {
+                    _ if torn => {}
+                    MapOp::PutTxPort { .. } => _ = self.tx_ports.insert(*ifindex),
+                    _ => _ = self.tx_ports.remove(ifindex),
+                }
+            }
+            MapOp::PutBackend { index, entry } => {
+                check(op, *index, 1, self.backends.len())?;
+                if !torn {
+                    self.put_backend(*index, entry);
+                }
+            }
+            MapOp::SetTemplate { index, template } => {
+                let entry = at(op, *index, &mut self.backends)?;
+                entry.templates[1 - (entry.live & 1) as usize] = **template;
+                if !torn {
+                    entry.live = 1 - (entry.live & 1);
+                }
+            }
+            MapOp::SetBackendState { index, state, since } => {
+                at(op, *index, &mut self.backends)?.since = *since;
+                if !torn {
+                    self.set_state(*index, *state);
+                }
+            }
+            MapOp::DropBackend { index } => {
+                check(op, *index, 1, self.backends.len())?;
+                if !torn {
+                    let block_len = self.backends[*index as usize].block_len;
+                    self.put_backend(*index, &Backend { block_len, ..Backend::zeroed() });
+                }
+            }
+            MapOp::PutRing { base, slots } => {
+                check(op, *base, slots.len(), self.rings.len())?;
+                for (word, slot) in self.rings[*base as usize..].iter().zip(&slots[..part(slots.len())]) {
+                    word.store(*slot, Relaxed);
+                }
+            }
+            MapOp::SetSlots { base, changes } => self.set_slots(*base, &changes[..part(changes.len())])?,
+            MapOp::PutService { id, entry } => {
+                let service = at(op, u32::from(*id), &mut self.services)?;
+                if !torn {
+                    *service = **entry;
+                }
+            }
+            MapOp::SetService { id, config } => {
+                let service = at(op, u32::from(*id), &mut self.services)?;
+                service.configs[1 - (service.live & 1) as usize] = *config;
+                if !torn {
+                    service.live = 1 - (service.live & 1);
+                }
+            }
+            MapOp::DropService { id } => {
+                let service = at(op, u32::from(*id), &mut self.services)?;
+                if !torn {
+                    *service = Service::zeroed();
+                }
+            }
+            MapOp::PutPage { page, content } => {
+                let element = at(op, *page, &mut self.ports)?;
+                element.values[..part(256)].copy_from_slice(&content.values[..part(256)]);
+            }
+            MapOp::PutVips { bank, slots } => {
+                let base = bank.saturating_mul(self.capacity.vip_slots);
+                check(op, base, slots.len(), self.vips.len())?;
+                let len = part(slots.len());
+                self.vips[base as usize..][..len].copy_from_slice(&slots[..len]);
+            }
+            MapOp::SetSources { list } => {
+                let idle = 1 - (self.control.decap_bank & 1);
+                self.sources[idle as usize] = **list;
+                if !torn {
+                    self.control.decap_bank = idle;
+                }
+            }
+            MapOp::ClearStats { service, base, len } => {
+                if *base != NO_STATS {
+                    check(op, *base, *len as usize, self.capacity.backend_stats as usize)?;
+                }
+                check(op, u32::from(service.unwrap_or(0)), 1, self.services.len())?;
+            }
+            MapOp::SwitchVips { word } if !torn => self.control.vip_bank = *word,
+            MapOp::SetGeneration { generation } if !torn => self.control.generation = *generation,
+            MapOp::SwitchVips { .. } | MapOp::SetGeneration { .. } | MapOp::Grace => {}
+        }
+        Ok(())
+    }
+
+    fn put_backend(&mut self, index: u32, entry: &Backend) {
+        self.backends[index as usize] = *entry;
+        self.states[index as usize].store(entry.state, Release);
+    }
+}
+
+impl Maps for MemoryMaps {
+    fn observe(&self) -> Observed {
+        observe(self)
+    }
+
+    fn apply(&mut self, op: &MapOp) -> Result<(), WriteError> {
+        match &mut self.fault {
+            Some((0, kind)) => {
+                let source = io::Error::from(*kind);
+                self.fault = None;
+                self.write(op, true)?;
+                let (map, key) = op.target();
+                return Err(WriteError { map, key, source });
+            }
+            Some((left, _)) => *left -= 1,
+            None => {}
+        }
+        self.write(op, false)?;
+        self.ops.push(op.clone());
+        Ok(())
+    }
+}
+
+impl Elements for MemoryMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+    fn control(&self) -> Control {
+        self.control
+    }
+    fn vip(&self, index: u32) -> Option<VipSlot> {
+        self.vips.get(index as usize).copied()
+    }
+    fn page(&self, index: u32) -> Option<PortPage> {
+        self.ports.get(index as usize).copied()
+    }
+    fn service(&self, id: u32) -> Option<Service> {
+        self.services.get(id as usize).copied()
+    }
+    fn backend(&self, index: u32) -> Option<Backend> {
+        let state = self.states.get(index as usize)?.load(Acquire);
+        Some(Backend { state, ..*self.backends.get(index as usize)? })
+    }
+    fn slot(&self, index: u32) -> Option<u16> {
+        Some(self.rings.get(index as usize)?.load(Acquire))
+    }
+    fn before(&self, index: u32) -> Option<u16> {
+        Some(self.before.get(index as usize)?.load(Relaxed))
+    }
+    fn sources(&self, bank: u32) -> Option<AllowList> {
+        self.sources.get(bank as usize).copied()
+    }
+    fn tx_ports(&self) -> BTreeSet<u32> {
+        self.tx_ports.clone()
+    }
+}
+
+fn at<'a, T>(op: &MapOp, index: u32, map: &'a mut [T]) -> Result<&'a mut T, WriteError> {
+    let len = map.len();
+    map.get_mut(index as usize).ok_or_else(|| outside(op, len))
+}
+
+fn check(op: &MapOp, first: u32, count: usize, len: usize) -> Result<(), WriteError> {
+    let inside = (first as usize).checked_add(count).is_some_and(|end| end <= len);
+    if inside { Ok(()) } else { Err(outside(op, len)) }
+}
+
+/// What `bpf(2)` says of a key beyond the map.
+fn outside(op: &MapOp, len: usize) -> WriteError {
+    let (map, key) = op.target();
+    let source = io::Error::new(io::ErrorKind::ArgumentListTooLong, format!("the map has {len} elements"));
+    WriteError { map, key, source }
+}

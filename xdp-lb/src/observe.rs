@@ -1,0 +1,112 @@
+//! Reads what is reachable in the maps: from the live VIP bank to the pages, from the service table to
+//! members and rings. Whatever nothing points at is not there, so what a crash left half-made counts as free.
+//!
+//! One walk for both kinds of maps: `dataplane` reads mapped memory, [`crate::memory`] its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xdp_lb_common::{
+    backend::{BACKEND_USED, Backend, MAX_MEMBERS},
+    control::{Control, VipBank},
+    decap::AllowList,
+    service::{MAX_SERVICES, Service, ServiceConfig},
+    vip::{PortPage, VIP_USED, VipSlot},
+};
+
+use crate::state::{Capacity, Observed, Ring};
+
+/// Elements of the maps by index; `None` outside the map. Every value is a copy: packets and other tools may
+/// be writing beside us.
+pub trait Elements {
+    /// Sizes of the maps.
+    fn capacity(&self) -> Capacity;
+    /// The element of `control`.
+    fn control(&self) -> Control;
+    /// An element of `vips`, both banks in a row.
+    fn vip(&self, index: u32) -> Option<VipSlot>;
+    /// An element of `ports`.
+    fn page(&self, index: u32) -> Option<PortPage>;
+    /// An element of `services`.
+    fn service(&self, id: u32) -> Option<Service>;
+    /// An element of `backends`.
+    fn backend(&self, index: u32) -> Option<Backend>;
+    /// A slot of `rings`, dirty bit included, by its index over all rings.
+    fn slot(&self, index: u32) -> Option<u16>;
+    /// A slot of `rings_before`.
+    fn before(&self, index: u32) -> Option<u16>;
+    /// An element of `decap_sources`: 0 or 1.
+    fn sources(&self, bank: u32) -> Option<AllowList>;
+    /// Interfaces in `tx_ports`.
+    fn tx_ports(&self) -> BTreeSet<u32>;
+}
+
+/// A copy of everything reachable.
+#[must_use]
+pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
+    let (capacity, control) = (maps.capacity(), maps.control());
+    let vips = live_bank(maps, &capacity, &control);
+    let services: BTreeMap<u16, Service> = (1..capacity.services.min(MAX_SERVICES + 1))
+        .filter_map(|id| Some((id as u16, maps.service(id)?)))
+        .filter(|(_, service)| service.used != 0)
+        .collect();
+    let blocks: BTreeMap<u16, u32> =
+        services.iter().map(|(&id, service)| (id, block_len(maps, service.config()))).collect();
+    let members = services.iter().map(|(&id, service)| (id, members(maps, service.config(), blocks[&id])));
+    let rings = services.iter().map(|(&id, service)| (id, ring(maps, service.config())));
+    Observed {
+        capacity,
+        control,
+        pages: pages(maps, &vips),
+        members: members.collect(),
+        rings: rings.collect(),
+        sources: maps.sources(control.decap_bank & 1).unwrap_or_else(bytemuck::Zeroable::zeroed),
+        tx_ports: maps.tx_ports(),
+        vips,
+        services,
+        blocks,
+    }
+}
+
+fn live_bank<E: Elements + ?Sized>(maps: &E, capacity: &Capacity, control: &Control) -> Vec<VipSlot> {
+    let first = VipBank::unpack(control.vip_bank).bank * capacity.vip_slots;
+    (first..first + capacity.vip_slots).map_while(|index| maps.vip(index)).collect()
+}
+
+/// Roots, and the leaves that they name; page 0 is empty by definition.
+fn pages<E: Elements + ?Sized>(maps: &E, vips: &[VipSlot]) -> BTreeMap<u32, PortPage> {
+    let mut pages = BTreeMap::new();
+    let used = vips.iter().filter(|vip| vip.flags & VIP_USED != 0);
+    for root in used.flat_map(|vip| [vip.tcp_root, vip.udp_root]) {
+        if root == 0 || pages.contains_key(&root) {
+            continue;
+        }
+        let Some(content) = maps.page(root) else { continue };
+        pages.insert(root, content);
+        for leaf in content.values.into_iter().filter(|&leaf| leaf != 0).map(u32::from) {
+            if let Some(content) = maps.page(leaf) {
+                pages.entry(leaf).or_insert(content);
+            }
+        }
+    }
+    pages
+}
+
+/// The block's first entry knows how long it is.
+fn block_len<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig) -> u32 {
+    maps.backend(config.backend_base).map_or(0, |first| first.block_len.min(MAX_MEMBERS))
+}
+
+fn members<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig, block: u32) -> BTreeMap<u16, Backend> {
+    (0..block)
+        .filter_map(|local| Some((local as u16, maps.backend(config.backend_base.checked_add(local)?)?)))
+        .filter(|(_, entry)| entry.state & BACKEND_USED != 0)
+        .collect()
+}
+
+fn ring<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig) -> Ring {
+    let slots = config.slot_base..config.slot_base.saturating_add(config.table_size);
+    Ring {
+        now: slots.clone().map_while(|index| maps.slot(index)).collect(),
+        before: slots.map_while(|index| maps.before(index)).collect(),
+    }
+}

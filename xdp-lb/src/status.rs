@@ -1,0 +1,502 @@
+//! What a balancer does, as data: built from the maps alone, so it works when the agent is down. Pure.
+//!
+//! The command `status` reads maps and counters, calls [`Status::new`] and shows the result; `explain` and metrics
+//! use the words given here. Field names are promises to scripts: add freely, rename never.
+//!
+//! ```text
+//!   Observed + Readings -> Status { services { backends } , interfaces, flow_table, drops, passes }
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
+use xdp_lb_common::{
+    backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_LOCAL, KIND_TUNNEL, Template},
+    flow::{FlowEntry, FlowSet, WAYS},
+    reason::{DropReason, FlowEvent, PassReason, Reason},
+    ring::{NO_BACKEND, Slot},
+    service::{CLIENT_IP, IS_UDP, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED, TRACK_WINDOW},
+    stats::{Counters, Traffic},
+    vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VIP_USED, VipSlot},
+};
+
+use crate::{
+    model::{Affinity, Protocol, Tracking},
+    nexthop::Mac,
+    plan,
+    state::{Observed, Ring},
+    template::from_map,
+};
+
+/// What the maps do not say about themselves: counters, flows, links. Whatever could not be read is left empty.
+#[derive(Clone, Debug, Default)]
+pub struct Readings {
+    /// Node-wide counters.
+    pub counters: Counters,
+    /// What each service forwarded, by id.
+    pub services: BTreeMap<u16, Traffic>,
+    /// What each member forwarded, by service id and ring-local index; members without counters are left out.
+    pub members: BTreeMap<(u16, u16), Traffic>,
+    /// Live flows by service id and ring-local index; `None` when the flow table was not read.
+    pub flows: Option<BTreeMap<(u16, u16), u32>>,
+    /// Interfaces that run the program.
+    pub interfaces: Vec<Interface>,
+    /// Names of interfaces by index.
+    pub names: BTreeMap<u32, String>,
+}
+
+/// A balancer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// Generation of the configuration applied last.
+    pub generation: u32,
+    /// Interfaces that run the program, by name.
+    pub interfaces: Vec<Interface>,
+    /// VIPs, by address.
+    pub vips: Vec<Vip>,
+    /// Services, by name.
+    pub services: Vec<Service>,
+    /// The flow table.
+    pub flow_table: FlowTable,
+    /// Packets dropped by reason, those that are not 0.
+    pub drops: Vec<Count>,
+    /// Packets handed to the kernel or answered, by reason, those that are not 0.
+    pub passes: Vec<Count>,
+}
+
+/// An interface that runs the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// Kernel name.
+    pub name: String,
+    /// Index.
+    pub ifindex: u32,
+    /// `native`, `generic` or `offload`; `gone` when the pinned link holds nothing any more.
+    pub mode: String,
+    /// Id of the program; 0 without one.
+    pub program: u32,
+}
+
+/// A VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Vip {
+    /// Address.
+    pub address: IpAddr,
+    /// Packets to it are balanced here.
+    pub balanced: bool,
+    /// Tunnels that carry packets to it are taken off here.
+    pub decapsulated: bool,
+    /// `drop` or `pass`: what becomes of a packet that no service wants. `None` where nothing is balanced.
+    pub unmatched: Option<&'static str>,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Service {
+    /// Name.
+    pub name: String,
+    /// Id in the maps.
+    pub id: u16,
+    /// Protocol.
+    #[serde(serialize_with = "word")]
+    pub protocol: Protocol,
+    /// Where it listens: addresses and ports as `5060`, `20000-24999` or `all`.
+    pub listeners: Vec<Listener>,
+    /// Affinity.
+    #[serde(serialize_with = "word")]
+    pub affinity: Affinity,
+    /// Tracking.
+    #[serde(serialize_with = "word")]
+    pub tracking: Tracking,
+    /// A planned change waits until flows have been seen.
+    pub tracking_window: bool,
+    /// Maglev slots; 0 for a service without backends.
+    pub slots: u32,
+    /// Slots that changed and whose older flows may belong elsewhere.
+    pub dirty_slots: u32,
+    /// Slots that nobody takes.
+    pub empty_slots: u32,
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes of the IP packets forwarded, without tunnel.
+    pub bytes: u64,
+    /// Flows remembered; `null` when the flow table was not read.
+    pub flows: Option<u64>,
+    /// Members of the ring, by address.
+    pub backends: Vec<Member>,
+}
+
+/// Addresses that share their ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Listener {
+    /// VIP.
+    pub vip: IpAddr,
+    /// Ports in order.
+    pub ports: Vec<String>,
+}
+
+/// A member of a service's ring.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Member {
+    /// Where its tunnel ends.
+    pub address: IpAddr,
+    /// State.
+    #[serde(serialize_with = "word")]
+    pub state: MemberState,
+    /// Since when it has that state, seconds since 1970.
+    pub since: u64,
+    /// Slots that new flows go to it by.
+    pub slots: u32,
+    /// The same in per cent of the ring.
+    pub slots_percent: f64,
+    /// How packets get there.
+    pub path: Path,
+    /// Packets forwarded; `null` for a member without counters of its own.
+    pub packets: Option<u64>,
+    /// Bytes of the IP packets forwarded, without tunnel; `null` likewise.
+    pub bytes: Option<u64>,
+    /// Flows remembered; `null` when the flow table was not read.
+    pub flows: Option<u32>,
+}
+
+/// How packets get to a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Path {
+    /// Through a tunnel.
+    Tunnel {
+        /// Interface, by name if that is known.
+        interface: Option<String>,
+        /// Its index.
+        ifindex: u32,
+        /// MAC of the next hop.
+        #[serde(serialize_with = "mac")]
+        next_hop: Mac,
+    },
+    /// Up this node's own stack.
+    Local,
+    /// No next hop is known: packets are dropped.
+    Unresolved,
+}
+
+/// What a member takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberState {
+    /// New flows and known ones.
+    Active,
+    /// Known flows alone.
+    Draining,
+    /// Nothing: its drain is over.
+    Drained,
+    /// Nothing: it was called down.
+    Down,
+}
+
+/// The flow table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowTable {
+    /// Places.
+    pub entries: u64,
+    /// Live flows; `null` when the table was not read.
+    pub live: Option<u64>,
+    /// What happened to packets that asked it, all events.
+    pub events: Vec<Count>,
+}
+
+/// A counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Name, as in metrics.
+    pub reason: &'static str,
+    /// Packets.
+    pub packets: u64,
+    /// One sentence for people.
+    pub sentence: &'static str,
+}
+
+impl Status {
+    /// Puts together what the maps and the readings say.
+    #[must_use]
+    pub fn new(observed: &Observed, readings: &Readings) -> Self {
+        let listeners = listeners(observed);
+        let mut services: Vec<Service> = observed
+            .services
+            .iter()
+            .map(|(&id, entry)| service(observed, readings, id, entry, listeners.get(&id)))
+            .collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut vips: Vec<Vip> =
+            observed.vips.iter().filter(|v| v.flags & VIP_USED != 0).map(Vip::of).collect();
+        vips.sort_by_key(|v| v.address);
+        let live = |flows: &BTreeMap<_, u32>| flows.values().copied().map(u64::from).sum();
+        Self {
+            generation: observed.control.generation,
+            interfaces: readings.interfaces.clone(),
+            vips,
+            services,
+            flow_table: FlowTable {
+                entries: u64::from(observed.capacity.flow_sets) * WAYS as u64,
+                live: readings.flows.as_ref().map(live),
+                events: counts::<FlowEvent>(&readings.counters.flows),
+            },
+            drops: seen(counts::<DropReason>(&readings.counters.drops)),
+            passes: seen(counts::<PassReason>(&readings.counters.passes)),
+        }
+    }
+}
+
+impl Vip {
+    /// Of a slot in use.
+    #[must_use]
+    pub fn of(slot: &VipSlot) -> Self {
+        let balanced = slot.flags & VIP_BALANCED != 0;
+        let unmatched = if slot.flags & VIP_PASS_UNMATCHED != 0 { "pass" } else { "drop" };
+        Self {
+            address: from_map(slot.address),
+            balanced,
+            decapsulated: slot.flags & VIP_DECAP != 0,
+            unmatched: balanced.then_some(unmatched),
+        }
+    }
+}
+
+impl Path {
+    /// By the header that packets get.
+    #[must_use]
+    pub fn of(template: &Template, names: &BTreeMap<u32, String>) -> Self {
+        match template.kind {
+            KIND_TUNNEL => {
+                let [a, b, c, d, e, f, ..] = template.bytes;
+                Self::Tunnel {
+                    interface: names.get(&template.ifindex).cloned(),
+                    ifindex: template.ifindex,
+                    next_hop: [a, b, c, d, e, f],
+                }
+            }
+            KIND_LOCAL => Self::Local,
+            _ => Self::Unresolved,
+        }
+    }
+}
+
+impl MemberState {
+    /// By the bits of a member's entry.
+    #[must_use]
+    pub fn of(entry: &Backend) -> Self {
+        match (entry.state & BACKEND_DRAINING != 0, entry.state & BACKEND_ALIVE != 0) {
+            (false, true) => Self::Active,
+            (true, true) => Self::Draining,
+            (true, false) => Self::Drained,
+            (false, false) => Self::Down,
+        }
+    }
+}
+
+/// Values that have a word of their own in the configuration or in `status`.
+pub trait Word {
+    /// The word.
+    fn word(&self) -> &'static str;
+}
+
+impl Word for MemberState {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl Word for Protocol {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl Word for Affinity {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::FiveTuple => "five-tuple",
+            Self::ClientIp => "client-ip",
+        }
+    }
+}
+
+impl Word for Tracking {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Sampled => "sampled",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Affinity of a service in the maps.
+#[must_use]
+pub fn affinity(config: &ServiceConfig) -> Affinity {
+    if config.flags & CLIENT_IP != 0 { Affinity::ClientIp } else { Affinity::FiveTuple }
+}
+
+/// Its tracking, a window left aside.
+#[must_use]
+pub fn tracking(config: &ServiceConfig) -> Tracking {
+    match config.flags & (TRACK_EXACT | TRACK_SAMPLED) {
+        0 => Tracking::Off,
+        TRACK_SAMPLED => Tracking::Sampled,
+        _ => Tracking::Exact,
+    }
+}
+
+/// Live flows by service id and ring-local index, from all sets of the flow table.
+#[must_use]
+pub fn flows(sets: impl Iterator<Item = FlowSet>, tick: u16) -> BTreeMap<(u16, u16), u32> {
+    let mut flows = BTreeMap::new();
+    for entry in sets.flat_map(|set| set.entries).map(FlowEntry).filter(|entry| !entry.is_free(tick)) {
+        *flows.entry((entry.service(), entry.backend())).or_insert(0) += 1;
+    }
+    flows
+}
+
+/// `00:00:5e:00:01:01`.
+#[must_use]
+pub fn mac_text(mac: &Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+pub(crate) fn mac<S: Serializer>(mac: &Mac, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&mac_text(mac))
+}
+
+pub(crate) fn word<S: Serializer>(value: &impl Word, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(value.word())
+}
+
+fn service(
+    observed: &Observed,
+    readings: &Readings,
+    id: u16,
+    entry: &xdp_lb_common::service::Service,
+    listeners: Option<&BTreeMap<IpAddr, Ports>>,
+) -> Service {
+    let config = entry.config();
+    let ring = observed.rings.get(&id);
+    let owned = owned(ring);
+    let flows = |local| readings.flows.as_ref().map(|f| f.get(&(id, local)).copied().unwrap_or(0));
+    let member = |(&local, entry): (&u16, &Backend)| {
+        let slots = owned.get(&local).copied().unwrap_or(0);
+        let traffic = readings.members.get(&(id, local));
+        Member {
+            address: from_map(entry.address),
+            state: MemberState::of(entry),
+            since: entry.since,
+            slots,
+            slots_percent: percent(slots, config.table_size),
+            path: Path::of(entry.template(), &readings.names),
+            packets: traffic.map(|t| t.packets),
+            bytes: traffic.map(|t| t.bytes),
+            flows: flows(local),
+        }
+    };
+    let members = observed.members.get(&id);
+    let mut backends: Vec<Member> = members.into_iter().flatten().map(member).collect();
+    backends.sort_by_key(|m| m.address);
+    let total = |flows: &BTreeMap<(u16, u16), u32>| {
+        flows.range((id, 0)..=(id, u16::MAX)).map(|(_, &n)| u64::from(n)).sum()
+    };
+    let traffic = readings.services.get(&id).copied().unwrap_or_default();
+    Service {
+        name: plan::name(entry).to_owned(),
+        id,
+        protocol: if config.flags & IS_UDP != 0 { Protocol::Udp } else { Protocol::Tcp },
+        listeners: listeners.into_iter().flatten().map(|(&vip, ports)| ports.listener(vip)).collect(),
+        affinity: affinity(config),
+        tracking: tracking(config),
+        tracking_window: config.flags & TRACK_WINDOW != 0,
+        slots: config.table_size,
+        dirty_slots: count(ring, Slot::is_dirty),
+        empty_slots: count(ring, |slot| slot.backend() == NO_BACKEND),
+        packets: traffic.packets,
+        bytes: traffic.bytes,
+        flows: readings.flows.as_ref().map(total),
+        backends,
+    }
+}
+
+/// Slots by ring-local backend.
+fn owned(ring: Option<&Ring>) -> BTreeMap<u16, u32> {
+    let mut owned = BTreeMap::new();
+    for &slot in ring.iter().flat_map(|r| &r.now) {
+        *owned.entry(Slot(slot).backend()).or_insert(0) += 1;
+    }
+    owned
+}
+
+fn count(ring: Option<&Ring>, what: impl Fn(Slot) -> bool) -> u32 {
+    let slots = ring.iter().flat_map(|r| &r.now).filter(|&&slot| what(Slot(slot)));
+    u32::try_from(slots.count()).unwrap_or(u32::MAX)
+}
+
+/// To two digits: more would be noise in a diff.
+fn percent(part: u32, whole: u32) -> f64 {
+    if whole == 0 { 0.0 } else { (f64::from(part) * 10_000.0 / f64::from(whole)).round() / 100.0 }
+}
+
+/// Ports of one service on one VIP.
+#[derive(Default)]
+struct Ports(BTreeSet<u16>);
+
+impl Ports {
+    fn listener(&self, vip: IpAddr) -> Listener {
+        // Only a service of the whole address takes port 0.
+        if self.0.len() == 1 << 16 {
+            return Listener { vip, ports: vec!["all".to_owned()] };
+        }
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for &port in &self.0 {
+            match ranges.last_mut() {
+                Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
+                _ => ranges.push((port, port)),
+            }
+        }
+        let text = |(a, b)| if a == b { format!("{a}") } else { format!("{a}-{b}") };
+        Listener { vip, ports: ranges.into_iter().map(text).collect() }
+    }
+}
+
+/// Where each service listens, as packets find it: by the live VIP bank and its pages.
+fn listeners(observed: &Observed) -> BTreeMap<u16, BTreeMap<IpAddr, Ports>> {
+    let mut found: BTreeMap<u16, BTreeMap<IpAddr, Ports>> = BTreeMap::new();
+    for vip in observed.vips.iter().filter(|vip| vip.flags & VIP_BALANCED != 0) {
+        let roots = [vip.tcp_root, vip.udp_root].into_iter().filter_map(|root| observed.pages.get(&root));
+        for (high, &leaf) in roots.flat_map(|root| (0u16..).zip(&root.values)) {
+            let Some(page) = observed.pages.get(&u32::from(leaf)) else { continue };
+            for (low, &id) in (0u16..).zip(&page.values).filter(|&(_, &id)| id != 0) {
+                let ports = found.entry(id).or_default().entry(from_map(vip.address)).or_default();
+                ports.0.insert(high << 8 | low);
+            }
+        }
+    }
+    found
+}
+
+/// Every reason with its counter.
+fn counts<R: Reason>(counts: &R::Counts) -> Vec<Count> {
+    let values: &[u64] = bytemuck::cast_slice(bytemuck::bytes_of(counts));
+    R::ALL
+        .iter()
+        .zip(values)
+        .map(|(reason, &packets)| Count { reason: reason.name(), packets, sentence: reason.sentence() })
+        .collect()
+}
+
+fn seen(mut counts: Vec<Count>) -> Vec<Count> {
+    counts.retain(|count| count.packets != 0);
+    counts
+}

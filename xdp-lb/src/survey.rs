@@ -1,0 +1,125 @@
+//! A pass over the whole flow table and what follows from it: what the planner must leave alone, which
+//! entries go, which slots become clean.
+//!
+//! Pure: the agent feeds it the mapped flow table and carries out the answer by compare-and-swap; tests
+//! feed it [`crate::memory`]. [`crate::scan`] is the pass itself, [`crate::slots`] the rule for one slot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use xdp_lb_common::{
+    backend::{BACKEND_ALIVE, MAX_MEMBERS},
+    flow::{FlowEntry, FlowSet},
+    ring::Slot,
+};
+
+use crate::{
+    plan::Census,
+    scan::{BackendSet, Scan},
+    state::Observed,
+};
+
+/// What a pass found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Ids and indexes that some entry names, live or expired: input of the next plan.
+    pub census: Census,
+    /// Entries to be cleared if they are still what they were.
+    pub sweeps: Vec<Sweep>,
+    /// Dirty slots that may become clean if they are still what they were.
+    pub clean: Vec<Clean>,
+    /// Dirty slots by service id, those in `clean` included; services without any are left out.
+    pub dirty_slots: BTreeMap<u16, u32>,
+    /// Live flows by service id and ring-local backend; none is left out.
+    pub flows: BTreeMap<(u16, u16), u32>,
+    /// Live entries.
+    pub live: u64,
+    /// Entries that had expired.
+    pub expired: u64,
+    /// Entries of services that are gone.
+    pub orphaned: u64,
+}
+
+/// An entry to be cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// Set.
+    pub set: u32,
+    /// Way of the set.
+    pub way: usize,
+    /// The entry that was seen.
+    pub old: u64,
+}
+
+/// A slot to be made clean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clean {
+    /// Service id.
+    pub service: u16,
+    /// Index over all rings.
+    pub index: u32,
+    /// The word that was seen, dirty bit included; [`Slot::clean`] of it is to be stored.
+    pub expected: u16,
+}
+
+/// Surveys the flow table.
+///
+/// `tick` and `started` are the moment before the first set is read, on the flow table's clock and on the
+/// agent's. `observed` must have been read then too, or before. `changed` says when a slot (service id, slot within the
+/// ring) last changed, an RCU grace period included; `flow_timeout` how long that service remembers.
+#[must_use]
+pub fn survey(
+    observed: &Observed,
+    sets: impl Iterator<Item = (u32, FlowSet)>,
+    tick: u16,
+    started: Duration,
+    changed: &dyn Fn(u16, u32) -> Duration,
+    flow_timeout: &dyn Fn(u16) -> Duration,
+) -> Survey {
+    let mut scan = Scan::new(tick, started);
+    let mut rings = BTreeMap::new();
+    for (&id, ring) in &observed.rings {
+        let members = observed.members.get(&id).into_iter().flatten();
+        let alive = members.filter(|(_, m)| m.state & BACKEND_ALIVE != 0).map(|(&local, _)| local);
+        let index = scan.ring(&ring.now, alive.collect::<BackendSet>());
+        scan.service(id, index);
+        rings.insert(id, index);
+    }
+    let mut found = Survey::default();
+    let mut strangers = BTreeSet::new();
+    for (set, entries) in sets {
+        for sweep in scan.feed(&entries) {
+            let service = FlowEntry(sweep.old).service();
+            if !rings.contains_key(&service) {
+                strangers.insert(service);
+            }
+            found.sweeps.push(Sweep { set, way: sweep.way, old: sweep.old });
+        }
+    }
+    for (&service, &ring) in &rings {
+        for local in (0..MAX_MEMBERS as u16).filter(|&local| scan.is_named(ring, local)) {
+            let flows = scan.flows(service, local);
+            found.census.members.insert((service, local), flows);
+            if flows > 0 {
+                found.flows.insert((service, local), flows);
+            }
+        }
+        let words = &observed.rings[&service];
+        let dirty = words.now.iter().filter(|&&now| Slot(now).is_dirty()).count() as u32;
+        if dirty == 0 {
+            continue;
+        }
+        found.dirty_slots.insert(service, dirty);
+        let base = observed.services.get(&service).map_or(0, |s| s.config().slot_base);
+        let before = |slot: u32| words.before[slot as usize];
+        let settled = scan.settled(ring, before, |slot| changed(service, slot), flow_timeout(service));
+        found.clean.extend(settled.map(|slot| Clean {
+            service,
+            index: base + slot,
+            expected: words.now[slot as usize],
+        }));
+    }
+    found.census.services = strangers;
+    (found.live, found.expired, found.orphaned) = (scan.live(), scan.expired(), scan.orphaned());
+    found
+}

@@ -1,0 +1,117 @@
+//! The program on interfaces.
+
+use xdp_lb::dataplane::{AttachError, Loaded, Mode, Program, Setup, Shape, attach, load};
+use xdp_lb::model::AttachMode;
+use xdp_lb::state::{MapOp, Maps as _};
+use xdp_lb_common::backend::Template;
+
+use crate::fill::{XDP_ABORTED, XDP_REDIRECT, fill, run, template, udp};
+use crate::stand::{TempRoot, command, in_namespace, limits, make_pair, open};
+
+#[test]
+fn a_link_outlives_its_maker_and_is_updated_in_place() {
+    in_namespace(|root| {
+        let first = {
+            let mut loaded = open(root);
+            attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Auto, false).unwrap()
+        };
+        assert_eq!((first.mode, first.updated), (Mode::Native, false));
+        assert_eq!(attach::attached(root).unwrap(), std::slice::from_ref(&first));
+
+        let mut loaded = open(root);
+        let second = attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Auto, false).unwrap();
+        assert_eq!((second.mode, second.updated), (Mode::Native, true));
+        assert_ne!(second.program, first.program, "the new program runs");
+
+        let generic =
+            attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Generic, false).unwrap();
+        assert_eq!((generic.mode, generic.updated), (Mode::Generic, false));
+        let dotted =
+            attach::attach(root, loaded.program().unwrap(), "v1.100", AttachMode::Native, false).unwrap();
+        assert_eq!(dotted.mode, Mode::Native);
+        let names = |all: Vec<attach::Attached>| all.into_iter().map(|a| a.interface).collect::<Vec<_>>();
+        assert_eq!(names(attach::attached(root).unwrap()), ["v0", "v1.100"]);
+
+        assert!(attach::detach(root, "v0").unwrap());
+        assert!(!attach::detach(root, "v0").unwrap());
+        assert_eq!(attach::detach_all(root).unwrap(), ["v1.100"]);
+        assert!(attach::attached(root).unwrap().is_empty());
+        assert!(!command("ip", "-d link show").contains("prog/xdp"), "nothing is left on an interface");
+        drop(loaded);
+        load::remove(root).unwrap();
+        assert!(!root.path().exists());
+    });
+}
+
+#[test]
+fn another_interface_is_a_redirect() {
+    in_namespace(|root| {
+        let mut loaded = open(root);
+        let mut maps = loaded.maps().unwrap();
+        fill(&mut maps);
+        let ifindex = xdp_lb::dataplane::sys::ifindex("v0").unwrap();
+        for index in 0..2 {
+            let template = Box::new(Template { ifindex, ..template(index) });
+            maps.apply(&MapOp::SetTemplate { index, template }).unwrap();
+        }
+        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_ABORTED, "nobody allowed the interface");
+        maps.apply(&MapOp::PutTxPort { ifindex }).unwrap();
+        assert_eq!(maps.observe().tx_ports, [ifindex].into());
+        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_REDIRECT);
+        maps.apply(&MapOp::DropTxPort { ifindex }).unwrap();
+        maps.apply(&MapOp::DropTxPort { ifindex }).unwrap();
+        assert!(maps.observe().tx_ports.is_empty());
+        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_ABORTED);
+        let beyond = maps.capacity().tx_ports;
+        assert!(maps.apply(&MapOp::PutTxPort { ifindex: beyond }).is_err());
+        assert!(maps.apply(&MapOp::DropTxPort { ifindex: beyond }).is_err());
+    });
+}
+
+#[test]
+fn an_interface_that_came_back_is_attached_anew() {
+    in_namespace(|root| {
+        let mut loaded = open(root);
+        let first = attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Native, false).unwrap();
+        command("ip", "link del v0");
+        assert!(attach::attached(root).unwrap().is_empty());
+        let gone =
+            attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Native, false).unwrap_err();
+        assert!(matches!(gone, AttachError::NoInterface(_)), "{gone}");
+        make_pair();
+        let again = attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Native, false).unwrap();
+        assert!(!again.updated && again.ifindex != first.ifindex);
+        assert_eq!(attach::attached(root).unwrap(), [again]);
+    });
+}
+
+#[test]
+fn a_foreign_program_is_refused_by_name_and_replaced_on_demand() {
+    in_namespace(|root| {
+        // Somebody else's: the decap program under another root, once on a link and once without.
+        let other = TempRoot::new();
+        let shape = Shape::decap_only(&limits(), load::hz().unwrap());
+        let theirs = Setup { shape, seed: 0, program: Program::Decap };
+        let mut foreign = Loaded::open_or_create(&other, &theirs).unwrap();
+        let mut ours = open(root);
+        for by_link in [true, false] {
+            if by_link {
+                attach::attach(&other, foreign.program().unwrap(), "v0", AttachMode::Native, false).unwrap();
+            } else {
+                attach::detach(&other, "v0").unwrap();
+                attach::detach(root, "v0").unwrap();
+                let prog = other.program();
+                command("ip", &format!("link set v0 xdpdrv pinned {}", prog.display()));
+            }
+            let refused =
+                attach::attach(root, ours.program().unwrap(), "v0", AttachMode::Auto, false).unwrap_err();
+            let text = refused.to_string();
+            assert!(matches!(refused, AttachError::Foreign { .. }) && text.contains("xdp_decap"), "{text}");
+            let replaced =
+                attach::attach(root, ours.program().unwrap(), "v0", AttachMode::Auto, true).unwrap();
+            assert!(!replaced.updated);
+            assert_eq!(attach::attached(root).unwrap(), [replaced]);
+        }
+        assert!(attach::attached(&other).unwrap().is_empty());
+    });
+}
