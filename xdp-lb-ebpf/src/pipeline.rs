@@ -82,7 +82,11 @@ fn unmatched(vip: &VipSlot) -> Result<Verdict, DropReason> {
 /// The backend side alone.
 #[inline(always)]
 pub fn decap(packet: &mut Packet) -> Verdict {
-    addresses(packet).map_or_else(Pass, |outer| take_off(packet, outer))
+    match addresses(packet) {
+        Ok(outer) if classify::vip(&Tables, &outer).is_some() => Pass(PassReason::DecapVip),
+        Ok(outer) => take_off(packet, outer),
+        Err(reason) => Pass(reason),
+    }
 }
 
 /// Whom the frame's IP header names.

@@ -16,9 +16,9 @@ use tracing::{error, info, warn};
 use super::{
     interfaces::{followed, resolve},
     reconcile::{Reconciler, Run},
-    source,
 };
 use crate::{
+    cli::file,
     dataplane::{
         BpffsRoot, KernelMaps, Loaded, Program, Setup, Shape,
         attach::{attach, attached, detach, detach_all},
@@ -69,22 +69,13 @@ pub struct RunOptions {
     /// Configuration file.
     pub config: PathBuf,
     /// Where pins live.
-    pub bpffs: PathBuf,
+    pub bpffs: BpffsRoot,
     /// What leaving does.
     pub on_exit: OnExit,
     /// Take another program's place on an interface.
     pub replace: bool,
     /// Carry out changes that move every flow of a service.
     pub allow_moves: bool,
-}
-
-/// Options of `load`.
-#[derive(Clone, Debug)]
-pub struct LoadOptions {
-    /// Configuration file.
-    pub config: PathBuf,
-    /// Directory on a bpffs that receives `prog` and `maps/`.
-    pub pin: PathBuf,
 }
 
 /// Why the daemon ended.
@@ -100,11 +91,9 @@ pub enum Ended {
 ///
 /// # Errors
 /// What failed, on what.
-pub async fn load(options: &LoadOptions) -> Result<()> {
-    let desired = source::read(&options.config)?;
-    let root = BpffsRoot::new(&options.pin);
+pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
     let role = if desired.services.is_empty() { Role::Decap } else { Role::Balancer };
-    let loaded = open(&root, &desired, role)?;
+    let loaded = open(root, &desired, role)?;
     let (shutdown, stopped) = watch::channel(false);
     let (resolver, task) = Resolver::start(followed(&desired), Timing::default(), stopped).await?;
     let (snapshot, _) = settle(&resolver, &followed(&desired), SETTLE).await;
@@ -117,15 +106,15 @@ pub async fn load(options: &LoadOptions) -> Result<()> {
 /// Runs until a signal ends it.
 ///
 /// # Errors
-/// What failed, on what. A bad file is [`source::Rejected`].
+/// What failed, on what.
 pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let mut hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
 
-    let root = BpffsRoot::new(&options.bpffs);
-    let mut loaded = open(&root, &desired, options.role)?;
-    info!(taken_over = loaded.took_over(), pins = %options.bpffs.display(), "program and maps loaded");
+    let root = &options.bpffs;
+    let mut loaded = open(root, &desired, options.role)?;
+    info!(taken_over = loaded.took_over(), pins = %root, "program and maps loaded");
     let (shutdown, stopped) = watch::channel(false);
     let (resolver, resolver_task) = Resolver::start(followed(&desired), Timing::default(), stopped).await?;
     let (snapshot, settled) = settle(&resolver, &followed(&desired), SETTLE).await;
@@ -195,10 +184,10 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
             Ok(Ended::Kept)
         }
         OnExit::Detach => {
-            detach_all(&root)?;
+            detach_all(root)?;
             drop(agent);
             drop(loaded);
-            remove(&root)?;
+            remove(root)?;
             if let Some(vips) = &mut vips {
                 vips.release().await.context("take the VIPs off lo")?;
             }
@@ -222,8 +211,8 @@ fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
 
 /// The file again, if it can be used.
 fn reread(options: &RunOptions, current: &Desired) -> Option<Desired> {
-    let desired = match source::read(&options.config) {
-        Ok(desired) => desired,
+    let desired = match file::read(&options.config) {
+        Ok(checked) => checked.desired,
         Err(e) => {
             error!("reload failed: {e:#}; the configuration of before stays in force");
             return None;

@@ -11,9 +11,8 @@
 
 mod daemon;
 mod interfaces;
+pub mod log;
 mod reconcile;
-mod source;
 
-pub use self::daemon::{Ended, LoadOptions, OnExit, Role, RunOptions, load, run};
+pub use self::daemon::{Ended, OnExit, Role, RunOptions, load, run};
 pub use self::reconcile::{FlowTable, Outcome, ReconcileError, Reconciler, Run};
-pub use self::source::{Rejected, read};

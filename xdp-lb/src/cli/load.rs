@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use crate::{agent, config::Checked, dataplane::BpffsRoot};
+
 /// Arguments of `load`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -16,8 +18,7 @@ pub struct Args {
 /// Loads, fills, pins.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { config, pin } = args;
-    super::file::read(&config)?;
-    // THE LEAD'S: agent::load(LoadOptions { config, pin })
-    let _ = pin;
-    anyhow::bail!("load is not built in yet")
+    let Checked { desired, .. } = super::file::read(&config)?;
+    super::runtime()?.block_on(agent::load(desired, &BpffsRoot::new(pin)))?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -103,10 +103,13 @@ fn bad_usage(command: &str, message: String) -> ! {
 
 /// Runs a question to the kernel to its end on this thread, in whose network namespace it is asked.
 fn wait_for<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("start a runtime")?;
     // The kernel answers at once or never.
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), question).await })?
+    runtime()?.block_on(async { tokio::time::timeout(Duration::from_secs(10), question).await })?
+}
+
+/// A runtime on this very thread: sockets belong to the network namespace of the thread that opens them.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")
 }
 
 /// Tells people what failed, and scripts by which exit code.
