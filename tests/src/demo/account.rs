@@ -112,7 +112,8 @@ fn indices<T>(all: &[T], of: impl Fn(&T) -> bool) -> Vec<usize> {
 pub fn settle(acts: &[Act], last: &Sample, owner: Owner<'_>) -> Account {
     let death = death(acts);
     let excused =
-        last.load.failures.iter().filter(|f| death.as_ref().is_some_and(|d| d.excuses(f, owner))).count() as u64;
+        last.load.failures.iter().filter(|f| death.as_ref().is_some_and(|d| d.excuses(f, owner))).count()
+            as u64;
     let its_connections = death.as_ref().map(Death::connections).unwrap_or_default();
     let its_streams = death.as_ref().map(Death::streams).unwrap_or_default();
     let others = |i: &usize, its: &[usize]| !its.contains(i);
@@ -217,7 +218,11 @@ fn failures(act: &Act, death: Option<&Death>) -> String {
         Some(death) if since.failures() > 0 => {
             let asked_before = |f: &&Failure| death.known.is_none_or(|known| f.sent <= known);
             let early = since.failures.iter().filter(asked_before).count();
-            format!("{} failed, {early} of them sent before {} was marked down", since.failures(), death.server)
+            format!(
+                "{} failed, {early} of them sent before {} was marked down",
+                since.failures(),
+                death.server
+            )
         }
         _ => format!("{} failed", since.failures()),
     }
@@ -234,9 +239,8 @@ fn with(calls: &CallReport, server: &str) -> (usize, usize) {
 /// What happened to open connections and streams since `before`: those of `server`, or (not `its`) all others.
 fn calls(after: &CallReport, before: &CallReport, server: &str, its: bool) -> String {
     let mut whose = String::from("all");
-    let wanted = |name: Option<&String>| {
-        server.is_empty() || (name.map(String::as_str) == Some(server)) == its
-    };
+    let wanted =
+        |name: Option<&String>| server.is_empty() || (name.map(String::as_str) == Some(server)) == its;
     if !server.is_empty() {
         whose = if its { format!("{server}'s") } else { format!("not {server}'s") };
     }
@@ -272,9 +276,9 @@ fn fate_of_the_dead(act: &Act, death: Option<&Death>) -> Vec<String> {
         *ends.entry(end).or_default() += 1;
     }
     let ends: Vec<_> = ends.iter().map(|(end, n)| format!("{n} {end}")).collect();
-    let moved = its_streams.iter().filter(|i| {
-        act.after.calls.flows[**i].servers.last().is_some_and(|last| *last != death.server)
-    });
+    let moved = its_streams
+        .iter()
+        .filter(|i| act.after.calls.flows[**i].servers.last().is_some_and(|last| *last != death.server));
     let moved = moved.count();
     vec![
         format!("{}'s {} TCP connections: {}", death.server, its_connections.len(), ends.join(", ")),
@@ -432,10 +436,18 @@ mod tests {
         let acts = acts();
         let death = death(&acts);
         let told = |i: usize| sentences(&acts[i], death.as_ref()).join("\n");
-        assert!(told(0).contains("500 requests answered, backend1 60 %, backend2 40 %; 0 failed"), "{}", told(0));
+        assert!(
+            told(0).contains("500 requests answered, backend1 60 %, backend2 40 %; 0 failed"),
+            "{}",
+            told(0)
+        );
         assert!(told(1).contains("200 of them by backend2"), "{}", told(1));
         assert!(told(1).contains("open TCP connections (backend2's): 1, harmed 0"), "{}", told(1));
-        assert!(told(2).contains("1 open TCP connections and 1 UDP streams were with backend3"), "{}", told(2));
+        assert!(
+            told(2).contains("1 open TCP connections and 1 UDP streams were with backend3"),
+            "{}",
+            told(2)
+        );
         assert!(told(3).contains("backend3's 1 TCP connections: 1 still waiting"), "{}", told(3));
         assert!(told(4).contains("edge1 10000, edge2 9000"), "{}", told(4));
     }

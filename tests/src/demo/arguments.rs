@@ -12,9 +12,11 @@ pub const LONGEST: Duration = Duration::from_secs(1800);
 /// Shows the balancer at work in a lab of network namespaces on this machine.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "xdp-lb-lab", version, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 every request was answered (those to the killed backend, until it was marked down, \
+#[command(
+    after_help = "Exit codes: 0 every request was answered (those to the killed backend, until it was marked down, \
 are reported and excused), 1 something was lost or could not be shown, 2 bad usage, 130 Ctrl-C before there was anything \
-to show. Ctrl-C later ends the show in order: the code then says what was lost until then.")]
+to show. Ctrl-C later ends the show in order: the code then says what was lost until then."
+)]
 pub struct Arguments {
     /// How long the traffic runs: 30s, 2m. Without it the show takes 34 s, and on a terminal goes on until Ctrl-C
     #[arg(long = "for", value_name = "TIME", value_parser = length)]

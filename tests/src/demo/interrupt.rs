@@ -59,8 +59,11 @@ impl Interrupt {
     #[must_use]
     pub fn wait(&self, time: Duration) -> bool {
         let guard = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (given, _) =
-            self.state.1.wait_timeout_while(guard, time, |given| !*given).unwrap_or_else(PoisonError::into_inner);
+        let (given, _) = self
+            .state
+            .1
+            .wait_timeout_while(guard, time, |given| !*given)
+            .unwrap_or_else(PoisonError::into_inner);
         *given
     }
 }

@@ -48,10 +48,14 @@ impl Event {
         match self {
             Self::Quiet => "new requests, open connections and streams, over IPv4 and IPv6".into(),
             Self::Drain(n) => format!("`state: drain` for backend{n} in the file, SIGHUP to both agents"),
-            Self::Return(n) => format!("backend{n}'s `state` is out of the file again, SIGHUP to both agents"),
+            Self::Return(n) => {
+                format!("backend{n}'s `state` is out of the file again, SIGHUP to both agents")
+            }
             Self::Die(n) => format!("the cable of backend{n} is cut: no reset, no goodbye"),
             Self::MarkDown(n) => {
-                format!("`state: down` for backend{n} in the file, SIGHUP to both agents (health checks come later)")
+                format!(
+                    "`state: down` for backend{n} in the file, SIGHUP to both agents (health checks come later)"
+                )
             }
             Self::Withdraw(n) => format!("the router's routes to the VIPs leave edge{n} out"),
         }
@@ -85,7 +89,8 @@ pub fn scaled(steps: &[Step], length: Duration) -> Vec<Step> {
     let factor = length.as_secs_f64() / whole.as_secs_f64().max(f64::EPSILON);
     let death = |watch: Duration| watch.mul_f64(factor).min(LONGEST_DEATH);
     let after: Duration = steps.iter().filter(is_death).map(|step| death(step.watch)).sum();
-    let others = length.saturating_sub(after).as_secs_f64() / (whole - deaths).as_secs_f64().max(f64::EPSILON);
+    let others =
+        length.saturating_sub(after).as_secs_f64() / (whole - deaths).as_secs_f64().max(f64::EPSILON);
     let scale = |step: &Step| Step {
         watch: if is_death(&step) { death(step.watch) } else { step.watch.mul_f64(others) },
         ..*step

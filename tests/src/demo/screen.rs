@@ -140,7 +140,9 @@ pub fn picture(view: &View<'_>, paint: Paint) -> Vec<String> {
     let recent = view.now.load.since(&view.before.load);
     let load = &view.now.load;
     let left = match view.left {
-        Some(left) => format!("step {} of {}, {:.0} s left", view.step.0, view.step.1, left.as_secs_f64().ceil()),
+        Some(left) => {
+            format!("step {} of {}, {:.0} s left", view.step.0, view.step.1, left.as_secs_f64().ceil())
+        }
         None => "all steps shown; Ctrl-C ends it".into(),
     };
     let failed = |n: u64| if n == 0 { "0".to_owned() } else { paint.bad(&n.to_string()) };
@@ -340,7 +342,9 @@ mod tests {
         assert!(excused.contains("harmed 1, 1 of them backend2's"), "{excused}");
         let text = line(&view);
         assert!(!text.contains(['\n', '\x1b']), "{text:?}");
-        for part in ["5.0 s", "backend2 drains", "100 req/s", "backend1  75 %", "tcp 1 open, 1 harmed", "udp lost 1"] {
+        for part in
+            ["5.0 s", "backend2 drains", "100 req/s", "backend1  75 %", "tcp 1 open, 1 harmed", "udp lost 1"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
@@ -376,7 +380,16 @@ mod tests {
     #[test]
     fn the_topology_names_everybody() {
         let text = topology("nginx").join("\n");
-        for part in ["client1", "edge1", "edge2", "backend3", "203.0.113.10", "2001:db8::10", "fd00:0:2:3::2", "nginx"] {
+        for part in [
+            "client1",
+            "edge1",
+            "edge2",
+            "backend3",
+            "203.0.113.10",
+            "2001:db8::10",
+            "fd00:0:2:3::2",
+            "nginx",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");

@@ -35,13 +35,9 @@ impl<'lab> Stage<'lab> {
         let addresses: Vec<_> = ports.iter().copied().flat_map(files::at).collect();
         let serve = |host: &Host| Server::start(&host.ns, &host.role.name(), &addresses);
         let servers = lab.backends().iter().map(serve).collect::<Result<_>>()?;
-        let start =
-            |host: &Host| Nginx::start(&host.ns, &host.role.name(), &files::at(WEB), lab.scratch());
-        let web = if with_nginx {
-            lab.backends().iter().map(start).collect::<Result<_>>()?
-        } else {
-            Vec::new()
-        };
+        let start = |host: &Host| Nginx::start(&host.ns, &host.role.name(), &files::at(WEB), lab.scratch());
+        let web =
+            if with_nginx { lab.backends().iter().map(start).collect::<Result<_>>()? } else { Vec::new() };
         let states = BTreeMap::new();
         let tier = Tier::start(lab, Mode::Native, |n| file::of_edge(n, &states))?;
         Ok(Self { lab, tier, servers, web, states, dead: None, away: None })

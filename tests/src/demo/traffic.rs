@@ -55,15 +55,10 @@ impl<'lab> Traffic<'lab> {
     /// When somebody is not answered.
     pub fn start(lab: &'lab Lab) -> Result<Self> {
         let client = &lab.client(1).ns;
-        let calls =
-            Calls::start(client, (&files::at(ECHO), CONNECTIONS), (&files::at(MEDIA), STREAMS))?;
+        let calls = Calls::start(client, (&files::at(ECHO), CONNECTIONS), (&files::at(MEDIA), STREAMS))?;
         calls.wait(1, FIRST_BOUND)?;
-        let options = LoadOptions {
-            clients: CLIENTS,
-            rate: RATE,
-            timeout: REQUEST_TIMEOUT,
-            ..LoadOptions::default()
-        };
+        let options =
+            LoadOptions { clients: CLIENTS, rate: RATE, timeout: REQUEST_TIMEOUT, ..LoadOptions::default() };
         Ok(Self { lab, load: Load::start(client, &files::at(WEB), options)?, calls })
     }
 
