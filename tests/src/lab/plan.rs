@@ -129,10 +129,11 @@ pub fn second_link(role: Role) -> (Dual, Dual) {
     (other(role.address()), other(role.gateway()))
 }
 
-/// VIP number `n` (1..=254).
+/// VIP number `n` (1..=254), which reads the same in both families: 203.0.113.10 and 2001:db8::10.
 #[must_use]
 pub fn vip(n: u8) -> Dual {
-    Dual { v4: Ipv4Addr::new(203, 0, 113, n), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()) }
+    let digits = u16::from(n / 100) << 8 | u16::from(n / 10 % 10) << 4 | u16::from(n % 10);
+    Dual { v4: Ipv4Addr::new(203, 0, 113, n), v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, digits) }
 }
 
 /// The networks all VIPs are in, which the router spreads over the edge nodes.
@@ -164,6 +165,13 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn vips_read_the_same_in_both_families() {
+        for n in [1, 10, 99, 254] {
+            assert_eq!(vip(n).v6.to_string(), format!("2001:db8::{n}"));
+        }
+    }
 
     #[test]
     fn nobody_shares_an_address() {

@@ -52,13 +52,19 @@ pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// Why the first of `needs` that is not met is not, if any.
+#[must_use]
+pub fn first_missing(needs: &[Need]) -> Option<String> {
+    needs.iter().find_map(|need| need.missing())
+}
+
 /// Whether all `needs` are met. If not: says which on stderr, for a test that then returns.
 ///
 /// # Panics
 /// With `REQUIRE_ALL=1` when something is missing.
 #[must_use]
 pub fn can_run(needs: &[Need]) -> bool {
-    let Some(why) = needs.iter().find_map(|need| need.missing()) else { return true };
+    let Some(why) = first_missing(needs) else { return true };
     let test = std::thread::current().name().unwrap_or("test").to_owned();
     let required = std::env::var_os("REQUIRE_ALL").is_some_and(|v| v == "1");
     assert!(!required, "{test} cannot run here and REQUIRE_ALL=1: {why}");

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::lock;
 use super::seen::Seen;
@@ -66,6 +66,8 @@ pub struct Failure {
     pub sent: Duration,
     /// When it failed, since the load began.
     pub failed: Duration,
+    /// Port it was sent from; with the client's address and `target` this is the flow.
+    pub port: u16,
     /// Where it was sent.
     pub target: SocketAddr,
     /// Why it failed.
@@ -218,7 +220,11 @@ impl Client {
     async fn run(self, index: usize) {
         #[expect(clippy::cast_precision_loss, reason = "a handful of clients")]
         let clients = self.options.clients as f64;
-        let mut ticks = interval(Duration::from_secs_f64(clients / self.options.rate.max(0.001)));
+        let period = clients / self.options.rate.max(0.001);
+        #[expect(clippy::cast_precision_loss, reason = "a handful of clients")]
+        // Not all at once.
+        let first = tokio::time::Instant::now() + Duration::from_secs_f64(period * index as f64 / clients);
+        let mut ticks = interval_at(first, Duration::from_secs_f64(period));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for target in self.targets.iter().cycle().skip(index) {
             tokio::select! {
@@ -234,9 +240,12 @@ impl Client {
             }
             let sent = self.began.elapsed();
             // A request in flight is never given up by `stop`: it is answered or fails within its own bound.
-            let outcome = match timeout(self.options.timeout, get(*target)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(FailureKind::Timeout),
+            let (port, outcome) = match socket(*target) {
+                Err(error) => (0, Err(kind(&error))),
+                Ok((socket, port)) => match timeout(self.options.timeout, get(socket, *target)).await {
+                    Ok(outcome) => (port, outcome),
+                    Err(_) => (port, Err(FailureKind::Timeout)),
+                },
             };
             let now = self.began.elapsed();
             let mut report = lock(&self.report);
@@ -248,7 +257,7 @@ impl Client {
                 Err(kind) => {
                     *report.failed.entry(kind).or_default() += 1;
                     if report.failures.len() < FAILURES_KEPT {
-                        report.failures.push(Failure { sent, failed: now, target: *target, kind });
+                        report.failures.push(Failure { sent, failed: now, port, target: *target, kind });
                     }
                 }
             }
@@ -256,9 +265,21 @@ impl Client {
     }
 }
 
+/// A socket to send one request from, and its port: known before the request may fail.
+fn socket(target: SocketAddr) -> io::Result<(TcpSocket, u16)> {
+    let (socket, any) = if target.is_ipv4() {
+        (TcpSocket::new_v4()?, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    } else {
+        (TcpSocket::new_v6()?, IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+    };
+    socket.bind((any, 0).into())?;
+    let port = socket.local_addr()?.port();
+    Ok((socket, port))
+}
+
 /// One request: the name of the server that answered it.
-async fn get(target: SocketAddr) -> Result<String, FailureKind> {
-    let mut stream = TcpStream::connect(target).await.map_err(|e| kind(&e))?;
+async fn get(socket: TcpSocket, target: SocketAddr) -> Result<String, FailureKind> {
+    let mut stream = socket.connect(target).await.map_err(|e| kind(&e))?;
     let local = stream.local_addr().map_err(|e| kind(&e))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.map_err(|e| kind(&e))?;
     let mut answer = String::new();
