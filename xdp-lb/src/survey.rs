@@ -105,7 +105,9 @@ pub fn survey(
         }
     }
     for (&service, &ring) in &rings {
-        for local in (0..MAX_MEMBERS as u16).filter(|&local| scan.is_named(ring, local)) {
+        // No entry can name an index beyond the block, which never shrinks.
+        let block = observed.blocks.get(&service).copied().unwrap_or(0).min(MAX_MEMBERS) as u16;
+        for local in (0..block).filter(|&local| scan.is_named(ring, local)) {
             let flows = scan.flows(service, local);
             found.census.members.insert((service, local), flows);
             if flows > 0 {
