@@ -10,6 +10,9 @@
 //!               UDP, not remembered ----------------------> now
 //! ```
 //!
+//! An expired entry is one whose way another flow may take. Until somebody does, or the agent sweeps it, a
+//! datagram's flow still counts as remembered, and a TCP segment that goes where the entry says confirms it.
+//!
 //! Generic over the tables: the kernel half, `explain` and the model tests run this very function.
 //! Related work: Beamer (NSDI 2018), Cheetah (NSDI 2020), JET (CoNEXT 2021).
 

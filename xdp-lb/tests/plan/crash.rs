@@ -81,7 +81,7 @@ fn tells(plan: &Plan, n: usize) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_crash_after_any_operation_leaves_a_whole((old, new) in two_configurations()) {
