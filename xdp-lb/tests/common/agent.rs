@@ -25,8 +25,10 @@ pub struct Agent {
     pub maps: MemoryMaps,
     pub now: Duration,
     pub allow_moves: bool,
-    census: Census,
-    windows: BTreeMap<u16, u64>,
+    /// What the last scan found.
+    pub census: Census,
+    /// Open tracking windows, seconds since 1970 by service id.
+    pub windows: BTreeMap<u16, u64>,
     changed: BTreeMap<(u32, u32), Duration>,
     started: Duration,
 }
@@ -104,16 +106,6 @@ impl Agent {
         let plan = self.plan(desired).unwrap();
         self.carry_out(&plan).unwrap();
         plan
-    }
-
-    /// As if a scan had found nobody.
-    pub fn forget_census(&mut self) {
-        self.census = Census::default();
-    }
-
-    /// As if the windows that are open had been open for long.
-    pub fn end_windows(&mut self) {
-        self.windows.values_mut().for_each(|opened| *opened = 0);
     }
 
     /// Looks at the whole flow table, sweeps it and cleans slots.

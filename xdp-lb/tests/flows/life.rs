@@ -59,21 +59,25 @@ fn live(sim: &mut Sim, steps: u64) {
     }
     for step in 0..steps {
         sim.pass(2);
-        if sim.random(40) == 0 {
+        let happens = sim.random(40) == 0;
+        if happens {
             event(sim);
             if sim.random(4) == 0 {
                 let part = sim.random(6) as usize;
                 sim.run_part(part);
             }
         }
-        sim.run();
-        if step % 15 == 0 {
+        // Windows end between events.
+        if happens || step.is_multiple_of(3) {
+            sim.run();
+        }
+        if step.is_multiple_of(15) {
             sim.survey();
         }
         // Media every two seconds; everybody else once a minute.
         for conn in 0..sim.conns.len() {
             let media = sim.conns[conn].service == OFF;
-            if media || (conn as u64 + step) % 30 == 0 {
+            if media || (conn as u64 + step).is_multiple_of(30) {
                 sim.data(conn);
             }
         }

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use xdp_lb::model::{AdminState, Backend, Desired, Protocol, Service};
+use xdp_lb::plan::Census;
 use xdp_lb::state::{Capacity, MapOp, Maps};
 use xdp_lb::template::from_map;
 use xdp_lb_common::backend::MAX_MEMBERS;
 use xdp_lb_common::hash::{FlowHash, mix};
 use xdp_lb_common::parse::Segment;
-use xdp_lb_common::ring::DIRTY;
+use xdp_lb_common::ring::{DIRTY, Slot};
 use xdp_lb_common::select::{Flow, Tables, choose};
 use xdp_lb_common::service::ServiceConfig;
 
@@ -129,7 +130,7 @@ impl Sim {
     /// The same, and the agent dies after so many operations.
     pub fn run_part(&mut self, operations: usize) {
         if self.broken == Broken::Quarantine {
-            self.agent.forget_census();
+            self.agent.census = Census::default();
         }
         let mut plan = self.agent.plan(&self.file).unwrap();
         for op in &mut plan.ops {
@@ -145,7 +146,7 @@ impl Sim {
             self.agent.carry_out(&plan).unwrap();
         }
         if self.broken == Broken::Window {
-            self.agent.end_windows();
+            self.agent.windows.values_mut().for_each(|opened| *opened = 0);
             let plan = self.agent.plan(&self.file).unwrap();
             self.agent.carry_out(&plan).unwrap();
         }
@@ -188,9 +189,18 @@ impl Sim {
 
     /// The backend that the slot alone names.
     pub fn slot_of(&self, conn: &Conn) -> Option<IpAddr> {
-        let (config, who) = &self.who[&conn.service];
-        let slot = self.agent.cpu().slot(config.slot_base + conn.hash.slot(config.table_size))?;
-        who.get(&slot.backend()).copied()
+        let (_, who) = &self.who[&conn.service];
+        who.get(&self.slot(conn)?.backend()).copied()
+    }
+
+    /// Whether the flow's slot is dirty.
+    pub fn is_dirty(&self, conn: &Conn) -> bool {
+        self.slot(conn).is_some_and(Slot::is_dirty)
+    }
+
+    fn slot(&self, conn: &Conn) -> Option<Slot> {
+        let (config, _) = &self.who[&conn.service];
+        self.agent.cpu().slot(config.slot_base + conn.hash.slot(config.table_size))
     }
 
     /// A new connection or flow of a service; two packets, so that it is confirmed.

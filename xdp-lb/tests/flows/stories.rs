@@ -151,7 +151,7 @@ fn a_connection_that_only_keeps_alive() {
     let story = |sim: &mut Sim| {
         sim.set(1, AdminState::Drain);
         sim.run();
-        for _ in 0..400 {
+        for _ in 0..280 {
             sim.pass(60);
             sim.survey();
             sim.run();

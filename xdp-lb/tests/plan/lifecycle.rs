@@ -214,7 +214,7 @@ fn an_index_that_somebody_names_is_not_given_away() {
     let plan = life.run();
     assert_ne!(life.member(7).unwrap().0, index, "an entry names it: {plan:#?}");
     // The entry expires and is swept; the scan after that finds nobody.
-    life.pass(120);
+    life.pass(400);
     life.agent.survey();
     life.agent.survey();
     life.file.backends.push(crate::common::wanted::backend(9));
