@@ -52,12 +52,13 @@ pub fn topology(web_server: &str) -> Vec<String> {
     let edge = |n| format!("edge{n}  {}", ip(Role::Edge(n)).v4);
     let backend = |n| format!("backend{n}  {}  {}", ip(Role::Backend(n)).v4, ip(Role::Backend(n)).v6);
     let mut lines = vec![
+        String::new(),
         format!("  VIPs {} and {}, spread over the edge nodes by the router (ECMP)", vip.v4, vip.v6),
         String::new(),
         format!("                      +--------+ --- {}   xdp-lb run: XDP, native mode", edge(1)),
         format!("  client1             | router | --- {}   xdp-lb run: XDP, native mode", edge(2)),
-        format!("  {:<14} ---- |        |       tunnels (IP-in-IP) go back through the router", client.v4),
-        format!("  {:<14}      |        |", client.v6),
+        format!("  {:<17} - |        |       tunnels (IP-in-IP) go back through the router", client.v4),
+        format!("  {:<17}   |        |", client.v6),
         format!("                      |        | --- {}", backend(1)),
         format!("                      |        | --- {}", backend(2)),
         format!("                      +--------+ --- {}", backend(3)),

@@ -14,7 +14,7 @@ use super::scenario::{self, Event};
 use super::screen::{self, Paint, View};
 use super::stage::Stage;
 use super::terminal::{Abilities, Terminal};
-use super::traffic::{Sample, Traffic};
+use super::traffic::{REQUEST_TIMEOUT, Sample, Traffic};
 use crate::lab::files::{VIP, WEB};
 use crate::lab::plan::{self, Role};
 use crate::lab::skip;
@@ -129,10 +129,12 @@ impl<W: Write> Director<'_, W> {
         for (number, step) in (1..).zip(&steps) {
             let before = self.traffic.sample()?;
             self.terminal.say(screen::headline(step.event, before.at(), self.paint));
+            let end = Instant::now() + step.watch;
             stage.perform(step.event)?;
             let done = self.traffic.sample()?;
             self.acts.push(Act { event: step.event, after: done.clone(), before, done });
-            let end = Instant::now() + step.watch;
+            // On a slow machine the agents may have taken most of the step: what was in flight is still waited for.
+            let end = end.max(Instant::now() + REQUEST_TIMEOUT);
             let given = self.watch(stage, (number, count), Some(end))?;
             self.conclude()?;
             if given {

@@ -109,8 +109,25 @@ impl Product {
     /// # Errors
     /// When it ends or says nothing.
     pub fn reload(&mut self) -> Result<Reload> {
+        let mark = self.begin_reload()?;
+        self.end_reload(mark)
+    }
+
+    /// Tells it to read its configuration again and returns at once, with the mark for [`Product::end_reload`].
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn begin_reload(&mut self) -> Result<usize> {
         let mark = self.process.mark();
         self.process.signal(Signal::Hup)?;
+        Ok(mark)
+    }
+
+    /// Waits until it says what came of a reload.
+    ///
+    /// # Errors
+    /// When it ends or says nothing.
+    pub fn end_reload(&mut self, mark: usize) -> Result<Reload> {
         let outcome = |line: &str| line.contains(RELOADED) || line.contains(REFUSED);
         let line = self.process.wait_line_that(mark, "what came of a reload", READY_BOUND, outcome)?;
         Ok(Reload { done: !line.contains(REFUSED), line })

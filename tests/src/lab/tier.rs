@@ -72,8 +72,12 @@ impl<'lab> Node<'lab> {
     /// # Errors
     /// When the file cannot be written, or the daemon ends or says nothing.
     pub fn try_reload(&mut self, text: &str) -> Result<Reload> {
-        self.lab.scratch().write(&format!("{}.yaml", self.role.name()), text)?;
+        self.write(text)?;
         self.product.reload()
+    }
+
+    fn write(&self, text: &str) -> Result<()> {
+        self.lab.scratch().write(&format!("{}.yaml", self.role.name()), text).map(drop)
     }
 
     /// The same, of a file that must be taken.
@@ -142,6 +146,16 @@ impl<'lab> Tier<'lab> {
     /// # Errors
     /// When one is refused.
     pub fn reload(&mut self, edge: impl Fn(u8) -> String) -> Result<()> {
-        (1..).zip(&mut self.edges).try_for_each(|(n, node)| node.reload(&edge(n)))
+        // All are told before any is waited for: as short as can be, nodes know different things.
+        let tell = |(n, node): (u8, &mut Node<'_>)| {
+            node.write(&edge(n))?;
+            node.product.begin_reload()
+        };
+        let marks: Vec<usize> = (1..).zip(&mut self.edges).map(tell).collect::<Result<_>>()?;
+        for (node, mark) in self.edges.iter_mut().zip(marks) {
+            let outcome = node.product.end_reload(mark)?;
+            ensure!(outcome.done, "{}: {}", node.role.name(), outcome.line);
+        }
+        Ok(())
     }
 }

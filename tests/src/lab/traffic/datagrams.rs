@@ -153,9 +153,12 @@ impl Datagrams {
     /// When one has not within `bound`.
     pub fn wait_answers(&self, more: u64, bound: Duration) -> Result<()> {
         let goals: Vec<u64> = self.report().iter().map(|f| f.answered + more).collect();
-        wait_until(&format!("{more} more answers on every UDP flow"), bound, || {
-            self.report().iter().zip(&goals).all(|(flow, goal)| flow.answered >= *goal)
-        })
+        let behind = || -> Vec<Flow> {
+            let flows = self.report().into_iter().zip(&goals);
+            flows.filter(|(flow, goal)| flow.answered < **goal).map(|(flow, _)| flow).collect()
+        };
+        wait_until(&format!("{more} more answers on every UDP flow"), bound, || behind().is_empty())
+            .with_context(|| format!("these lag behind: {:#?}", behind()))
     }
 
     /// Waits for the flows to have sent their last datagram and returns what has happened.
