@@ -93,7 +93,12 @@ impl Bench {
         let last = looking.run(&self.row, packets)?;
         let after = self.tally()?;
 
-        ensure!(last.verdict == self.row.verdict, "verdict {:?}, expected {:?}", last.verdict, self.row.verdict);
+        ensure!(
+            last.verdict == self.row.verdict,
+            "verdict {:?}, expected {:?}",
+            last.verdict,
+            self.row.verdict
+        );
         let length = self.row.packet.len().saturating_add_signed(self.row.growth);
         ensure!(last.packet.len() == length, "{} bytes came out, expected {length}", last.packet.len());
         // The first packet arrives as it was sent; that the last went through shows in what came out.
@@ -106,7 +111,10 @@ impl Bench {
         if self.row.is_tracked() {
             let lookups = |tally: &Tally| tally.counters.flows.hit + tally.counters.flows.miss;
             let asked = lookups(&after) - lookups(&before);
-            ensure!(asked == u64::from(packets), "the flow table was asked {asked} times by {packets} packets");
+            ensure!(
+                asked == u64::from(packets),
+                "the flow table was asked {asked} times by {packets} packets"
+            );
         }
         if self.row.flows == 1 {
             let fresh = looking.run(&self.row, 1)?;
@@ -134,7 +142,11 @@ fn expect_counted(before: &Tally, after: &Tally, counted: Counted, packets: u64)
     let expected = match counted {
         Counted::Forwarded(bytes) => {
             let moved = moved(&|tally| tally.forwarded.bytes);
-            ensure!(moved == bytes * packets, "{moved} bytes counted as forwarded, expected {}", bytes * packets);
+            ensure!(
+                moved == bytes * packets,
+                "{moved} bytes counted as forwarded, expected {}",
+                bytes * packets
+            );
             (packets, 0)
         }
         _ => (0, packets),
@@ -177,7 +189,11 @@ impl Wrapper {
             .override_global("ETHERNET_12", &u16::from_le_bytes(bytes(&row.packet, 12)?), true)
             .override_global("OUTER", &outer, true)
             .override_global("FLOW_AT", &row.flow_at, true)
-            .override_global("FLOW_BYTES", &u64::from_le_bytes(bytes(&row.packet, row.flow_at as usize)?), true)
+            .override_global(
+                "FLOW_BYTES",
+                &u64::from_le_bytes(bytes(&row.packet, row.flow_at as usize)?),
+                true,
+            )
             .override_global("FLOWS", &row.flows, true)
             .override_global("EXPECTED", &expected, true)
             .load(object::BENCH)
@@ -209,7 +225,8 @@ impl Wrapper {
     }
 
     fn run(&self, row: &Row, packets: u32) -> Result<Outcome> {
-        let program: &Xdp = self.object.program(WRAPPER).ok_or_else(|| anyhow!("no {WRAPPER}"))?.try_into()?;
+        let program: &Xdp =
+            self.object.program(WRAPPER).ok_or_else(|| anyhow!("no {WRAPPER}"))?.try_into()?;
         Ok(prog::run_repeated(program.fd()?.as_fd(), &row.packet, &Ctx::default(), packets)?)
     }
 
@@ -223,5 +240,8 @@ impl Wrapper {
 }
 
 fn bytes<const N: usize>(packet: &[u8], at: usize) -> Result<[u8; N]> {
-    packet.get(at..at + N).and_then(|b| b.try_into().ok()).with_context(|| format!("the packet ends before {at} + {N}"))
+    packet
+        .get(at..at + N)
+        .and_then(|b| b.try_into().ok())
+        .with_context(|| format!("the packet ends before {at} + {N}"))
 }

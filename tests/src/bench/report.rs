@@ -36,7 +36,8 @@ fn above_limit(results: &[(String, Measured)], measured: Measured) -> Option<i64
 /// A table for people.
 #[must_use]
 pub fn table(results: &[(String, Measured)]) -> String {
-    let mut out = format!("{:<34} {:>6} {:>6} {:>6} {:>13}\n", "ns a packet", "min", "median", "max", "above limit");
+    let mut out =
+        format!("{:<34} {:>6} {:>6} {:>6} {:>13}\n", "ns a packet", "min", "median", "max", "above limit");
     for (name, m) in results {
         let above = above_limit(results, *m).map_or_else(|| "-".to_owned(), |ns| format!("{ns:+}"));
         let _ = writeln!(out, "{name:<34} {:>6} {:>6} {:>6} {above:>13}", m.min, m.median, m.max);
@@ -71,7 +72,10 @@ pub fn missed(results: &[(String, Measured)]) -> Vec<String> {
             let row = results.iter().find(|(name, _)| *name == target.row);
             match row.and_then(|(_, m)| above_limit(results, *m)) {
                 Some(ns) if ns <= target.above_limit => None,
-                Some(ns) => Some(format!("{}: {ns} ns above the limit, at most {} wanted", target.row, target.above_limit)),
+                Some(ns) => Some(format!(
+                    "{}: {ns} ns above the limit, at most {} wanted",
+                    target.row, target.above_limit
+                )),
                 None => Some(format!("{}: not measured", target.row)),
             }
         })
@@ -83,7 +87,10 @@ mod tests {
     use super::*;
 
     fn results(medians: &[(&str, u32)]) -> Vec<(String, Measured)> {
-        medians.iter().map(|&(name, ns)| (name.to_owned(), Measured { min: ns, median: ns, max: ns })).collect()
+        medians
+            .iter()
+            .map(|&(name, ns)| (name.to_owned(), Measured { min: ns, median: ns, max: ns }))
+            .collect()
     }
 
     #[test]
@@ -98,7 +105,11 @@ mod tests {
     #[test]
     fn rows_are_read_above_the_limit() {
         let results = results(&[("floor", 34), ("limit", 55), ("tcp", 60)]);
-        assert!(table(&results).lines().any(|l| l.starts_with("tcp ") && l.ends_with("+5")), "{}", table(&results));
+        assert!(
+            table(&results).lines().any(|l| l.starts_with("tcp ") && l.ends_with("+5")),
+            "{}",
+            table(&results)
+        );
         assert_eq!(json(&results, Effort::default())["rows"][0]["above_limit_ns"], -21);
     }
 }

@@ -80,7 +80,8 @@ pub fn rows() -> Vec<Row> {
             ..row
         }
     };
-    let balanced = |name, state, packet, flows| forwarded(Row { flows, ..row(name, Subject::Balancer(state), packet) });
+    let balanced =
+        |name, state, packet, flows| forwarded(Row { flows, ..row(name, Subject::Balancer(state), packet) });
     let v6 = |row: Row| Row { flow_at: SOURCE_V6, ..row };
     let warm = |row: Row| Row { warm_up: 3 * row.flows, ..row };
     vec![
@@ -103,7 +104,12 @@ pub fn rows() -> Vec<Row> {
         balanced("udp exact new flow", remembering(1 << 22), udp(), EVERY_PACKET),
         balanced("syn flood", CLEAN, tcp(SYN), EVERY_PACKET),
         balanced("syn flood dirty", State { new_flow_limit: 100_000, ..DIRTY }, tcp(SYN), EVERY_PACKET),
-        warm(balanced("tcp dirty 1M flows", State { dirty: true, ..remembering(1 << 20) }, tcp(ACK), 1 << 20)),
+        warm(balanced(
+            "tcp dirty 1M flows",
+            State { dirty: true, ..remembering(1 << 20) },
+            tcp(ACK),
+            1 << 20,
+        )),
         Row {
             restore_outer: true,
             growth: -(TUNNEL as isize),

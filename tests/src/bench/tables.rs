@@ -134,16 +134,21 @@ impl Tables {
         // All that changed is the dirty bit: rows with and without it send the same packets to the same backends.
         self.put(names::RINGS, ring(now))?;
         self.put(names::RINGS_BEFORE, ring(member))?;
-        self.put(names::SERVICES, [(TCP_SERVICE, 0), (UDP_SERVICE, TRACK_EXACT | IS_UDP)].map(|(id, flags)| {
-            (u32::from(id), service(flags, state.new_flow_limit))
-        }))?;
+        self.put(
+            names::SERVICES,
+            [(TCP_SERVICE, 0), (UDP_SERVICE, TRACK_EXACT | IS_UDP)]
+                .map(|(id, flags)| (u32::from(id), service(flags, state.new_flow_limit))),
+        )?;
         let [high, low] = PORT.to_be_bytes().map(usize::from);
         for ((root, leaf), id) in ROOT_PAGES.into_iter().zip(LEAF_PAGES).zip([TCP_SERVICE, UDP_SERVICE]) {
             self.put(names::PORTS, [(root, page(high, leaf as u16)), (leaf, page(low, id))])?;
         }
         self.put(names::VIPS, vips())?;
         self.put(names::DECAP_SOURCES, [(0, sources())])?;
-        self.put(names::CONTROL, [(0, Control { vip_bank: VipBank::default().pack(), layout: LAYOUT, ..Control::default() })])
+        self.put(
+            names::CONTROL,
+            [(0, Control { vip_bank: VipBank::default().pack(), layout: LAYOUT, ..Control::default() })],
+        )
     }
 }
 
@@ -224,9 +229,11 @@ fn page(index: usize, value: u16) -> PortPage {
 fn vips() -> Vec<(u32, VipSlot)> {
     let balanced = VIP_USED | VIP_BALANCED;
     let mut slots: Vec<(u32, VipSlot)> = Vec::new();
-    for (address, flags) in
-        [(IpAddr::V4(VIP), balanced), (IpAddr::V6(VIP_V6), balanced), (IpAddr::V4(DECAP_VIP), VIP_USED | VIP_DECAP)]
-    {
+    for (address, flags) in [
+        (IpAddr::V4(VIP), balanced),
+        (IpAddr::V6(VIP_V6), balanced),
+        (IpAddr::V4(DECAP_VIP), VIP_USED | VIP_DECAP),
+    ] {
         let address = match address {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),

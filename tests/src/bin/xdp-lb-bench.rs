@@ -56,7 +56,10 @@ fn run(options: &Options) -> Result<ExitCode> {
             || options.only.is_empty()
             || options.only.iter().any(|part| name.contains(part.as_str()))
     };
-    let other = options.against.as_ref().map(|path| fs::read(path).with_context(|| format!("read {}", path.display())));
+    let other = options
+        .against
+        .as_ref()
+        .map(|path| fs::read(path).with_context(|| format!("read {}", path.display())));
     let other = other.transpose()?;
     let (mut benches, mut names) = (Vec::new(), Vec::new());
     for row in rows().into_iter().filter(|row| wanted(row.name)) {
