@@ -94,3 +94,29 @@ reasons! {
         OverLimit over_limit "Not remembered: new_flow_limit was reached.",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{format, string::String};
+
+    /// The table in the documentation, row by row.
+    fn rows<R: Reason>() -> String {
+        R::ALL.iter().map(|r| format!("| `{}` | {} |\n", r.name(), r.sentence())).collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_reason() {
+        let page = include_str!("../../docs/reasons.md");
+        for table in [rows::<DropReason>(), rows::<PassReason>(), rows::<FlowEvent>()] {
+            assert!(page.contains(&table), "docs/reasons.md lacks this table:\n{table}");
+        }
+    }
+
+    #[test]
+    fn reasons_count_in_declaration_order() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+    }
+}

@@ -59,7 +59,8 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
     if config.table_size == 0 {
         return Err(DropReason::EmptyService);
     }
-    let hash = hash::packet(maps::seed(), &ip.addresses, ip.protocol, source, port, config.flags & CLIENT_IP != 0);
+    let hash =
+        hash::packet(maps::seed(), &ip.addresses, ip.protocol, source, port, config.flags & CLIENT_IP != 0);
     let choice = select::choose(&Tables, &Flow { service, config, hash, segment })
         .ok_or(DropReason::TableInconsistent)?;
     if choice.backend == NO_BACKEND {
@@ -71,13 +72,21 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
 /// A VIP packet that no service wants.
 #[inline(always)]
 fn unmatched(vip: &VipSlot) -> Result<Verdict, DropReason> {
-    if vip.flags & VIP_PASS_UNMATCHED != 0 { Ok(Pass(PassReason::Unmatched)) } else { Err(DropReason::NoService) }
+    if vip.flags & VIP_PASS_UNMATCHED != 0 {
+        Ok(Pass(PassReason::Unmatched))
+    } else {
+        Err(DropReason::NoService)
+    }
 }
 
 /// The backend side alone.
 #[inline(always)]
 pub fn decap(packet: &mut Packet) -> Verdict {
-    addresses(packet).map_or_else(Pass, |outer| take_off(packet, outer))
+    match addresses(packet) {
+        Ok(outer) if classify::vip(&Tables, &outer).is_some() => Pass(PassReason::DecapVip),
+        Ok(outer) => take_off(packet, outer),
+        Err(reason) => Pass(reason),
+    }
 }
 
 /// Whom the frame's IP header names.
@@ -97,7 +106,8 @@ fn addresses(packet: &Packet) -> Result<Addresses, PassReason> {
 fn take_off(packet: &mut Packet, outer: Addresses) -> Verdict {
     let Ok(outer) = parse::ip(packet, outer) else { return Pass(PassReason::NotAVip) };
     let Some(version) = xdp_lb_common::decap::inner_version(&outer) else { return Pass(PassReason::NotAVip) };
-    let allowed = maps::tunnel_sources().is_some_and(|s| s.allows(outer.addresses.version, outer.addresses.source));
+    let allowed =
+        maps::tunnel_sources().is_some_and(|s| s.allows(outer.addresses.version, outer.addresses.source));
     let Some(inner) = parse::addresses(packet, outer.l4, version) else {
         return if allowed { Drop(DropReason::TunnelMalformed) } else { Pass(PassReason::TunnelForOthers) };
     };

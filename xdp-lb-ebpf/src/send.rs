@@ -36,7 +36,12 @@ pub fn to_backend(
 }
 
 #[inline(always)]
-fn into_tunnel(packet: &mut Packet, ip: &Ip, template: &Template, hash: FlowHash) -> Result<Verdict, DropReason> {
+fn into_tunnel(
+    packet: &mut Packet,
+    ip: &Ip,
+    template: &Template,
+    hash: FlowHash,
+) -> Result<Verdict, DropReason> {
     if !encap::fits(template, ip.len()) {
         return Err(DropReason::Oversize);
     }
@@ -48,7 +53,11 @@ fn into_tunnel(packet: &mut Packet, ip: &Ip, template: &Template, hash: FlowHash
         grow::<V6_HEADER>(packet).map(|out| encap::write_v6(out, template, &inner))
     }
     .ok_or(DropReason::NoHeadroom)?;
-    Ok(if template.ifindex == packet.ingress() { Verdict::Transmit } else { Verdict::Redirect(template.ifindex) })
+    Ok(if template.ifindex == packet.ingress() {
+        Verdict::Transmit
+    } else {
+        Verdict::Redirect(template.ifindex)
+    })
 }
 
 /// Room for an `N`-byte header in front of the IP packet.

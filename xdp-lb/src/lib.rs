@@ -19,6 +19,8 @@ pub mod survey;
 pub mod template;
 
 #[cfg(feature = "agent")]
+pub mod agent;
+#[cfg(feature = "agent")]
 pub mod cli;
 #[cfg(feature = "agent")]
 pub mod dataplane;

@@ -201,7 +201,8 @@ impl MemoryMaps {
             MapOp::DropBackend { index } => {
                 check(op, *index, 1, self.backends.len())?;
                 if !torn {
-                    self.put_backend(*index, &Backend::zeroed());
+                    let block_len = self.backends[*index as usize].block_len;
+                    self.put_backend(*index, &Backend { block_len, ..Backend::zeroed() });
                 }
             }
             MapOp::PutRing { base, slots } => {

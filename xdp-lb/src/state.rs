@@ -176,7 +176,7 @@ pub enum MapOp {
         /// Id.
         id: u16,
     },
-    /// Clears an entry of `backends` that no live slot names.
+    /// Clears an entry of `backends` that no live slot names; its `block_len` stays.
     DropBackend {
         /// Index.
         index: u32,

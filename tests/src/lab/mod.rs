@@ -23,6 +23,7 @@
 //! | `namespace`, `netlink` | one namespace; its links, addresses and routes |
 //! | `process`, `worker` | processes and threads in a namespace |
 //! | `product` | the `xdp-lb` binary in a namespace |
+//! | `files`, `tier` | configuration files, and the product on all edge nodes and backends with them |
 //! | `traffic` | servers, clients and what they count |
 //! | `id`, `remains`, `janitor`, `leaks` | names of what we made, and that nothing of it stays |
 //! | `bpffs`, `scratch` | the lab's own directories |
@@ -30,6 +31,7 @@
 //! | `sys` | the unsafe system calls |
 
 pub mod bpffs;
+pub mod files;
 pub mod id;
 pub mod janitor;
 pub mod leaks;
@@ -42,16 +44,19 @@ pub mod remains;
 pub mod scratch;
 pub mod skip;
 pub mod sys;
+pub mod tier;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
 pub mod worker;
 
+pub use files::{EdgeFile, Mode, State};
 pub use leaks::Leaks;
 pub use namespace::{Lifetime, Namespace};
 pub use netlink::Counters;
 pub use plan::{Dual, Role};
 pub use process::{Process, Signal, Stream};
 pub use product::{Daemon, Product};
+pub use tier::{Node, Tier};
 pub use topology::{Host, Lab, Options, RpFilter};
 pub use wait::{wait_for, wait_until};

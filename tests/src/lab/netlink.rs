@@ -264,6 +264,14 @@ impl Netlink {
         self.change(name, |link| link.mtu(mtu))
     }
 
+    /// Gives an interface another Ethernet address, while it is up.
+    ///
+    /// # Errors
+    /// When there is no such interface or the address is none for a station.
+    pub fn set_mac(&self, name: &str, mac: Mac) -> Result<()> {
+        self.change(name, |link| link.address(mac.to_vec()))
+    }
+
     /// Attaches an XDP program in the driver; it stays until the interface goes or [`Netlink::detach_xdp`].
     ///
     /// # Errors

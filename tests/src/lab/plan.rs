@@ -5,6 +5,7 @@
 //!   edge N     10.1.N.2/30                fd00:0:1:N::2/64        .1 (or one less) and ::1
 //!   backend N  10.2.N.2/30                fd00:0:2:N::2/64
 //!   VIPs       203.0.113.0/24             2001:db8::/64           routed to the edge nodes by ECMP
+//!   second     10.65.N.2/30               fd00:0:101:N::2/64       another link of edge N to the router, where asked for
 //!   tunnels    172.16.N.0/24              fd00:7864:7000:N::/64   outer sources of edge N, routed to it
 //! ```
 
@@ -114,6 +115,18 @@ impl Role {
         };
         [0x02, 0x78, 0x64, kind, n, end]
     }
+}
+
+/// Addresses on a host's second link to the router: its own and the router's. Those of the first link with 64 added to the
+/// second part, or 0x100 to the third group.
+#[must_use]
+pub fn second_link(role: Role) -> (Dual, Dual) {
+    let other = |first: Dual| {
+        let ([a, b, c, d], mut groups) = (first.v4.octets(), first.v6.segments());
+        groups[2] += 0x100;
+        Dual { v4: Ipv4Addr::new(a, b + 64, c, d), v6: groups.into() }
+    };
+    (other(role.address()), other(role.gateway()))
 }
 
 /// VIP number `n` (1..=254).

@@ -205,15 +205,29 @@ impl Process {
     /// # Errors
     /// When the process ends first or the bound passes; the error shows the last lines.
     pub fn wait_line(&mut self, mark: usize, needle: &str, bound: Duration) -> Result<String> {
-        let what = format!("{} to say {needle:?}", self.title);
-        let found = wait_for(&what, bound, || {
+        self.wait_line_that(mark, &format!("{needle:?}"), bound, |line| line.contains(needle))
+    }
+
+    /// Waits for a line at or after `mark` of which `is_it` says yes, and returns it; `what` names it in errors.
+    ///
+    /// # Errors
+    /// When the process ends first or the bound passes; the error shows the last lines.
+    pub fn wait_line_that(
+        &mut self,
+        mark: usize,
+        what: &str,
+        bound: Duration,
+        is_it: impl Fn(&str) -> bool,
+    ) -> Result<String> {
+        let waited = format!("{} to say {what}", self.title);
+        let found = wait_for(&waited, bound, || {
             // Asked before looking, so that the last words of a process that ends are seen.
             let ended = self.poll().filter(|_| self.log.is_complete());
-            let line = self.log().into_iter().skip(mark).find(|line| line.contains(needle));
+            let line = self.log().into_iter().skip(mark).find(|line| is_it(line));
             match (line, ended) {
                 (Some(line), _) => Some(Ok(line)),
                 (None, Some(status)) => {
-                    Some(Err(anyhow!("{} ended ({status}) before it said {needle:?}", self.title)))
+                    Some(Err(anyhow!("{} ended ({status}) before it said {what}", self.title)))
                 }
                 (None, None) => None,
             }

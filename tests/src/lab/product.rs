@@ -13,10 +13,12 @@ use super::process::{Process, Signal, Stream};
 pub const READY_BOUND: Duration = Duration::from_secs(30);
 /// How long it may take to end.
 pub const EXIT_BOUND: Duration = Duration::from_secs(15);
-/// What a daemon says on stderr when it forwards.
+/// What a daemon says on stderr when it forwards, as a word of its own: `already` is another.
 const READY: &str = "ready";
-/// What it says when a reload is done or refused.
-const RELOADED: &str = "reload";
+/// What it says when a reload is done.
+const RELOADED: &str = "reloaded";
+/// What it says when a reload is refused.
+const REFUSED: &str = "reload failed";
 
 /// Where the binary is: `XDP_LB_BIN`, or beside the running test (`target/<profile>/xdp-lb`).
 ///
@@ -69,8 +71,17 @@ impl Product {
         extra: &[&str],
     ) -> Result<Self> {
         let mut product = Self::start_unready(ns, daemon, config, bpffs, extra)?;
-        product.process.wait_line(0, READY, READY_BOUND)?;
+        product.wait_ready()?;
         Ok(product)
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or is silent instead; the error shows its last lines.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let is_ready = |line: &str| line.split(|c: char| !c.is_alphanumeric()).any(|word| word == READY);
+        self.process.wait_line_that(0, "that it is ready", READY_BOUND, is_ready).map(drop)
     }
 
     /// The same without waiting.
@@ -97,10 +108,12 @@ impl Product {
     ///
     /// # Errors
     /// When it ends or says nothing.
-    pub fn reload(&mut self) -> Result<String> {
+    pub fn reload(&mut self) -> Result<Reload> {
         let mark = self.process.mark();
         self.process.signal(Signal::Hup)?;
-        self.process.wait_line(mark, RELOADED, READY_BOUND)
+        let outcome = |line: &str| line.contains(RELOADED) || line.contains(REFUSED);
+        let line = self.process.wait_line_that(mark, "what came of a reload", READY_BOUND, outcome)?;
+        Ok(Reload { done: !line.contains(REFUSED), line })
     }
 
     /// Ends it in order (SIGTERM).
@@ -120,6 +133,15 @@ impl Product {
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
+}
+
+/// What came of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Whether the file was taken.
+    pub done: bool,
+    /// What the daemon said.
+    pub line: String,
 }
 
 /// What a command that ends by itself said.

@@ -160,6 +160,21 @@ pub fn prepare_child(command: &mut Command, netns: OwnedFd, die_with_us: bool) {
     unsafe { command.pre_exec(hook) };
 }
 
+/// A socket for ICMP or ICMPv6 echo, in the calling thread's namespace. It speaks in datagrams that begin with the ICMP
+/// header, which is all that a [`UdpSocket`](std::net::UdpSocket) needs to know.
+///
+/// # Errors
+/// `EACCES` when `net.ipv4.ping_group_range` does not hold our group.
+pub fn ping_socket(v6: bool) -> io::Result<std::net::UdpSocket> {
+    let (family, protocol) =
+        if v6 { (libc::AF_INET6, libc::IPPROTO_ICMPV6) } else { (libc::AF_INET, libc::IPPROTO_ICMP) };
+    // SAFETY: socket takes integers only.
+    let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol) };
+    check(fd)?;
+    // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+}
+
 /// Sets a socket's receive buffer in bytes, beyond what the host allows ordinary users.
 ///
 /// # Errors

@@ -24,8 +24,8 @@ use super::bpffs::BpfRoot;
 use super::id::LabId;
 use super::janitor;
 use super::namespace::{Lifetime, Namespace};
-use super::netlink::{Counters, Prefix, VethEnd, Via};
-use super::plan::{self, Role};
+use super::netlink::{Counters, Mac, Prefix, VethEnd, Via};
+use super::plan::{self, Dual, Role};
 use super::scratch::Scratch;
 use super::sys::{self, Offload};
 
@@ -143,6 +143,17 @@ impl Host {
     }
 }
 
+/// A host's other link to the router.
+#[derive(Clone, Debug)]
+pub struct SecondLink {
+    /// Interface of the host.
+    pub host_interface: String,
+    /// Interface of the router.
+    pub router_interface: String,
+    /// The router's addresses on it.
+    pub gateway: Dual,
+}
+
 /// Prefix length of a single address.
 fn full_length(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
@@ -157,6 +168,8 @@ pub struct Lab {
     backends: Vec<Host>,
     router: Namespace,
     announced: Mutex<BTreeSet<u8>>,
+    fabric_mtu: u32,
+    xdp_peers: bool,
     bpf: BpfRoot,
     scratch: Scratch,
     id: LabId,
@@ -184,7 +197,9 @@ impl Lab {
         let edges = (1..=options.edges).map(|n| make(Role::Edge(n))).collect::<Result<_>>()?;
         let backends = (1..=options.backends).map(|n| make(Role::Backend(n))).collect::<Result<_>>()?;
         let announced = Mutex::new((1..=options.edges).collect());
-        let lab = Self { clients, edges, backends, router, announced, bpf, scratch, id };
+        let (fabric_mtu, xdp_peers) = (options.fabric_mtu, options.xdp_peers);
+        let lab =
+            Self { clients, edges, backends, router, announced, fabric_mtu, xdp_peers, bpf, scratch, id };
         for n in 1..=options.edges {
             let way =
                 |to: IpAddr| Via::gateway(&lab.edge(n).router_interface(), Role::Edge(n).address().like(to));
@@ -229,6 +244,16 @@ impl Lab {
         &self.backends[usize::from(n) - 1]
     }
 
+    /// The host that plays `role`.
+    #[must_use]
+    pub fn host(&self, role: Role) -> &Host {
+        match role {
+            Role::Client(n) => self.client(n),
+            Role::Edge(n) => self.edge(n),
+            Role::Backend(n) => self.backend(n),
+        }
+    }
+
     /// All edge nodes.
     #[must_use]
     pub fn edges(&self) -> &[Host] {
@@ -264,6 +289,31 @@ impl Lab {
     /// When the kernel does not answer.
     pub fn router_counters(&self, host: &Host) -> Result<Counters> {
         self.router.netlink().counters(&host.router_interface())
+    }
+
+    /// Gives a host a second link to the router, `eth1` (see [`plan::second_link`]). No route uses it yet.
+    ///
+    /// # Errors
+    /// When it has one already, or the kernel refuses.
+    pub fn second_link(&self, host: &Host) -> Result<SecondLink> {
+        let (own, gateway) = plan::second_link(host.role);
+        let [mac, gateway_mac] = [host.role.mac(), host.role.gateway_mac()].map(|mut mac| {
+            mac[3] |= 0x80;
+            mac
+        });
+        let link = SecondLink {
+            host_interface: "eth1".into(),
+            router_interface: format!("{}-b", host.router_interface()),
+            gateway,
+        };
+        let mtu = self.fabric_mtu;
+        connect(
+            (&self.router, &link.router_interface, gateway, gateway_mac),
+            (&host.ns, &link.host_interface, own, mac),
+            mtu,
+            self.xdp_peers,
+        )?;
+        Ok(link)
     }
 
     /// The router stops sending VIP packets to edge node `n`, as when its BGP session ends: at once, without loss.
@@ -341,18 +391,27 @@ fn router(id: LabId, lifetime: Lifetime) -> Result<Namespace> {
 /// A host, its link to the router, its addresses and its way out.
 fn host(id: LabId, router: &Namespace, role: Role, options: &Options) -> Result<Host> {
     let host = Host { role, ns: Namespace::create(id, &role.name(), options.lifetime)? };
-    let port = host.router_interface();
-    let mtu = if matches!(role, Role::Client(_)) { options.client_mtu } else { options.fabric_mtu };
-    // Two queues each way: native XDP wants no fewer receive queues than the peer has transmit queues.
-    let end = |name: &str, mac| VethEnd { name: name.into(), mac, mtu, queues: 2 };
-    router.netlink().add_veth(
-        &end(&port, role.gateway_mac()),
-        &end(HOST_INTERFACE, role.mac()),
-        host.ns.fd(),
+    let is_client = matches!(role, Role::Client(_));
+    connect(
+        (router, &host.router_interface(), role.gateway(), role.gateway_mac()),
+        (&host.ns, HOST_INTERFACE, role.address(), role.mac()),
+        if is_client { options.client_mtu } else { options.fabric_mtu },
+        options.xdp_peers && !is_client,
     )?;
-    for (ns, interface, addresses) in
-        [(router, port.as_str(), role.gateway()), (&host.ns, HOST_INTERFACE, role.address())]
-    {
+    host.add_default_routes()?;
+    settings(&host, options)?;
+    Ok(host)
+}
+
+/// One end of a link: where, by which name, with which addresses.
+type End<'a> = (&'a Namespace, &'a str, Dual, Mac);
+
+/// A link between the router and a host; `xdp_peer` gives the router's end the pass program.
+fn connect(router: End<'_>, host: End<'_>, mtu: u32, xdp_peer: bool) -> Result<()> {
+    // Two queues each way: native XDP wants no fewer receive queues than the peer has transmit queues.
+    let end = |(_, name, _, mac): End<'_>| VethEnd { name: name.into(), mac, mtu, queues: 2 };
+    router.0.netlink().add_veth(&end(router), &end(host), host.0.fd())?;
+    for (ns, interface, addresses, _) in [router, host] {
         for offload in [Offload::Tso, Offload::Gso, Offload::Gro, Offload::TxChecksum] {
             ns.set_offload(interface, offload, false)?;
         }
@@ -360,15 +419,11 @@ fn host(id: LabId, router: &Namespace, role: Role, options: &Options) -> Result<
             ns.netlink().add_address(interface, prefix)?;
         }
     }
-    if options.xdp_peers && !matches!(role, Role::Client(_)) {
+    if xdp_peer {
         let pass = sys::load_xdp_return(XDP_PASS).context("load the pass program")?;
-        router.netlink().attach_xdp(&port, pass.as_fd())?;
+        router.0.netlink().attach_xdp(router.1, pass.as_fd())?;
     }
-    router.netlink().set_up(&port, true)?;
-    host.ns.netlink().set_up(HOST_INTERFACE, true)?;
-    host.add_default_routes()?;
-    settings(&host, options)?;
-    Ok(host)
+    [router, host].into_iter().try_for_each(|(ns, interface, ..)| ns.netlink().set_up(interface, true))
 }
 
 /// What a host of this role has set.

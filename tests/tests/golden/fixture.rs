@@ -1,6 +1,6 @@
 //! The configurations behind the rows, and the loaded program.
 
-use xdp_lb_tests::prog::Subject;
+use xdp_lb_tests::prog::{Pinned, Subject};
 
 /// A balancer with every kind of service; one outer source, so that whole packets are constants.
 pub const BALANCER: &str = r#"
@@ -144,5 +144,5 @@ decap:
 /// # Panics
 /// When it cannot; `prog::available` has been asked before.
 pub fn load(config: &str) -> Box<dyn Subject> {
-    panic!("xdp_lb::dataplane is not there yet to load {config}")
+    Box::new(Pinned::load(config).unwrap_or_else(|e| panic!("load a configuration: {e:#}")))
 }

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::run::OnExit;
-use crate::dataplane::BpffsRoot;
+use crate::{
+    agent::{Role, RunOptions},
+    dataplane::BpffsRoot,
+};
 
 /// Arguments of `decap`.
 #[derive(Debug, clap::Args)]
@@ -22,8 +25,13 @@ pub struct Args {
 /// Takes tunnels off until it is told to end.
 pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
     let Args { config, on_exit, replace } = args;
-    let checked = super::file::read(&config)?;
-    // AGENT: as in `run`, with role: Role::Decap and allow_moves: false
-    let _ = (checked, bpffs, on_exit, replace);
-    anyhow::bail!("decap is not built in yet")
+    let role = Role::Decap;
+    super::run::daemon(RunOptions {
+        role,
+        config,
+        bpffs,
+        on_exit: on_exit.into(),
+        replace,
+        allow_moves: false,
+    })
 }

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use crate::{agent, config::Checked, dataplane::BpffsRoot};
+
 /// Arguments of `load`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -16,8 +18,7 @@ pub struct Args {
 /// Loads, fills, pins.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { config, pin } = args;
-    let checked = super::file::read(&config)?;
-    // AGENT: agent::load(&LoadOptions { config, pin }), which reads the file again or takes checked.desired
-    let _ = (checked, pin);
-    anyhow::bail!("load is not built in yet")
+    let Checked { desired, .. } = super::file::read(&config)?;
+    super::runtime()?.block_on(agent::load(desired, &BpffsRoot::new(pin)))?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -103,10 +103,13 @@ fn bad_usage(command: &str, message: String) -> ! {
 
 /// Runs a question to the kernel to its end on this thread, in whose network namespace it is asked.
 fn wait_for<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("start a runtime")?;
     // The kernel answers at once or never.
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), question).await })?
+    runtime()?.block_on(async { tokio::time::timeout(Duration::from_secs(10), question).await })?
+}
+
+/// A runtime on this very thread: sockets belong to the network namespace of the thread that opens them.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")
 }
 
 /// Tells people what failed, and scripts by which exit code.
@@ -119,11 +122,19 @@ fn report(error: &anyhow::Error) -> ExitCode {
         output::to_stderr(format_args!("{refused}"));
         return ExitCode::from(REFUSED);
     }
-    output::to_stderr(format_args!("error: {error}"));
-    for cause in error.chain().skip(1) {
-        output::to_stderr(format_args!("  because: {cause}"));
-    }
+    output::to_stderr(format_args!("{}", told(error)));
     ExitCode::from(FAILED)
+}
+
+/// What failed, and a line for each cause that the line before does not name already, as many errors do.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = format!("error: {error}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text += &format!("\n  because: {cause}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -141,5 +152,15 @@ mod tests {
         let error = anyhow::Error::new(refused).context("start the balancer");
         assert_eq!(report(&error), ExitCode::from(REFUSED));
         assert_eq!(report(&anyhow::anyhow!("no")), ExitCode::from(FAILED));
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let denied = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let write = crate::state::WriteError { map: "rings", key: 7, source: denied() };
+        let error = anyhow::Error::new(write).context("apply the plan");
+        assert_eq!(told(&error), "error: apply the plan\n  because: write rings[7]: permission denied");
+        let error = anyhow::Error::new(denied()).context("open map rings");
+        assert_eq!(told(&error), "error: open map rings\n  because: permission denied");
     }
 }

@@ -4,7 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::ValueEnum;
 
-use crate::dataplane::BpffsRoot;
+use crate::{
+    agent::{self, Role, RunOptions, log},
+    config::Checked,
+    dataplane::BpffsRoot,
+};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -35,9 +39,25 @@ pub enum OnExit {
 /// Runs the balancer until it is told to end.
 pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
     let Args { config, on_exit, replace, allow_moves } = args;
-    let checked = super::file::read(&config)?;
-    // AGENT: start logging by checked.desired.log, log checked.warnings, then
-    // agent::run(&RunOptions { role: Role::Balancer, config, bpffs, on_exit, replace, allow_moves }, checked.desired)
-    let _ = (checked, bpffs, on_exit, replace, allow_moves);
-    anyhow::bail!("run is not built in yet")
+    daemon(RunOptions { role: Role::Balancer, config, bpffs, on_exit: on_exit.into(), replace, allow_moves })
+}
+
+/// Runs either side's daemon; its log begins with what the file asks for.
+pub(super) fn daemon(options: RunOptions) -> anyhow::Result<ExitCode> {
+    let Checked { desired, warnings } = super::file::read(&options.config)?;
+    log::init(&desired.log);
+    for warning in warnings {
+        tracing::warn!(line = warning.line, path = %warning.path, "{}", warning.message);
+    }
+    super::runtime()?.block_on(agent::run(&options, desired))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl From<OnExit> for agent::OnExit {
+    fn from(what: OnExit) -> Self {
+        match what {
+            OnExit::Keep => Self::Keep,
+            OnExit::Detach => Self::Detach,
+        }
+    }
 }

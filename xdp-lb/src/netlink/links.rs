@@ -32,7 +32,10 @@ fn decode(message: &LinkMessage) -> Option<Link> {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Address(bytes) if header.link_layer_type == LinkLayerType::Ether => {
+            // The loopback device carries Ethernet frames too, between MACs of zeros.
+            LinkAttribute::Address(bytes)
+                if matches!(header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback) =>
+            {
                 link.mac = bytes.as_slice().try_into().ok();
             }
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,

@@ -8,7 +8,7 @@ use xdp_lb_common::{
     classify,
     decap::AllowList,
     flow::FlowEntry,
-    parse::{Segment, UDP, words},
+    parse::{Addresses, Segment, UDP, Version, words},
     ring::Slot,
     select::{self, Flow, Why},
     service::{Service, ServiceConfig},
@@ -163,7 +163,9 @@ fn the_tables_of_explain_choose_what_the_kernel_chooses() {
     fill(&mut maps);
     for port in 40_000..40_050u16 {
         let tables = KernelTables::new(&maps).unwrap();
-        let vip = classify::vip(&tables, words(&mapped(VIP))).expect("the VIP");
+        let to = words(&mapped(VIP));
+        let to = Addresses { version: Version::V4, l3: 14, source: [0; 2], destination: to };
+        let vip = classify::vip(&tables, &to).expect("the VIP");
         assert_eq!(classify::service(&tables, vip, UDP, PORT.to_be_bytes()), SERVICE);
         let config = *maps.service(SERVICE).unwrap().config();
         let flow =

@@ -81,7 +81,7 @@ pub struct Connection {
     pub records: u64,
     /// Answers that were late.
     pub timeouts: u64,
-    /// Answers by another server than the one before.
+    /// Answers by another server than the first.
     pub moved: u64,
     /// Answers by a server that did not see our own address.
     pub wrong_client: u64,
@@ -228,9 +228,8 @@ async fn exchange(target: SocketAddr, options: &ConnectionOptions, state: &Mutex
             let mut state = lock(state);
             state.records += 1;
             state.wrong_client += u64::from(Some(seen.client) != local);
-            if let Some(before) = state.server.replace(seen.server) {
-                state.moved += u64::from(state.server.as_ref() != Some(&before));
-            }
+            let elsewhere = state.server.get_or_insert_with(|| seen.server.clone()) != &seen.server;
+            state.moved += u64::from(elsewhere);
         }
         tokio::time::sleep(options.interval).await;
     }

@@ -4,24 +4,30 @@
 //! |---|---|---|---|
 //! | long TCP connections | [`Server`] | [`Connections`] | resets, timeouts, moves |
 //! | UDP streams | [`Server`] | [`Datagrams`] | loss, reordering, moves |
+//! | both at once | [`Server`] | [`Calls`] | the same |
 //! | short requests (HTTP/1.0) | [`Server`], [`Nginx`] | [`Load`], [`curl()`] | rate, share of each server, failures |
+//! | echo | the product | [`ping()`] | nothing: it is answered or not |
 //!
 //! Everything is bounded in time and number. Every answer carries the server's name and the client's address as the
 //! server saw it ([`Seen`]), so a test can tell a misdirected packet from a good one and DSR from translation.
 
+mod calls;
 mod connections;
 mod curl;
 mod datagrams;
 mod load;
 mod nginx;
+mod ping;
 mod seen;
 mod server;
 
+pub use calls::{CallReport, Calls};
 pub use connections::{Connection, ConnectionOptions, Connections, End};
 pub use curl::{curl, url};
 pub use datagrams::{DatagramOptions, Datagrams, Flow};
 pub use load::{Failure, FailureKind, Load, LoadOptions, LoadReport};
 pub use nginx::Nginx;
+pub use ping::ping;
 pub use seen::Seen;
 pub use server::Server;
 

@@ -1,0 +1,374 @@
+//! Starting, running and leaving.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    interfaces::{followed, resolve},
+    reconcile::{Reconciler, Run},
+};
+use crate::{
+    cli::file,
+    dataplane::{
+        BpffsRoot, KernelMaps, Loaded, Program, Setup, Shape,
+        attach::{attach, attached, detach, detach_all},
+        load::{hz, remove},
+    },
+    model::{Desired, Interface},
+    netlink::{
+        NextHops as _, Resolver, Timing,
+        addresses::{HostVips as _, LoopbackVips},
+        settle,
+    },
+    nexthop::Snapshot,
+};
+
+/// How often the flow table is read.
+const SURVEY: Duration = Duration::from_secs(10);
+/// How long the start waits for neighbours to answer.
+const SETTLE: Duration = Duration::from_secs(2);
+/// First pause after a failed write; it doubles up to [`RETRY_LIMIT`].
+const RETRY: Duration = Duration::from_millis(100);
+/// Longest pause after a failed write.
+const RETRY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Which half of the product runs here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `xdp-lb run`: balances, and takes tunnels off where the file says so.
+    Balancer,
+    /// `xdp-lb decap`: takes tunnels off.
+    Decap,
+}
+
+/// What becomes of the programs when the agent ends in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExit {
+    /// They go on forwarding.
+    #[default]
+    Keep,
+    /// They are detached and every pin is removed.
+    Detach,
+}
+
+/// Options of the daemon.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Role.
+    pub role: Role,
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Where pins live.
+    pub bpffs: BpffsRoot,
+    /// What leaving does.
+    pub on_exit: OnExit,
+    /// Take another program's place on an interface.
+    pub replace: bool,
+    /// Carry out changes that move every flow of a service.
+    pub allow_moves: bool,
+}
+
+/// Why the daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// SIGTERM or SIGINT; what forwards goes on.
+    Kept,
+    /// The same, and nothing is left in the kernel.
+    Detached,
+}
+
+/// Loads programs and fills maps without attaching to any interface, then returns; the pins keep them.
+///
+/// # Errors
+/// What failed, on what.
+pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
+    let role = if desired.services.is_empty() { Role::Decap } else { Role::Balancer };
+    let loaded = open(root, &desired, role)?;
+    let (shutdown, stopped) = watch::channel(false);
+    let (resolver, task) = Resolver::start(followed(&desired), Timing::default(), stopped).await?;
+    let (snapshot, _) = settle(&resolver, &followed(&desired), SETTLE).await;
+    let mut agent = Agent::new(loaded.maps()?, desired, true);
+    agent.reconcile(&snapshot)?;
+    shutdown.send_replace(true);
+    task.await.context("end the task next-hops")
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// What failed, on what.
+pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
+    let mut hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
+    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+
+    let root = &options.bpffs;
+    let mut loaded = open(root, &desired, options.role)?;
+    info!(taken_over = loaded.took_over(), pins = %root, "program and maps loaded");
+    let (shutdown, stopped) = watch::channel(false);
+    let (resolver, resolver_task) = Resolver::start(followed(&desired), Timing::default(), stopped).await?;
+    let (snapshot, settled) = settle(&resolver, &followed(&desired), SETTLE).await;
+    if !settled {
+        warn!("not every backend's next hop is known yet; their packets are dropped as next_hop_unresolved");
+    }
+
+    let mut agent = Agent::new(loaded.maps()?, desired, options.allow_moves);
+    if loaded.took_over() {
+        agent.survey();
+    }
+    agent.reconcile(&snapshot)?;
+
+    // Make before break: the tables are complete before the first packet meets the program.
+    let interfaces = attach_all(&mut loaded, options, &agent.desired)?;
+    let mut vips = hold_vips(&agent.desired).await?;
+    info!(
+        services = agent.desired.services.len(),
+        ?interfaces,
+        generation = agent.reconciler.generation(),
+        "ready: forwarding"
+    );
+
+    let mut changes = resolver.changes();
+    let mut survey = interval(SURVEY);
+    survey.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    survey.reset();
+    loop {
+        let wake = agent.wake_at();
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                if let Some(desired) = reread(options, &agent.desired) {
+                    resolver.follow(followed(&desired));
+                    let (snapshot, _) = settle(&resolver, &followed(&desired), SETTLE).await;
+                    if agent.adopt(desired, &snapshot) {
+                        if let Err(e) = attach_all(&mut loaded, options, &agent.desired) {
+                            error!("reload: {e:#}");
+                        }
+                        match hold_vips(&agent.desired).await {
+                            Ok(held) => vips = held,
+                            Err(e) => error!("reload: {e:#}"),
+                        }
+                    }
+                }
+            }
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    bail!("the task {} ended; restart the agent, forwarding goes on meanwhile", Resolver::TASK);
+                }
+                agent.try_reconcile(&changes.borrow_and_update().clone());
+            }
+            () = sleep_until(wake.into()) => agent.try_reconcile(&changes.borrow().clone()),
+            _ = survey.tick() => {
+                agent.survey();
+                agent.try_reconcile(&changes.borrow().clone());
+            }
+        }
+    }
+
+    shutdown.send_replace(true);
+    resolver_task.await.context("end the task next-hops")?;
+    match options.on_exit {
+        OnExit::Keep => {
+            info!("leaving; forwarding goes on, `xdp-lb detach` would stop it");
+            Ok(Ended::Kept)
+        }
+        OnExit::Detach => {
+            detach_all(root)?;
+            drop(agent);
+            drop(loaded);
+            remove(root)?;
+            if let Some(vips) = &mut vips {
+                vips.release().await.context("take the VIPs off lo")?;
+            }
+            info!("detached; nothing is left in the kernel");
+            Ok(Ended::Detached)
+        }
+    }
+}
+
+fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
+    let hz = hz()?;
+    let (shape, program) = match role {
+        Role::Balancer => (
+            Shape::balancer(&desired.limits, &desired.flow_table, hz),
+            Program::Balancer { decap: desired.decap.is_some() },
+        ),
+        Role::Decap => (Shape::decap_only(&desired.limits, hz), Program::Decap),
+    };
+    Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program })?)
+}
+
+/// The file again, if it can be used.
+fn reread(options: &RunOptions, current: &Desired) -> Option<Desired> {
+    let desired = match file::read(&options.config) {
+        Ok(checked) => checked.desired,
+        Err(e) => {
+            error!("reload failed: {e:#}; the configuration of before stays in force");
+            return None;
+        }
+    };
+    let fixed = [
+        ("maglev.seed", desired.seed != current.seed),
+        ("limits", desired.limits != current.limits),
+        ("flow_table.entries", desired.flow_table.entries != current.flow_table.entries),
+        ("decap (being there or not)", desired.decap.is_some() != current.decap.is_some()),
+    ];
+    if let Some((key, _)) = fixed.iter().find(|(_, differs)| *differs) {
+        error!(
+            key,
+            "reload failed: {key} cannot change while the maps live; `xdp-lb detach` and start again"
+        );
+        return None;
+    }
+    Some(desired)
+}
+
+/// Attaches to the interfaces that the file names, leaves those it no longer names, and returns the names.
+fn attach_all(loaded: &mut Loaded, options: &RunOptions, desired: &Desired) -> Result<Vec<String>> {
+    let root = loaded.root().clone();
+    let before: BTreeSet<String> = attached(&root)?.into_iter().map(|a| a.interface).collect();
+    let wanted = interfaces(desired, options.role);
+    for Interface { name, mode, .. } in &wanted {
+        let done = attach(&root, loaded.program()?, name, *mode, options.replace)?;
+        if !(done.updated && before.contains(name)) {
+            info!(interface = %name, mode = %done.mode, "attached");
+        }
+    }
+    let names: Vec<String> = wanted.into_iter().map(|i| i.name).collect();
+    for gone in before.iter().filter(|name| !names.contains(name)) {
+        detach(&root, gone)?;
+        info!(interface = %gone, "detached");
+    }
+    Ok(names)
+}
+
+fn interfaces(desired: &Desired, role: Role) -> Vec<Interface> {
+    let decap = desired.decap.iter().flat_map(|d| &d.interfaces);
+    match role {
+        Role::Balancer => {
+            let own = desired.interfaces.iter();
+            let mut all: Vec<Interface> = own.cloned().collect();
+            all.extend(decap.filter(|d| !desired.interfaces.iter().any(|i| i.name == d.name)).cloned());
+            all
+        }
+        Role::Decap => decap.cloned().collect(),
+    }
+}
+
+/// Puts the VIPs of the backend side on `lo`, where the file asks for it.
+async fn hold_vips(desired: &Desired) -> Result<Option<LoopbackVips>> {
+    let Some(decap) = desired.decap.as_ref().filter(|d| d.vip_on_lo) else { return Ok(None) };
+    let mut vips = LoopbackVips::open()?;
+    let quiet: Vec<String> =
+        decap.interfaces.iter().chain(&desired.interfaces).map(|i| i.name.clone()).collect();
+    let put = vips.hold(&decap.vips.iter().copied().collect(), &quiet).await.context("put the VIPs on lo")?;
+    info!(?put, "VIPs on lo");
+    Ok(Some(vips))
+}
+
+/// The reconciler with its configuration and its clock.
+struct Agent {
+    reconciler: Reconciler<KernelMaps>,
+    desired: Desired,
+    allow_moves: bool,
+    started: Instant,
+    /// Seconds since 1970 at which something falls due.
+    due: Option<u64>,
+    /// After a failure: when to try again, and how long the pause was.
+    retry: Option<(Instant, Duration)>,
+}
+
+impl Agent {
+    fn new(maps: KernelMaps, desired: Desired, allow_moves: bool) -> Self {
+        let reconciler = Reconciler::new(maps);
+        Self { reconciler, desired, allow_moves, started: Instant::now(), due: None, retry: None }
+    }
+
+    fn reconcile(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), super::ReconcileError> {
+        let generation = self.reconciler.generation().max(1);
+        let desired = self.desired.clone();
+        self.carry_out(&desired, snapshot, generation)
+    }
+
+    fn carry_out(
+        &mut self,
+        desired: &Desired,
+        snapshot: &Snapshot,
+        generation: u32,
+    ) -> Result<(), super::ReconcileError> {
+        let resolve = |address| resolve(desired, snapshot, address);
+        let run = Run {
+            desired,
+            resolve: &resolve,
+            now: unix_now(),
+            uptime: self.started.elapsed(),
+            allow_moves: self.allow_moves,
+            generation,
+        };
+        self.due = self.reconciler.reconcile(&run)?.wake;
+        Ok(())
+    }
+
+    /// Reconciles; a failure is logged and tried again later, with pauses that grow.
+    fn try_reconcile(&mut self, snapshot: &Arc<Snapshot>) {
+        match self.reconcile(snapshot) {
+            Ok(()) => self.retry = None,
+            Err(e) => {
+                let pause = self.retry.map_or(RETRY, |(_, pause)| (pause * 2).min(RETRY_LIMIT));
+                self.retry = Some((Instant::now() + pause, pause));
+                error!(retry_in = ?pause, "reconcile: {e}");
+            }
+        }
+    }
+
+    /// Makes a new configuration the current one, if it can be carried out.
+    fn adopt(&mut self, desired: Desired, snapshot: &Arc<Snapshot>) -> bool {
+        let generation = self.reconciler.generation() + 1;
+        match self.carry_out(&desired, snapshot, generation) {
+            Ok(()) => {
+                info!(generation, services = desired.services.len(), "reloaded");
+                (self.desired, self.retry) = (desired, None);
+                true
+            }
+            Err(super::ReconcileError::Plan(e)) => {
+                error!("reload failed: {e}; the configuration of before stays in force");
+                false
+            }
+            Err(super::ReconcileError::Write(e)) => {
+                // Part of it is in the maps: going on is shorter than going back.
+                error!("reload not complete, trying again: {e}");
+                (self.desired, self.retry) = (desired, Some((Instant::now() + RETRY, RETRY)));
+                true
+            }
+        }
+    }
+
+    fn survey(&mut self) {
+        if let Err(e) = self.reconciler.survey(&self.desired, self.started.elapsed()) {
+            error!("survey of the flow table: {e}");
+        }
+    }
+
+    /// When to reconcile though nothing happened.
+    fn wake_at(&self) -> Instant {
+        let now = Instant::now();
+        let due = self.due.map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
+        let retry = self.retry.map(|(at, _)| at);
+        [due, retry].into_iter().flatten().min().unwrap_or(now + Duration::from_secs(3600))
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,30 @@
+//! The way to every backend, as the configured interfaces say: by the kernel's routes, or by a fixed MAC.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::{
+    model::{Desired, NextHopSource},
+    nexthop::{Resolution, Snapshot, UnresolvedReason},
+};
+
+/// Addresses whose way must be followed.
+#[must_use]
+pub fn followed(desired: &Desired) -> BTreeSet<IpAddr> {
+    desired.services.iter().flat_map(|s| &s.backends).map(|b| b.address).collect()
+}
+
+/// The way to `address`. The first interface with a fixed MAC takes all traffic to backends.
+#[must_use]
+pub fn resolve(desired: &Desired, snapshot: &Snapshot, address: IpAddr) -> Resolution {
+    let fixed = desired.interfaces.iter().find_map(|i| match i.next_hop {
+        NextHopSource::Mac(mac) => Some((&i.name, mac)),
+        NextHopSource::Auto => None,
+    });
+    match fixed {
+        Some((interface, mac)) => snapshot.resolve_through(address, interface, mac),
+        None => {
+            snapshot.resolve(address).cloned().unwrap_or(Resolution::Unresolved(UnresolvedReason::NoRoute))
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The daemon's log: one line an event on stderr, for people or as JSON.
+
+use std::io::IsTerminal as _;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::model::{Log, LogFormat, LogLevel};
+
+/// Starts the log. `RUST_LOG` overrules the configured level. A second call changes nothing.
+pub fn init(log: &Log) {
+    let level = match log.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    let stderr = || fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match log.format {
+        LogFormat::Json => stderr().json().flatten_event(true).try_init(),
+        LogFormat::Text => stderr().with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    drop(started);
+}

@@ -1,0 +1,18 @@
+//! The daemon: `xdp-lb run`, `xdp-lb decap`, and `xdp-lb load` which fills the maps and leaves.
+//!
+//! ```text
+//!  SIGHUP -> file -> Desired --+
+//!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel
+//!  clock -> survey, deadlines -+
+//! ```
+//!
+//! Programs and maps are pinned: what forwards goes on when this process ends, is killed or replaced, and
+//! the next one takes over what it finds.
+
+mod daemon;
+mod interfaces;
+pub mod log;
+mod reconcile;
+
+pub use self::daemon::{Ended, OnExit, Role, RunOptions, load, run};
+pub use self::reconcile::{FlowTable, Outcome, ReconcileError, Reconciler, Run};

@@ -1,0 +1,283 @@
+//! Brings the maps to where the configuration wants them, and keeps the flow table tidy.
+//!
+//! ```text
+//!   observe -> plan -> apply -> observe -> plan is empty            (a change)
+//!   read the flow table -> sweep, clean slots, census               (every few seconds)
+//! ```
+//!
+//! The one writer of the maps. The kernel's maps and the ones in memory are the same to it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+use xdp_lb_common::flow::FlowSet;
+
+use crate::{
+    dataplane::{KernelMaps, sys},
+    model::Desired,
+    nexthop::Resolution,
+    plan::{self, Census, Inputs, Plan, PlanError},
+    state::{MapOp, Maps, Observed, WriteError},
+    survey::{self, Survey},
+};
+
+/// A slot counts as changed this much later than it was written: an RCU grace period, generously.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The flow table, as the agent reads and tidies it.
+pub trait FlowTable {
+    /// The flow table's clock.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn tick(&self) -> io::Result<u16>;
+    /// Every set with its index.
+    fn sets(&self) -> impl Iterator<Item = (u32, FlowSet)>;
+    /// Clears a way that still holds `old`.
+    ///
+    /// # Errors
+    /// When there is no such way.
+    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<()>;
+    /// Makes a slot clean that still holds `expected`.
+    ///
+    /// # Errors
+    /// When there is no such slot.
+    fn clean_slot(&self, slot: u32, expected: u16) -> io::Result<()>;
+    /// Waits until no packet is under way that saw the tables as they were.
+    fn grace(&self);
+}
+
+impl FlowTable for KernelMaps {
+    fn tick(&self) -> io::Result<u16> {
+        self.tick()
+    }
+    fn sets(&self) -> impl Iterator<Item = (u32, FlowSet)> {
+        self.flow_sets()
+    }
+    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<()> {
+        self.sweep(set, way, old).map(drop)
+    }
+    fn clean_slot(&self, slot: u32, expected: u16) -> io::Result<()> {
+        self.clean_slot(slot, expected).map(drop)
+    }
+    fn grace(&self) {
+        sys::grace_period();
+    }
+}
+
+/// Why the maps are not as wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Nothing was written: the configuration cannot be carried out here.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A write failed; the rest of the plan waits for the next try.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// What one reconciliation did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Writes carried out.
+    pub writes: usize,
+    /// When to come again at the latest, seconds since 1970.
+    pub wake: Option<u64>,
+}
+
+/// The state between reconciliations.
+pub struct Reconciler<M> {
+    maps: M,
+    census: Census,
+    windows: BTreeMap<u16, u64>,
+    /// When each slot of a service's ring last changed, seconds on the agent's clock; 0 for unknown.
+    changed: BTreeMap<u16, Vec<u32>>,
+    /// Generation of the configuration applied last.
+    generation: u32,
+}
+
+impl<M: Maps + FlowTable> Reconciler<M> {
+    /// Over maps that may hold the state of an earlier agent.
+    pub fn new(maps: M) -> Self {
+        let generation = maps.observe().control.generation;
+        Self {
+            maps,
+            census: Census::default(),
+            windows: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            generation,
+        }
+    }
+
+    /// The maps.
+    pub fn maps(&self) -> &M {
+        &self.maps
+    }
+
+    /// Generation of the configuration applied last.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// What carrying `desired` out would write, without writing.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn plan(&self, observed: &Observed, run: &Run) -> Result<Plan, PlanError> {
+        plan::plan(&Inputs {
+            desired: run.desired,
+            observed,
+            resolve: run.resolve,
+            census: &self.census,
+            windows: &self.windows,
+            now: run.now,
+            allow_moves: run.allow_moves,
+            generation: run.generation,
+        })
+    }
+
+    /// Carries `run.desired` out and looks whether it worked.
+    ///
+    /// # Errors
+    /// [`ReconcileError`]; running again finishes what a failed write left.
+    pub fn reconcile(&mut self, run: &Run) -> Result<Outcome, ReconcileError> {
+        let observed = self.maps.observe();
+        let plan = self.plan(&observed, run)?;
+        self.note_windows(&plan, run.now);
+        for op in &plan.ops {
+            debug!(?op, "write");
+            self.note(op, &observed, run.uptime);
+            self.maps.apply(op)?;
+        }
+        self.generation = run.generation;
+        for (service, change) in &plan.services {
+            info!(
+                %service,
+                created = change.created,
+                removed = change.removed,
+                added = ?change.backends_added,
+                forgotten = ?change.backends_removed,
+                changed = ?change.backends_changed,
+                slots = change.slots,
+                moved = change.slots_moved,
+                waiting = change.slots_waiting,
+                "plan applied"
+            );
+        }
+        if !plan.is_empty() {
+            self.verify(run)?;
+        }
+        Ok(Outcome { writes: plan.ops.len(), wake: plan.wake })
+    }
+
+    /// A second look: the plan from what is there now must be empty, or wait for something.
+    fn verify(&self, run: &Run) -> Result<(), PlanError> {
+        let again = self.plan(&self.maps.observe(), run)?;
+        if let Some(op) = again.ops.first() {
+            let (map, key) = op.target();
+            warn!(map, key, writes = again.ops.len(), "the maps are not yet as planned, trying again");
+        }
+        Ok(())
+    }
+
+    fn note_windows(&mut self, plan: &Plan, now: u64) {
+        for &id in &plan.windows_opened {
+            self.windows.insert(id, now);
+        }
+        for op in &plan.ops {
+            if let MapOp::SetService { id, config } = op
+                && config.flags & xdp_lb_common::service::TRACK_WINDOW == 0
+            {
+                self.windows.remove(id);
+            }
+        }
+    }
+
+    /// Remembers what the maps do not: when slots changed, and ids that packets under way may still name.
+    fn note(&mut self, op: &MapOp, observed: &Observed, uptime: Duration) {
+        match op {
+            MapOp::SetSlots { base, changes } => {
+                let ring = observed.services.iter().find(|(_, s)| s.config().slot_base == *base);
+                let Some((&id, service)) = ring else { return };
+                let times = self.changed.entry(id).or_default();
+                times.resize(service.config().table_size as usize, 0);
+                let now = u32::try_from((uptime + GRACE).as_secs()).unwrap_or(u32::MAX);
+                for change in changes {
+                    if let Some(time) = times.get_mut(change.slot as usize) {
+                        *time = now;
+                    }
+                }
+            }
+            MapOp::DropService { id } => {
+                self.census.services.insert(*id);
+                self.changed.remove(id);
+            }
+            MapOp::DropBackend { index } => {
+                for (&id, service) in &observed.services {
+                    let local = index.wrapping_sub(service.config().backend_base);
+                    if local < observed.blocks.get(&id).copied().unwrap_or(0) {
+                        self.census.members.entry((id, local as u16)).or_insert(0);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads the whole flow table once: sweeps what expired, cleans slots that nobody needs dirty any more.
+    ///
+    /// # Errors
+    /// When the flow table's clock cannot be read.
+    pub fn survey(&mut self, desired: &Desired, uptime: Duration) -> io::Result<Survey> {
+        self.maps.grace();
+        let observed = self.maps.observe();
+        let timeouts: BTreeMap<u16, Duration> = observed
+            .services
+            .iter()
+            .map(|(&id, s)| {
+                let wanted = desired.services.iter().find(|w| w.name == plan::name(s));
+                (id, wanted.map_or(Duration::ZERO, |w| w.flow_timeout))
+            })
+            .collect();
+        let changed = |id: u16, slot: u32| {
+            let seconds = self.changed.get(&id).and_then(|t| t.get(slot as usize)).copied().unwrap_or(0);
+            Duration::from_secs(u64::from(seconds))
+        };
+        let timeout = |id: u16| timeouts.get(&id).copied().unwrap_or(Duration::ZERO);
+        let survey =
+            survey::survey(&observed, self.maps.sets(), self.maps.tick()?, uptime, &changed, &timeout);
+        for sweep in &survey.sweeps {
+            self.maps.sweep(sweep.set, sweep.way, sweep.old)?;
+        }
+        for clean in &survey.clean {
+            self.maps.clean_slot(clean.index, clean.expected)?;
+        }
+        self.census = survey.census.clone();
+        debug!(
+            live = survey.live,
+            swept = survey.sweeps.len(),
+            cleaned = survey.clean.len(),
+            "flow table surveyed"
+        );
+        Ok(survey)
+    }
+}
+
+/// One run of the reconciler.
+pub struct Run<'a> {
+    /// What is wanted.
+    pub desired: &'a Desired,
+    /// The way to every backend.
+    pub resolve: &'a dyn Fn(IpAddr) -> Resolution,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// Time on the agent's own clock.
+    pub uptime: Duration,
+    /// Carry out what moves every flow.
+    pub allow_moves: bool,
+    /// Generation that the configuration gets.
+    pub generation: u32,
+}

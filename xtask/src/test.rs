@@ -1,0 +1,173 @@
+//! `cargo xtask test [unit|prog|lab]`: builds, then runs the tests, each part with the rights and threads it needs.
+//!
+//! | part | what | root | threads |
+//! |---|---|---|---|
+//! | `unit` | tests of `xdp-lb-common`, `xdp-lb` and `xtask`, documentation too | no | cargo's choice |
+//! | `prog` | `tests/tests/prog_*`: BPF_PROG_TEST_RUN | yes | 2 |
+//! | `lab` | `tests/tests/lab_*`: network namespaces | yes | 1 |
+//!
+//! Without a part: all of these, and what else the workspace has. cargo's own summary lines come last.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::build::{self, cargo_command};
+use crate::command::{is_root, which};
+use crate::workspace;
+
+/// A part of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Pure tests, no root.
+    Unit,
+    /// Packets through BPF_PROG_TEST_RUN.
+    Prog,
+    /// Network namespaces.
+    Lab,
+    /// A Kubernetes API server: not supported yet.
+    Kube,
+    /// Other kernels in QEMU: not supported yet.
+    Vm,
+    /// Set-up in fresh Debian 12 and 13 chroots; takes many minutes, never part of the others.
+    Chroot,
+}
+
+/// One call of `cargo test`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Call {
+    /// Arguments of cargo, `test` first.
+    cargo: Vec<String>,
+    /// Arguments of the test binaries.
+    binary: Vec<String>,
+    /// Whether the test binaries want root.
+    root: bool,
+}
+
+/// Runs one part or everything. `extra` goes to cargo test, and after a `--` to the test binaries.
+///
+/// # Errors
+/// A test fails, or there is none in the part asked for.
+pub fn run(part: Option<Part>, extra: &[String]) -> Result<()> {
+    let targets = workspace::test_targets(&workspace::root())?;
+    let calls = calls(part, &targets, extra);
+    if calls.is_empty() {
+        bail!("there are no tests of this part in tests/tests");
+    }
+    if part != Some(Part::Unit) {
+        // Tests start binaries of other packages, which cargo test alone does not build.
+        build::run(false)?;
+    }
+    // All parts run, so that one report shows everything.
+    let failed = calls.iter().filter(|call| build::succeed(&mut command(call)).is_err()).count();
+    if failed > 0 {
+        bail!("{failed} of {} parts failed, see above", calls.len());
+    }
+    Ok(())
+}
+
+fn calls(part: Option<Part>, targets: &BTreeSet<String>, extra: &[String]) -> Vec<Call> {
+    let split = extra.iter().position(|a| a == "--").unwrap_or(extra.len());
+    let (for_cargo, for_binary) = (&extra[..split], extra.get(split + 1..).unwrap_or_default());
+    let call = |selection: Vec<String>, threads: Option<usize>, root| {
+        let mut cargo = vec!["test".to_owned(), "--locked".to_owned(), "--no-fail-fast".to_owned()];
+        cargo.extend(selection);
+        cargo.extend_from_slice(for_cargo);
+        let own = for_binary.iter().any(|a| a.starts_with("--test-threads"));
+        let threads = threads.filter(|_| !own).map(|n| format!("--test-threads={n}"));
+        Call { cargo, binary: threads.into_iter().chain(for_binary.iter().cloned()).collect(), root }
+    };
+    let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    let named = |wanted: &dyn Fn(&str) -> bool| -> Vec<String> {
+        targets
+            .iter()
+            .filter(|name| wanted(name))
+            .flat_map(|name| ["--test".to_owned(), name.clone()])
+            .collect()
+    };
+    let (prog, lab) = (named(&|name| name.starts_with("prog_")), named(&|name| name.starts_with("lab_")));
+    let others = named(&|name| !name.starts_with("prog_") && !name.starts_with("lab_"));
+    let prog = (!prog.is_empty()).then(|| call(prog, Some(2), true));
+    let lab = (!lab.is_empty()).then(|| call(lab, Some(1), true));
+    match part {
+        Some(Part::Unit) => {
+            vec![call(words(&["-p", "xdp-lb-common", "-p", "xdp-lb", "-p", "xtask"]), None, false)]
+        }
+        Some(Part::Prog) => prog.into_iter().collect(),
+        Some(Part::Lab) => lab.into_iter().collect(),
+        Some(Part::Kube | Part::Vm | Part::Chroot) => Vec::new(),
+        None => {
+            // The default members together, as in `cargo build`: another selection would unify features
+            // differently and compile everything twice.
+            let mut calls = vec![call([words(&["--lib", "--bins"]), others].concat(), None, false)];
+            calls.push(call(words(&["--doc"]), None, false));
+            calls.extend(prog.into_iter().chain(lab));
+            calls
+        }
+    }
+}
+
+fn command(call: &Call) -> Command {
+    let arguments =
+        call.cargo.iter().map(String::as_str).chain(["--"]).chain(call.binary.iter().map(String::as_str));
+    let mut command = cargo_command(arguments);
+    if call.root && !is_root() {
+        // cargo builds as the user, the binaries run as root: no file of root's in target/.
+        let triple = format!("{}_UNKNOWN_LINUX_GNU", std::env::consts::ARCH.to_uppercase());
+        command.env(format!("CARGO_TARGET_{triple}_RUNNER"), "sudo -E");
+        if which("sudo").is_none() {
+            println!("these tests want root, and there is no sudo: run `cargo xtask test` as root");
+        }
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets() -> BTreeSet<String> {
+        ["lab_survival", "model_flows", "prog_golden", "prog_parity"].map(str::to_owned).into()
+    }
+
+    fn shown(part: Option<Part>, extra: &[&str]) -> Vec<String> {
+        let extra: Vec<String> = extra.iter().map(|a| (*a).to_owned()).collect();
+        let line = |call: Call| format!("{} -- {}", call.cargo[2..].join(" "), call.binary.join(" "));
+        calls(part, &targets(), &extra).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn everything_is_every_target_once() {
+        assert_eq!(
+            shown(None, &[]),
+            [
+                "--no-fail-fast --lib --bins --test model_flows -- ",
+                "--no-fail-fast --doc -- ",
+                "--no-fail-fast --test prog_golden --test prog_parity -- --test-threads=2",
+                "--no-fail-fast --test lab_survival -- --test-threads=1",
+            ]
+        );
+    }
+
+    #[test]
+    fn extra_arguments_reach_cargo_and_the_binaries() {
+        assert_eq!(
+            shown(Some(Part::Prog), &["echo", "--", "--nocapture"]),
+            ["--no-fail-fast --test prog_golden --test prog_parity echo -- --test-threads=2 --nocapture"]
+        );
+        assert_eq!(
+            shown(Some(Part::Lab), &["--", "--test-threads=4"]),
+            ["--no-fail-fast --test lab_survival -- --test-threads=4"]
+        );
+    }
+
+    #[test]
+    fn only_programs_and_labs_want_root() {
+        let root: Vec<bool> = calls(None, &targets(), &[]).iter().map(|call| call.root).collect();
+        assert_eq!(root, [false, false, true, true]);
+        assert!(calls(Some(Part::Lab), &BTreeSet::new(), &[]).is_empty());
+        assert!(calls(None, &targets(), &[]).iter().all(|call| call.cargo[..2] == ["test", "--locked"]));
+    }
+}
