@@ -138,6 +138,7 @@ impl<W: Write> Director<'_, W> {
             let given = self.watch(stage, (number, count), Some(end))?;
             self.conclude()?;
             if given {
+                self.terminal.say(["", "   Interrupted: the rest is left out."]);
                 return Ok(());
             }
         }
