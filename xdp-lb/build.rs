@@ -61,6 +61,8 @@ fn build(toolchain: &Toolchain, root: &Path, target_dir: &Path, arch: &str) -> C
         "-Clink-arg=--btf",
         // Packed headers are read in words, not bytes: all supported machines allow it.
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
+        // In order means byte by byte, for the sake of C compilers' patterns: copies are done in words.
+        "-Clink-arg=--disable-expand-memcpy-in-order",
         &format!("--cfg=bpf_target_arch=\"{arch}\""),
     ]
     .join("\x1f");

@@ -10,6 +10,9 @@
 //!               UDP, not remembered ----------------------> now
 //! ```
 //!
+//! An expired entry is one whose way another flow may take. Until somebody does, or the agent sweeps it, a
+//! datagram's flow still counts as remembered, and a TCP segment that goes where the entry says confirms it.
+//!
 //! Generic over the tables: the kernel half, `explain` and the model tests run this very function.
 //! Related work: Beamer (NSDI 2018), Cheetah (NSDI 2020), JET (CoNEXT 2021).
 
@@ -109,10 +112,11 @@ fn track<T: Tables>(tables: &T, flow: &Flow, index: u32, slot: Slot) -> Option<C
     let tick = tables.tick();
     let key = FlowKey::new(flow.service, flow.hash);
     let (entry, way) = find(&set, key);
-    // An expired entry of this very flow is a miss that leaves its way to the next entry.
-    if entry.is_free(tick) {
+    // Expired means that another flow may take the way, not that this one is forgotten: who sends a datagram every
+    // half minute (a registration) would never be confirmed. TCP has `before`, and a spoofed SYN must not last.
+    if entry.0 == 0 || (flow.segment != Segment::Datagram && entry.is_free(tick)) {
         tables.count(FlowEvent::Miss);
-        return miss(tables, flow, &set, index, slot, tick);
+        return miss(tables, flow, &set, index, slot, tick, entry);
     }
     tables.count(FlowEvent::Hit);
     let reopened = flow.segment == Segment::Syn && entry.is_closing();
@@ -155,7 +159,7 @@ fn refresh(flow: &Flow, key: FlowKey, entry: FlowEntry, backend: u16, tick: u16)
     }
 }
 
-/// A flow that is not remembered.
+/// A flow that is not remembered; `expired` is what its way may still hold.
 #[inline(always)]
 fn miss<T: Tables>(
     tables: &T,
@@ -164,6 +168,7 @@ fn miss<T: Tables>(
     index: u32,
     slot: Slot,
     tick: u16,
+    expired: FlowEntry,
 ) -> Option<Choice> {
     let now = Choice { backend: slot.backend(), why: if slot.is_dirty() { Why::Now } else { Why::Slot } };
     let before = || -> Option<Choice> {
@@ -178,14 +183,27 @@ fn miss<T: Tables>(
     if flow.segment == Segment::Closing || choice.backend == NO_BACKEND {
         return Some(choice);
     }
-    let remembered = remember(tables, flow, set, choice.backend, slot.is_dirty(), tick);
+    // The second segment of a connection that was seen at the same backend: keep-alives come once a minute, and
+    // the slot must not become clean under them.
+    let again = expired.0 != 0 && expired.backend() == choice.backend && flow.segment != Segment::Syn;
+    let ttl = if again { flow.config.flow_ttl } else { flow.config.unconfirmed_ttl };
+    let fresh =
+        FlowEntry::new(FlowKey::new(flow.service, flow.hash), choice.backend, tick.wrapping_add(ttl), false);
+    let remembered = remember(tables, flow, set, fresh, slot.is_dirty(), tick);
     // A SYN that nobody remembers must go where its later segments will go: to the slot's older backend.
     if !remembered && flow.segment == Segment::Syn && slot.is_dirty() { before() } else { Some(choice) }
 }
 
 /// Stores a new flow; false when there is no way for it.
 #[inline(always)]
-fn remember<T: Tables>(tables: &T, flow: &Flow, set: &T::Set, backend: u16, dirty: bool, tick: u16) -> bool {
+fn remember<T: Tables>(
+    tables: &T,
+    flow: &Flow,
+    set: &T::Set,
+    fresh: FlowEntry,
+    dirty: bool,
+    tick: u16,
+) -> bool {
     // A quarter of the limit is kept for dirty slots, where being forgotten can move a call.
     let limit = flow.config.new_flow_limit;
     if !tables.admit(flow.service, if dirty { limit } else { limit - limit / 4 }) {
@@ -197,8 +215,7 @@ fn remember<T: Tables>(tables: &T, flow: &Flow, set: &T::Set, backend: u16, dirt
         tables.count(FlowEvent::SetFull);
         return false;
     };
-    let expiry = tick.wrapping_add(flow.config.unconfirmed_ttl);
-    set.store(way, FlowEntry::new(key, backend, expiry, false).0);
+    set.store(way, fresh.0);
     tables.count(FlowEvent::Remembered);
     true
 }

@@ -74,13 +74,18 @@ fn grow<const N: usize>(packet: &mut Packet) -> Option<&mut [u8; N]> {
 #[inline(always)]
 pub fn up(packet: &mut Packet, inner: &Ip) -> Verdict {
     const MALFORMED: Verdict = Verdict::Drop(DropReason::TunnelMalformed);
-    let Some(&old) = packet.get::<ETHERNET_LEN>(0) else { return MALFORMED };
+    let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = packet.get::<12>(0) else {
+        return MALFORMED;
+    };
+    // Two words in registers: an array would go over the stack, where the verifier wants its words aligned.
+    let macs = (u64::from_le_bytes([d0, d1, d2, d3, d4, d5, s0, s1]), u32::from_le_bytes([s2, s3, s4, s5]));
     let strip = inner.addresses.l3 - ETHERNET_LEN;
     if !packet.move_head(strip as i32) {
         return MALFORMED;
     }
     let Some(new) = packet.get_mut::<ETHERNET_LEN>(0) else { return MALFORMED };
-    *new = old;
+    new[..8].copy_from_slice(&macs.0.to_le_bytes());
+    new[8..12].copy_from_slice(&macs.1.to_le_bytes());
     [new[12], new[13]] = parse::ethertype(inner.addresses.version);
     Verdict::Pass(PassReason::Decapsulated)
 }

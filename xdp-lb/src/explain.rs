@@ -10,94 +10,43 @@
 //!           Pass     Drop, Pass                       Drop     Drop, Pass
 //! ```
 
-mod rehearse;
+mod dry;
+mod explanation;
+mod query;
+mod rehearsal;
+#[cfg(test)]
+mod tests;
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use xdp_lb_common::{
     backend::{BACKEND_ALIVE, Backend, KIND_LOCAL, KIND_TUNNEL, Template},
     classify,
     encap::{self, Inner, V4_HEADER, V6_HEADER},
     flow::{FlowEntry, FlowKey, WAYS},
     hash::{self, FlowHash},
-    parse::{Addresses, ETHERNET_LEN, Segment, TCP, UDP, Version, v4_words, words},
-    reason::{DropReason, FlowEvent, PassReason, Reason},
-    ring::{NO_BACKEND, Slot},
-    select::{self, Choice, Flow, Set, Why},
+    parse::Segment,
+    reason::{DropReason, FlowEvent, PassReason},
+    ring::NO_BACKEND,
+    select::{self, Choice, Flow, Set as _, Why},
     service::{CLIENT_IP, ServiceConfig, TRACK_WINDOW},
     vip::{VIP_BALANCED, VIP_PASS_UNMATCHED, VipSlot},
 };
 
-pub use self::rehearse::{RehearseError, rehearse};
+use self::dry::Dry;
+pub use self::explanation::{
+    Before, ChoiceFacts, Explanation, FlowFacts, Outcome, Remembered, ServiceFacts, SlotFacts, Tunnel,
+};
+pub use self::query::Query;
+pub use self::rehearsal::{Rehearsal, RehearsalError};
 use crate::{
-    model::{Affinity, Protocol, Tracking},
     nexthop::UnresolvedReason,
     plan,
     state::Observed,
-    status::{self, MemberState, Path, Vip, Word, word},
+    status::{self, MemberState, Path, Vip},
     template::from_map,
 };
-
-/// A packet to explain. Both addresses are of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Query {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Client.
-    pub source: SocketAddr,
-    /// VIP and port.
-    pub destination: SocketAddr,
-    /// What the packet means for its flow; always [`Segment::Datagram`] for UDP.
-    pub segment: Segment,
-    /// Length of the IP packet in bytes.
-    pub len: u16,
-    /// Its TOS or traffic class.
-    pub tos: u8,
-}
-
-impl Query {
-    /// A packet of a UDP flow, or of a TCP connection that exists; `None` when one address is IPv4 and the other IPv6.
-    #[must_use]
-    pub fn new(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Option<Self> {
-        let segment = match protocol {
-            Protocol::Tcp => Segment::Data,
-            Protocol::Udp => Segment::Datagram,
-        };
-        let same_family = source.is_ipv4() == destination.is_ipv4();
-        same_family.then_some(Self { protocol, source, destination, segment, len: 100, tos: 0 })
-    }
-
-    /// The same with another meaning for the flow; a datagram stays one.
-    #[must_use]
-    pub fn with_segment(self, segment: Segment) -> Self {
-        match self.protocol {
-            Protocol::Tcp => Self { segment, ..self },
-            Protocol::Udp => self,
-        }
-    }
-
-    fn addresses(&self) -> Addresses {
-        let (version, source, destination) = match (self.source.ip(), self.destination.ip()) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => (Version::V4, v4_words(s.octets()), v4_words(d.octets())),
-            (s, d) => (Version::V6, v6_words(s), v6_words(d)),
-        };
-        Addresses { version, l3: ETHERNET_LEN, source, destination }
-    }
-
-    fn protocol_number(&self) -> u8 {
-        match self.protocol {
-            Protocol::Tcp => TCP,
-            Protocol::Udp => UDP,
-        }
-    }
-}
-
-fn v6_words(address: IpAddr) -> [u64; 2] {
-    words(&crate::template::map_address(address))
-}
 
 /// What people want to read and the maps do not say.
 #[derive(Clone, Debug, Default)]
@@ -106,200 +55,6 @@ pub struct Facts {
     pub interfaces: BTreeMap<u32, String>,
     /// Why backends have no next hop.
     pub unresolved: BTreeMap<IpAddr, UnresolvedReason>,
-}
-
-/// The interface index of a header that was built without asking the kernel for the next hop, as by
-/// `explain --config`. No interface has it.
-pub const NOT_LOOKED_UP: u32 = 0;
-
-/// What becomes of the packet, and everything that led there. What was not reached is `None`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Explanation {
-    /// `tcp` or `udp`.
-    #[serde(serialize_with = "word")]
-    pub protocol: Protocol,
-    /// Client.
-    pub source: SocketAddr,
-    /// Where the packet is sent.
-    pub destination: SocketAddr,
-    /// `datagram`, `syn`, `data`, `ack` or `closing`.
-    #[serde(serialize_with = "word")]
-    pub segment: Segment,
-    /// What becomes of it: `verdict`, `reason` and `sentence`.
-    pub outcome: Outcome,
-    /// The backend, also when it cannot be sent to.
-    pub backend: Option<IpAddr>,
-    /// The VIP.
-    pub vip: Option<Vip>,
-    /// The service.
-    pub service: Option<ServiceFacts>,
-    /// The flow's hash.
-    #[serde(serialize_with = "hex")]
-    pub hash: Option<FlowHash>,
-    /// The ring slot.
-    pub slot: Option<SlotFacts>,
-    /// The flow table.
-    pub flow: Option<FlowFacts>,
-    /// Why this backend.
-    pub choice: Option<ChoiceFacts>,
-    /// How the packet gets there.
-    pub path: Option<Path>,
-    /// Why there is no next hop, if somebody knows.
-    pub unresolved: Option<String>,
-    /// The outer header.
-    pub tunnel: Option<Tunnel>,
-}
-
-/// What becomes of a packet, as the kernel half's verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Sent to the backend in a tunnel.
-    Forward,
-    /// Dropped and counted.
-    Drop(DropReason),
-    /// Handed to this node's stack and counted.
-    Pass(PassReason),
-}
-
-impl Outcome {
-    /// `forward`, `drop` or `pass`.
-    #[must_use]
-    pub fn verdict(self) -> &'static str {
-        match self {
-            Self::Forward => "forward",
-            Self::Drop(_) => "drop",
-            Self::Pass(_) => "pass",
-        }
-    }
-
-    /// Name of the counter.
-    #[must_use]
-    pub fn reason(self) -> Option<&'static str> {
-        match self {
-            Self::Forward => None,
-            Self::Drop(reason) => Some(reason.name()),
-            Self::Pass(reason) => Some(reason.name()),
-        }
-    }
-
-    /// For people.
-    #[must_use]
-    pub fn sentence(self) -> &'static str {
-        match self {
-            Self::Forward => "The packet goes to the backend in a tunnel.",
-            Self::Drop(reason) => reason.sentence(),
-            Self::Pass(reason) => reason.sentence(),
-        }
-    }
-}
-
-impl Serialize for Outcome {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut outcome = to.serialize_struct("Outcome", 3)?;
-        outcome.serialize_field("verdict", self.verdict())?;
-        outcome.serialize_field("reason", &self.reason())?;
-        outcome.serialize_field("sentence", self.sentence())?;
-        outcome.end()
-    }
-}
-
-/// The service that takes the packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ServiceFacts {
-    /// Name.
-    pub name: String,
-    /// Id in the maps.
-    pub id: u16,
-    /// Affinity.
-    #[serde(serialize_with = "word")]
-    pub affinity: Affinity,
-    /// Tracking.
-    #[serde(serialize_with = "word")]
-    pub tracking: Tracking,
-    /// A planned change waits until flows have been seen.
-    pub tracking_window: bool,
-}
-
-/// A ring slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SlotFacts {
-    /// Which.
-    pub number: u32,
-    /// Of how many.
-    pub of: u32,
-    /// It changed, and older flows may belong elsewhere.
-    pub dirty: bool,
-    /// Whom it belongs to.
-    pub now: Option<IpAddr>,
-    /// Whom it belonged to when it was last clean; `None` for a clean slot.
-    pub before: Option<Before>,
-}
-
-/// The older backend of a dirty slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Before {
-    /// Address; `None` when the member is forgotten.
-    pub address: Option<IpAddr>,
-    /// It may still get the packets of older flows.
-    pub alive: bool,
-}
-
-/// What the flow table says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FlowFacts {
-    /// The packet path asks the table for this packet, or for one in sixteen like it (`tracking: sampled`).
-    pub asked: bool,
-    /// What happens there, by the names of the metrics: `hit`, `miss`, `stale`, `remembered`, `set_full`.
-    #[serde(serialize_with = "events")]
-    pub events: Vec<FlowEvent>,
-    /// Set of the table.
-    pub set: u32,
-    /// The entry of this flow, asked for or not.
-    pub entry: Option<Remembered>,
-}
-
-/// An entry of the flow table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Remembered {
-    /// Its backend; `None` when the member is forgotten.
-    pub backend: Option<IpAddr>,
-    /// Seconds until it expires, if nothing comes.
-    pub expires_in: u64,
-    /// A FIN or RST was seen and no data since.
-    pub closing: bool,
-}
-
-/// Why this backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ChoiceFacts {
-    /// `slot`, `remembered`, `before` or `now`.
-    #[serde(serialize_with = "word")]
-    pub why: Why,
-    /// For people.
-    pub sentence: String,
-    /// Ring-local index of the backend.
-    pub local: u16,
-    /// Its state.
-    #[serde(serialize_with = "word")]
-    pub state: MemberState,
-    /// Since when, seconds since 1970.
-    pub since: u64,
-}
-
-/// The outer header.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Tunnel {
-    /// `ipip`.
-    pub kind: &'static str,
-    /// Source, derived from the flow.
-    pub source: IpAddr,
-    /// Destination.
-    pub destination: IpAddr,
-    /// Flow label, over IPv6.
-    pub flow_label: Option<u32>,
-    /// Ethernet and outer IP header, byte for byte.
-    #[serde(skip)]
-    pub header: Vec<u8>,
 }
 
 /// Explains one packet. `observed` is a copy of what `tables` reads.
@@ -370,9 +125,9 @@ fn follow<T: classify::Tables + select::Tables>(
     e.hash = Some(hash);
     let ring = RingView { observed, service: id, config };
     e.slot = ring.slot(tables, hash);
-    let dry = Dry { tables, events: RefCell::default() };
+    let dry = Dry::new(tables);
     let choice = select::choose(&dry, &Flow { service: id, config, hash, segment: query.segment });
-    let events = dry.events.into_inner();
+    let events = dry.events();
     e.flow = ring.flow(tables, hash, events.clone());
     let choice = choice.ok_or(DropReason::TableInconsistent)?;
     if choice.backend == NO_BACKEND {
@@ -540,85 +295,4 @@ impl RingView<'_> {
             }),
         })
     }
-}
-
-/// The tables with nothing written to them: the packet is a thought.
-struct Dry<'a, T> {
-    tables: &'a T,
-    events: RefCell<Vec<FlowEvent>>,
-}
-
-/// A copy of a flow set, for the packet path to write to.
-struct SetCopy([Cell<u64>; WAYS]);
-
-impl Set for SetCopy {
-    fn load(&self, way: usize) -> u64 {
-        self.0[way % WAYS].get()
-    }
-    fn store(&self, way: usize, entry: u64) {
-        self.0[way % WAYS].set(entry);
-    }
-}
-
-impl<T: select::Tables> select::Tables for Dry<'_, T> {
-    type Set = SetCopy;
-
-    fn slot(&self, index: u32) -> Option<Slot> {
-        self.tables.slot(index)
-    }
-    fn before(&self, index: u32) -> Option<u16> {
-        self.tables.before(index)
-    }
-    fn is_alive(&self, backend: u32) -> bool {
-        self.tables.is_alive(backend)
-    }
-    fn flow_set(&self, hash: FlowHash) -> Option<SetCopy> {
-        let set = self.tables.flow_set(hash)?;
-        Some(SetCopy(std::array::from_fn(|way| Cell::new(set.load(way)))))
-    }
-    fn tick(&self) -> u16 {
-        self.tables.tick()
-    }
-    /// The packet that asks tells more, and goes to the same backend.
-    fn sample(&self, _hash: FlowHash) -> bool {
-        true
-    }
-    /// To ask would count the flow. That `new_flow_limit` is reached in this very second is for the counters to say.
-    fn admit(&self, _service: u16, limit: u32) -> bool {
-        limit > 0
-    }
-    fn count(&self, event: FlowEvent) {
-        self.events.borrow_mut().push(event);
-    }
-}
-
-impl Word for Why {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Slot => "slot",
-            Self::Remembered => "remembered",
-            Self::Before => "before",
-            Self::Now => "now",
-        }
-    }
-}
-
-impl Word for Segment {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Datagram => "datagram",
-            Self::Syn => "syn",
-            Self::Closing => "closing",
-            Self::Data => "data",
-            Self::Ack => "ack",
-        }
-    }
-}
-
-fn hex<S: Serializer>(hash: &Option<FlowHash>, to: S) -> Result<S::Ok, S::Error> {
-    hash.map(|hash| format!("{:#018x}", hash.0)).serialize(to)
-}
-
-fn events<S: Serializer>(events: &[FlowEvent], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(events.iter().map(|event| event.name()))
 }

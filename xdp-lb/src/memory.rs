@@ -162,6 +162,13 @@ impl MemoryMaps {
         self.events[event.index()].load(Relaxed)
     }
 
+    /// Puts an entry into the flow table, as a packet at that moment would have; outside the table, nothing.
+    pub fn remember(&self, set: u32, way: usize, entry: u64) {
+        if let Some(way) = self.flows.get(set as usize).and_then(|ways| ways.get(way)) {
+            way.store(entry, Relaxed);
+        }
+    }
+
     /// Forgets every remembered flow, as a node does that starts anew.
     pub fn clear_flows(&self) {
         self.flows.iter().flatten().for_each(|way| way.store(0, Relaxed));
@@ -264,6 +271,33 @@ impl MemoryMaps {
     fn put_backend(&mut self, index: u32, entry: &Backend) {
         self.backends[index as usize] = *entry;
         self.states[index as usize].store(entry.state, Release);
+    }
+}
+
+/// A copy that lives on by itself: what a crash at this moment would leave behind. Recorded operations and a
+/// fault that was ordered stay with the original.
+impl Clone for MemoryMaps {
+    fn clone(&self) -> Self {
+        let words = |words: &[AtomicU16]| words.iter().map(|w| AtomicU16::new(w.load(Acquire))).collect();
+        let longs = |words: &[AtomicU64]| words.iter().map(|w| AtomicU64::new(w.load(Relaxed))).collect();
+        Self {
+            capacity: self.capacity,
+            control: self.control,
+            vips: self.vips.clone(),
+            ports: self.ports.clone(),
+            services: self.services.clone(),
+            backends: self.backends.clone(),
+            states: self.states.iter().map(|w| AtomicU32::new(w.load(Acquire))).collect(),
+            rings: words(&self.rings),
+            before: words(&self.before),
+            flows: self.flow_sets().map(|(_, set)| set.entries.map(AtomicU64::new)).collect(),
+            admissions: longs(&self.admissions),
+            sources: self.sources,
+            tx_ports: self.tx_ports.clone(),
+            events: longs(&self.events),
+            ops: Vec::new(),
+            fault: None,
+        }
     }
 }
 

@@ -72,19 +72,20 @@ fn live_bank<E: Elements + ?Sized>(maps: &E, capacity: &Capacity, control: &Cont
     (first..first + capacity.vip_slots).map_while(|index| maps.vip(index)).collect()
 }
 
-/// Roots, and the leaves that they name; page 0 is empty by definition.
+/// Roots, and the leaves that they name; page 0 is empty by definition. Pages are shared by content, so one page may
+/// be the root of one address and a leaf of another.
 fn pages<E: Elements + ?Sized>(maps: &E, vips: &[VipSlot]) -> BTreeMap<u32, PortPage> {
-    let mut pages = BTreeMap::new();
     let used = vips.iter().filter(|vip| vip.flags & VIP_USED != 0);
-    for root in used.flat_map(|vip| [vip.tcp_root, vip.udp_root]) {
-        if root == 0 || pages.contains_key(&root) {
-            continue;
-        }
+    let roots: BTreeSet<u32> = used.flat_map(|vip| [vip.tcp_root, vip.udp_root]).collect();
+    let mut pages = BTreeMap::new();
+    for root in roots.into_iter().filter(|&root| root != 0) {
         let Some(content) = maps.page(root) else { continue };
         pages.insert(root, content);
         for leaf in content.values.into_iter().filter(|&leaf| leaf != 0).map(u32::from) {
-            if let Some(content) = maps.page(leaf) {
-                pages.entry(leaf).or_insert(content);
+            if !pages.contains_key(&leaf)
+                && let Some(content) = maps.page(leaf)
+            {
+                pages.insert(leaf, content);
             }
         }
     }

@@ -7,20 +7,28 @@
 //!   Observed + Readings -> Status { services { backends } , interfaces, flow_table, drops, passes }
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+mod listeners;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use xdp_lb_common::{
     backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_LOCAL, KIND_TUNNEL, Template},
     flow::{FlowEntry, FlowSet, WAYS},
     reason::{DropReason, FlowEvent, PassReason, Reason},
     ring::{NO_BACKEND, Slot},
-    service::{CLIENT_IP, IS_UDP, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED, TRACK_WINDOW},
+    service::{IS_UDP, TRACK_WINDOW},
     stats::{Counters, Traffic},
     vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VIP_USED, VipSlot},
 };
 
+use self::listeners::{Ports, listeners};
+pub(crate) use self::words::word;
+pub use self::words::{Word, affinity, mac_text, tracking};
 use crate::{
     model::{Affinity, Protocol, Tracking},
     nexthop::Mac,
@@ -171,14 +179,20 @@ pub enum Path {
         /// Its index.
         ifindex: u32,
         /// MAC of the next hop.
-        #[serde(serialize_with = "mac")]
+        #[serde(serialize_with = "words::mac")]
         next_hop: Mac,
     },
+    /// Through a tunnel by a next hop that nobody looked up: no balancer was asked.
+    NotLookedUp,
     /// Up this node's own stack.
     Local,
     /// No next hop is known: packets are dropped.
     Unresolved,
 }
+
+/// The interface index of a header that was built without asking the kernel for the next hop, as by
+/// [`crate::explain::Rehearsal`]. No interface has it.
+pub const NOT_LOOKED_UP: u32 = 0;
 
 /// What a member takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -266,6 +280,7 @@ impl Path {
     #[must_use]
     pub fn of(template: &Template, names: &BTreeMap<u32, String>) -> Self {
         match template.kind {
+            KIND_TUNNEL if template.ifindex == NOT_LOOKED_UP => Self::NotLookedUp,
             KIND_TUNNEL => {
                 let [a, b, c, d, e, f, ..] = template.bytes;
                 Self::Tunnel {
@@ -293,67 +308,6 @@ impl MemberState {
     }
 }
 
-/// Values that have a word of their own in the configuration or in `status`.
-pub trait Word {
-    /// The word.
-    fn word(&self) -> &'static str;
-}
-
-impl Word for MemberState {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Draining => "draining",
-            Self::Drained => "drained",
-            Self::Down => "down",
-        }
-    }
-}
-
-impl Word for Protocol {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
-
-impl Word for Affinity {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::FiveTuple => "five-tuple",
-            Self::ClientIp => "client-ip",
-        }
-    }
-}
-
-impl Word for Tracking {
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Exact => "exact",
-            Self::Sampled => "sampled",
-            Self::Off => "off",
-        }
-    }
-}
-
-/// Affinity of a service in the maps.
-#[must_use]
-pub fn affinity(config: &ServiceConfig) -> Affinity {
-    if config.flags & CLIENT_IP != 0 { Affinity::ClientIp } else { Affinity::FiveTuple }
-}
-
-/// Its tracking, a window left aside.
-#[must_use]
-pub fn tracking(config: &ServiceConfig) -> Tracking {
-    match config.flags & (TRACK_EXACT | TRACK_SAMPLED) {
-        0 => Tracking::Off,
-        TRACK_SAMPLED => Tracking::Sampled,
-        _ => Tracking::Exact,
-    }
-}
-
 /// Live flows by service id and ring-local index, from all sets of the flow table.
 #[must_use]
 pub fn flows(sets: impl Iterator<Item = FlowSet>, tick: u16) -> BTreeMap<(u16, u16), u32> {
@@ -362,20 +316,6 @@ pub fn flows(sets: impl Iterator<Item = FlowSet>, tick: u16) -> BTreeMap<(u16, u
         *flows.entry((entry.service(), entry.backend())).or_insert(0) += 1;
     }
     flows
-}
-
-/// `00:00:5e:00:01:01`.
-#[must_use]
-pub fn mac_text(mac: &Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-pub(crate) fn mac<S: Serializer>(mac: &Mac, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&mac_text(mac))
-}
-
-pub(crate) fn word<S: Serializer>(value: &impl Word, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(value.word())
 }
 
 fn service(
@@ -446,44 +386,6 @@ fn count(ring: Option<&Ring>, what: impl Fn(Slot) -> bool) -> u32 {
 /// To two digits: more would be noise in a diff.
 fn percent(part: u32, whole: u32) -> f64 {
     if whole == 0 { 0.0 } else { (f64::from(part) * 10_000.0 / f64::from(whole)).round() / 100.0 }
-}
-
-/// Ports of one service on one VIP.
-#[derive(Default)]
-struct Ports(BTreeSet<u16>);
-
-impl Ports {
-    fn listener(&self, vip: IpAddr) -> Listener {
-        // Only a service of the whole address takes port 0.
-        if self.0.len() == 1 << 16 {
-            return Listener { vip, ports: vec!["all".to_owned()] };
-        }
-        let mut ranges: Vec<(u16, u16)> = Vec::new();
-        for &port in &self.0 {
-            match ranges.last_mut() {
-                Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
-                _ => ranges.push((port, port)),
-            }
-        }
-        let text = |(a, b)| if a == b { format!("{a}") } else { format!("{a}-{b}") };
-        Listener { vip, ports: ranges.into_iter().map(text).collect() }
-    }
-}
-
-/// Where each service listens, as packets find it: by the live VIP bank and its pages.
-fn listeners(observed: &Observed) -> BTreeMap<u16, BTreeMap<IpAddr, Ports>> {
-    let mut found: BTreeMap<u16, BTreeMap<IpAddr, Ports>> = BTreeMap::new();
-    for vip in observed.vips.iter().filter(|vip| vip.flags & VIP_BALANCED != 0) {
-        let roots = [vip.tcp_root, vip.udp_root].into_iter().filter_map(|root| observed.pages.get(&root));
-        for (high, &leaf) in roots.flat_map(|root| (0u16..).zip(&root.values)) {
-            let Some(page) = observed.pages.get(&u32::from(leaf)) else { continue };
-            for (low, &id) in (0u16..).zip(&page.values).filter(|&(_, &id)| id != 0) {
-                let ports = found.entry(id).or_default().entry(from_map(vip.address)).or_default();
-                ports.0.insert(high << 8 | low);
-            }
-        }
-    }
-    found
 }
 
 /// Every reason with its counter.

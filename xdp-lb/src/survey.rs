@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use xdp_lb_common::{
     backend::{BACKEND_ALIVE, MAX_MEMBERS},
-    flow::{FlowEntry, FlowSet},
+    flow::{FlowEntry, FlowSet, MAX_TTL, TICKS},
     ring::Slot,
 };
 
@@ -19,12 +19,17 @@ use crate::{
     state::Observed,
 };
 
+/// Ticks that an expired entry is left where it is: its flow still finds it, and any other may take its way. Half
+/// of what the clock's range allows; the other half is the time until the next survey.
+pub const KEEP_EXPIRED: u16 = (TICKS - MAX_TTL) / 2;
+
 /// What a pass found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
     /// Ids and indexes that some entry names, live or expired: input of the next plan.
     pub census: Census,
-    /// Entries to be cleared if they are still what they were.
+    /// Entries to be cleared if they are still what they were: expired for [`KEEP_EXPIRED`], or of services that are
+    /// gone.
     pub sweeps: Vec<Sweep>,
     /// Dirty slots that may become clean if they are still what they were.
     pub clean: Vec<Clean>,
@@ -62,7 +67,8 @@ pub struct Clean {
     pub expected: u16,
 }
 
-/// Surveys the flow table.
+/// Surveys the flow table. At least every [`KEEP_EXPIRED`] ticks, or expired entries come to life again when the
+/// clock has gone round.
 ///
 /// `tick` and `started` are the moment before the first set is read, on the flow table's clock and on the
 /// agent's. `observed` must have been read then too, or before. `changed` says when a slot (service id, slot within the
@@ -92,12 +98,16 @@ pub fn survey(
             let service = FlowEntry(sweep.old).service();
             if !rings.contains_key(&service) {
                 strangers.insert(service);
+            } else if expired_for(sweep.old, tick) < KEEP_EXPIRED {
+                continue;
             }
             found.sweeps.push(Sweep { set, way: sweep.way, old: sweep.old });
         }
     }
     for (&service, &ring) in &rings {
-        for local in (0..MAX_MEMBERS as u16).filter(|&local| scan.is_named(ring, local)) {
+        // No entry can name an index beyond the block, which never shrinks.
+        let block = observed.blocks.get(&service).copied().unwrap_or(0).min(MAX_MEMBERS) as u16;
+        for local in (0..block).filter(|&local| scan.is_named(ring, local)) {
             let flows = scan.flows(service, local);
             found.census.members.insert((service, local), flows);
             if flows > 0 {
@@ -122,4 +132,8 @@ pub fn survey(
     found.census.services = strangers;
     (found.live, found.expired, found.orphaned) = (scan.live(), scan.expired(), scan.orphaned());
     found
+}
+
+fn expired_for(entry: u64, tick: u16) -> u16 {
+    tick.wrapping_sub(FlowEntry(entry).expiry()) & (TICKS - 1)
 }

@@ -22,16 +22,16 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Loads everything that the row needs and sends its warm-up.
+    /// Loads everything that the row needs, the balancer from `object`, and sends the warm-up.
     ///
     /// # Errors
     /// Says which program or map of which row failed.
-    pub fn load(row: Row) -> Result<Self> {
+    pub fn load(row: Row, object: &[u8]) -> Result<Self> {
         let name = row.name;
-        Self::try_load(row).with_context(|| format!("row \"{name}\""))
+        Self::try_load(row, object).with_context(|| format!("row \"{name}\""))
     }
 
-    fn try_load(row: Row) -> Result<Self> {
+    fn try_load(row: Row, object: &[u8]) -> Result<Self> {
         let (program, state) = match row.subject {
             Subject::Floor => ("bench_pass", None),
             Subject::Limit => ("bench_limit", None),
@@ -40,7 +40,7 @@ impl Bench {
                 (names::PROGRAM_DECAP, Some(State { flow_entries: 1024, dirty: false, new_flow_limit: 0 }))
             }
         };
-        let mut tables = state.map(Tables::load).transpose()?;
+        let mut tables = state.map(|state| Tables::load(object, state)).transpose()?;
         let mut wrapper = Wrapper::load(&row, false)?;
         wrapper.point_at(subject(&mut tables, program)?)?;
         let bench = Self { row, wrapper, tables };

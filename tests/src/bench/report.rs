@@ -28,35 +28,35 @@ impl Target {
 }
 
 /// Median nanoseconds above the limit's median; `None` when the limit was not measured.
-fn above_limit(results: &[(&str, Measured)], measured: Measured) -> Option<i64> {
+fn above_limit(results: &[(String, Measured)], measured: Measured) -> Option<i64> {
     let (_, limit) = results.iter().find(|(name, _)| *name == LIMIT)?;
     Some(i64::from(measured.median) - i64::from(limit.median))
 }
 
 /// A table for people.
 #[must_use]
-pub fn table(results: &[(&str, Measured)]) -> String {
+pub fn table(results: &[(String, Measured)]) -> String {
     let mut out =
-        format!("{:<22} {:>6} {:>6} {:>6} {:>13}\n", "ns a packet", "min", "median", "max", "above limit");
-    for &(name, m) in results {
-        let above = above_limit(results, m).map_or_else(|| "-".to_owned(), |ns| format!("{ns:+}"));
-        let _ = writeln!(out, "{name:<22} {:>6} {:>6} {:>6} {above:>13}", m.min, m.median, m.max);
+        format!("{:<34} {:>6} {:>6} {:>6} {:>13}\n", "ns a packet", "min", "median", "max", "above limit");
+    for (name, m) in results {
+        let above = above_limit(results, *m).map_or_else(|| "-".to_owned(), |ns| format!("{ns:+}"));
+        let _ = writeln!(out, "{name:<34} {:>6} {:>6} {:>6} {above:>13}", m.min, m.median, m.max);
     }
     out
 }
 
 /// The same for programs: `{"batch", "rounds", "rows": [{"name", "min_ns", "median_ns", "max_ns", "above_limit_ns"}]}`.
 #[must_use]
-pub fn json(results: &[(&str, Measured)], effort: Effort) -> Value {
+pub fn json(results: &[(String, Measured)], effort: Effort) -> Value {
     let rows: Vec<Value> = results
         .iter()
-        .map(|&(name, m)| {
+        .map(|(name, m)| {
             json!({
                 "name": name,
                 "min_ns": m.min,
                 "median_ns": m.median,
                 "max_ns": m.max,
-                "above_limit_ns": above_limit(results, m),
+                "above_limit_ns": above_limit(results, *m),
             })
         })
         .collect();
@@ -65,12 +65,12 @@ pub fn json(results: &[(&str, Measured)], effort: Effort) -> Value {
 
 /// A line for each target that was missed or not measured.
 #[must_use]
-pub fn missed(results: &[(&str, Measured)]) -> Vec<String> {
+pub fn missed(results: &[(String, Measured)]) -> Vec<String> {
     Target::ALL
         .iter()
         .filter_map(|target| {
             let row = results.iter().find(|(name, _)| *name == target.row);
-            match row.and_then(|&(_, m)| above_limit(results, m)) {
+            match row.and_then(|(_, m)| above_limit(results, *m)) {
                 Some(ns) if ns <= target.above_limit => None,
                 Some(ns) => Some(format!(
                     "{}: {ns} ns above the limit, at most {} wanted",
@@ -86,22 +86,25 @@ pub fn missed(results: &[(&str, Measured)]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const fn at(median: u32) -> Measured {
-        Measured { min: median, median, max: median }
+    fn results(medians: &[(&str, u32)]) -> Vec<(String, Measured)> {
+        medians
+            .iter()
+            .map(|&(name, ns)| (name.to_owned(), Measured { min: ns, median: ns, max: ns }))
+            .collect()
     }
 
     #[test]
     fn a_target_is_met_missed_or_not_measured() {
-        let met = [("limit", at(55)), ("tcp", at(75)), ("udp exact", at(40)), ("tcp 1M flows", at(85))];
+        let met = results(&[("limit", 55), ("tcp", 75), ("udp exact", 40), ("tcp 1M flows", 85)]);
         assert_eq!(missed(&met), Vec::<String>::new());
-        let slow = [("limit", at(55)), ("tcp", at(76)), ("udp exact", at(75)), ("tcp 1M flows", at(85))];
+        let slow = results(&[("limit", 55), ("tcp", 76), ("udp exact", 75), ("tcp 1M flows", 85)]);
         assert_eq!(missed(&slow), ["tcp: 21 ns above the limit, at most 20 wanted"]);
         assert_eq!(missed(&met[1..]).len(), 3, "without a limit nothing is known");
     }
 
     #[test]
     fn rows_are_read_above_the_limit() {
-        let results = [("floor", at(34)), ("limit", at(55)), ("tcp", at(60))];
+        let results = results(&[("floor", 34), ("limit", 55), ("tcp", 60)]);
         assert!(
             table(&results).lines().any(|l| l.starts_with("tcp ") && l.ends_with("+5")),
             "{}",

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use xdp_lb_common::reason::{FlowEvent, PassReason};
+use xdp_lb_common::reason::PassReason;
 
 use super::tables::{DECAP_VIP, PORT, State, TUNNEL, VIP, VIP_V6};
 use crate::packet::{ACK, SYN, eth};
@@ -120,14 +120,17 @@ pub fn rows() -> Vec<Row> {
 }
 
 impl Row {
+    /// Whether the row runs a program of the balancer's object.
+    #[must_use]
+    pub fn has_balancer(&self) -> bool {
+        matches!(self.subject, Subject::Balancer(_) | Subject::Decap)
+    }
+
     /// Whether the flow table is asked, so that its counters move too.
     #[must_use]
     pub fn is_tracked(&self) -> bool {
         matches!(self.subject, Subject::Balancer(state) if state.dirty) || self.name.starts_with("udp")
     }
-
-    /// The events that a tracked packet counts; one of them each time, and what was stored besides.
-    pub const LOOKUPS: [FlowEvent; 2] = [FlowEvent::Hit, FlowEvent::Miss];
 }
 
 fn row(name: &'static str, subject: Subject, packet: Vec<u8>) -> Row {

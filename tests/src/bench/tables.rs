@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
-use xdp_lb::dataplane::object;
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_TUNNEL, Template};
 use xdp_lb_common::control::{Control, LAYOUT, VipBank};
 use xdp_lb_common::decap::{AllowList, Prefix4};
@@ -63,11 +62,11 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Loads the balancer and `xdp_decap` and fills their maps.
+    /// Loads `xdp_lb` and `xdp_decap` from `object` and fills their maps.
     ///
     /// # Errors
     /// Names the map or program that failed.
-    pub fn load(state: State) -> Result<Self> {
+    pub fn load(object: &[u8], state: State) -> Result<Self> {
         let flow_sets = state.flow_entries / 8;
         let mut object = EbpfLoader::new()
             .map_max_entries(names::VIPS, 2 * (VIP_MASK + 1))
@@ -79,7 +78,7 @@ impl Tables {
             .override_global(names::CONST_SEED, &SEED, true)
             .override_global(names::CONST_VIP_MASK, &VIP_MASK, true)
             .override_global(names::CONST_FLOW_SET_MASK, &(flow_sets - 1), true)
-            .load(object::BALANCER)
+            .load(object)
             .context("load the balancer's object")?;
         for name in [names::PROGRAM_BALANCER, names::PROGRAM_DECAP] {
             program_mut(&mut object, name)?.load().with_context(|| format!("load {name}"))?;

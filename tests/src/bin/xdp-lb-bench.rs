@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use xdp_lb::dataplane::object;
 use xdp_lb_tests::bench::{Bench, Effort, json, measure, missed, pin, rows, table};
 
 /// Measures the packet path on this machine. Needs root.
@@ -26,6 +27,9 @@ struct Options {
     /// CPU to measure on.
     #[arg(long, default_value_t = 0)]
     cpu: usize,
+    /// Measure the balancer in this object file too, in the same rounds: another build of the kernel half.
+    #[arg(long, value_name = "OBJECT")]
+    against: Option<PathBuf>,
     /// Only rows whose name contains one of these, besides the floor and the limit.
     #[arg(value_name = "ROW")]
     only: Vec<String>,
@@ -52,15 +56,26 @@ fn run(options: &Options) -> Result<ExitCode> {
             || options.only.is_empty()
             || options.only.iter().any(|part| name.contains(part.as_str()))
     };
-    let mut benches = Vec::new();
+    let other = options
+        .against
+        .as_ref()
+        .map(|path| fs::read(path).with_context(|| format!("read {}", path.display())));
+    let other = other.transpose()?;
+    let (mut benches, mut names) = (Vec::new(), Vec::new());
     for row in rows().into_iter().filter(|row| wanted(row.name)) {
-        let mut bench = Bench::load(row)?;
+        if let (true, Some(object)) = (row.has_balancer(), &other) {
+            names.push(format!("{} (against)", row.name));
+            benches.push(Bench::load(row.clone(), object)?);
+        }
+        names.push(row.name.to_owned());
+        benches.push(Bench::load(row, object::BALANCER)?);
+    }
+    for bench in &mut benches {
         bench.prove(PROOF)?;
-        benches.push(bench);
     }
     let effort = Effort { batch: options.batch, rounds: options.rounds };
     let measured = measure(&benches, effort)?;
-    let results: Vec<_> = benches.iter().map(|bench| bench.row.name).zip(measured).collect();
+    let results: Vec<_> = names.into_iter().zip(measured).collect();
     print!("{}", table(&results));
     if let Some(path) = &options.json {
         fs::write(path, format!("{:#}\n", json(&results, effort)))

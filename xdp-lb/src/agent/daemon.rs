@@ -1,6 +1,7 @@
 //! Starting, running and leaving.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,6 +32,7 @@ use crate::{
         settle,
     },
     nexthop::Snapshot,
+    state::Maps as _,
 };
 
 /// How often the flow table is read.
@@ -95,9 +97,10 @@ pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
     let role = if desired.services.is_empty() { Role::Decap } else { Role::Balancer };
     let loaded = open(root, &desired, role)?;
     let (shutdown, stopped) = watch::channel(false);
-    let (resolver, task) = Resolver::start(followed(&desired), Timing::default(), stopped).await?;
-    let (snapshot, _) = settle(&resolver, &followed(&desired), SETTLE).await;
     let mut agent = Agent::new(loaded.maps()?, desired, true);
+    let followed = agent.followed();
+    let (resolver, task) = Resolver::start(followed.clone(), Timing::default(), stopped).await?;
+    let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
     agent.reconcile(&snapshot)?;
     shutdown.send_replace(true);
     task.await.context("end the task next-hops")
@@ -116,13 +119,14 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let mut loaded = open(root, &desired, options.role)?;
     info!(taken_over = loaded.took_over(), pins = %root, "program and maps loaded");
     let (shutdown, stopped) = watch::channel(false);
-    let (resolver, resolver_task) = Resolver::start(followed(&desired), Timing::default(), stopped).await?;
-    let (snapshot, settled) = settle(&resolver, &followed(&desired), SETTLE).await;
+    let mut agent = Agent::new(loaded.maps()?, desired, options.allow_moves);
+    let followed = agent.followed();
+    let (resolver, resolver_task) = Resolver::start(followed.clone(), Timing::default(), stopped).await?;
+    let (snapshot, settled) = settle(&resolver, &followed, SETTLE).await;
     if !settled {
         warn!("not every backend's next hop is known yet; their packets are dropped as next_hop_unresolved");
     }
 
-    let mut agent = Agent::new(loaded.maps()?, desired, options.allow_moves);
     if loaded.took_over() {
         agent.survey();
     }
@@ -149,8 +153,9 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 if let Some(desired) = reread(options, &agent.desired) {
-                    resolver.follow(followed(&desired));
-                    let (snapshot, _) = settle(&resolver, &followed(&desired), SETTLE).await;
+                    let followed = agent.followed_by(&desired);
+                    resolver.follow(followed.clone());
+                    let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
                     if agent.adopt(desired, &snapshot) {
                         if let Err(e) = attach_all(&mut loaded, options, &agent.desired) {
                             error!("reload: {e:#}");
@@ -172,6 +177,8 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
             _ = survey.tick() => {
                 agent.survey();
                 agent.try_reconcile(&changes.borrow().clone());
+                // Backends that were forgotten need no next hop any more.
+                resolver.follow(agent.followed());
             }
         }
     }
@@ -358,6 +365,15 @@ impl Agent {
         if let Err(e) = self.reconciler.survey(&self.desired, self.started.elapsed()) {
             error!("survey of the flow table: {e}");
         }
+    }
+
+    fn followed(&self) -> BTreeSet<IpAddr> {
+        self.followed_by(&self.desired)
+    }
+
+    /// Addresses to follow once `desired` is in force.
+    fn followed_by(&self, desired: &Desired) -> BTreeSet<IpAddr> {
+        followed(desired, &self.reconciler.maps().observe())
     }
 
     /// When to reconcile though nothing happened.

@@ -1,17 +1,21 @@
 //! The way to every backend, as the configured interfaces say: by the kernel's routes, or by a fixed MAC.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::{
     model::{Desired, NextHopSource},
     nexthop::{Resolution, Snapshot, UnresolvedReason},
+    state::Observed,
+    template::from_map,
 };
 
-/// Addresses whose way must be followed.
+/// Addresses whose way must be followed: backends of the file, and those that are gone from it and still drain.
 #[must_use]
-pub fn followed(desired: &Desired) -> BTreeSet<IpAddr> {
-    desired.services.iter().flat_map(|s| &s.backends).map(|b| b.address).collect()
+pub fn followed(desired: &Desired, observed: &Observed) -> BTreeSet<IpAddr> {
+    let wanted = desired.services.iter().flat_map(|s| &s.backends).map(|b| b.address);
+    let present = observed.members.values().flat_map(BTreeMap::values).map(|m| from_map(m.address));
+    wanted.chain(present).collect()
 }
 
 /// The way to `address`. The first interface with a fixed MAC takes all traffic to backends.

@@ -147,6 +147,8 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         let observed = self.maps.observe();
         let plan = self.plan(&observed, run)?;
         self.note_windows(&plan, run.now);
+        // Before the writes: a write that fails leaves what came before it.
+        self.census.quarantine(&plan, &observed);
         for op in &plan.ops {
             debug!(?op, "write");
             self.note(op, &observed, run.uptime);
@@ -196,7 +198,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         }
     }
 
-    /// Remembers what the maps do not: when slots changed, and ids that packets under way may still name.
+    /// Remembers what the maps do not: when slots changed.
     fn note(&mut self, op: &MapOp, observed: &Observed, uptime: Duration) {
         match op {
             MapOp::SetSlots { base, changes } => {
@@ -211,18 +213,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
                     }
                 }
             }
-            MapOp::DropService { id } => {
-                self.census.services.insert(*id);
-                self.changed.remove(id);
-            }
-            MapOp::DropBackend { index } => {
-                for (&id, service) in &observed.services {
-                    let local = index.wrapping_sub(service.config().backend_base);
-                    if local < observed.blocks.get(&id).copied().unwrap_or(0) {
-                        self.census.members.entry((id, local as u16)).or_insert(0);
-                    }
-                }
-            }
+            MapOp::DropService { id } => _ = self.changed.remove(id),
             _ => {}
         }
     }

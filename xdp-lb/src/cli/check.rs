@@ -1,6 +1,6 @@
 //! `xdp-lb check FILE`: everything that is wrong with a configuration, and what a good one costs.
 //!
-//! For people, findings go to stderr as `FILE:LINE:COLUMN: error: path: message`, and what a good file costs to stdout. For
+//! For people, findings go to stderr as `FILE:LINE:COLUMN: path: message`, and what a good file costs to stdout. For
 //! programs everything is in [`Report`] on stdout. With errors the exit code is 3.
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, process::ExitCode};
@@ -88,8 +88,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 impl Report {
     fn findings(&self) -> impl Iterator<Item = String> {
-        let errors = self.errors.iter().map(|e| file::line(&self.file, "error", e));
-        errors.chain(self.warnings.iter().map(|w| file::line(&self.file, "warning", w)))
+        let errors = self.errors.iter().map(|e| file::line(&self.file, "", e));
+        errors.chain(self.warnings.iter().map(|w| file::line(&self.file, "warning: ", w)))
     }
 
     fn summary(&self) -> String {

@@ -9,7 +9,7 @@ use xdp_lb_common::parse::Segment;
 use super::{file, interfaces, output::Output, status::path, table};
 use crate::{
     dataplane::{BpffsRoot, KernelMaps, KernelTables, Shape},
-    explain::{Explanation, Facts, FlowFacts, Outcome, Query, explain, rehearse},
+    explain::{Explanation, Facts, FlowFacts, Outcome, Query, Rehearsal, explain},
     model::Protocol,
     state::Maps as _,
     status::{Path, Word as _},
@@ -55,8 +55,9 @@ pub fn run(args: &Args, root: &BpffsRoot) -> anyhow::Result<ExitCode> {
             let checked = file::read(file)?;
             let desired = &checked.desired;
             let shape = Shape::balancer(&desired.limits, &desired.flow_table, ANY_HZ);
-            rehearse(desired, shape.capacity, shape.control(desired.seed), &query)
+            Rehearsal::new(desired, shape.capacity, shape.control(desired.seed))
                 .with_context(|| format!("plan {}", file.display()))?
+                .explain(&query)
         }
         None => running(root, &query)?,
     };
@@ -131,18 +132,16 @@ fn text(e: &Explanation, rehearsed: bool) -> String {
         lines.push(("tunnel", format!("{} from {} to {}{label}", t.kind, t.source, t.destination)));
     }
     if let Some(way) = &e.path {
-        let why = e.unresolved.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        lines.push((
-            "next hop",
-            if is_open(way) { "not looked up without a balancer".into() } else { path(way) + &why },
-        ));
+        let why = match (way, e.backend, &e.unresolved) {
+            (_, _, Some(why)) => format!(": {why}"),
+            (Path::Unresolved, Some(to), None) => {
+                format!(": see `ip route get {to}` and `ip neighbour` on this node")
+            }
+            _ => String::new(),
+        };
+        lines.push(("next hop", path(way) + &why));
     }
     table::fields(&lines)
-}
-
-/// True for a way that only a running balancer can know.
-fn is_open(way: &Path) -> bool {
-    matches!(way, Path::Tunnel { ifindex: crate::explain::NOT_LOOKED_UP, .. })
 }
 
 fn packet(e: &Explanation) -> String {

@@ -28,7 +28,7 @@ pub struct Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for error in &self.errors {
-            writeln!(f, "{}", line(&self.file, "error", error))?;
+            writeln!(f, "{}", line(&self.file, "", error))?;
         }
         write!(f, "{}: {}; nothing was changed", self.file, counted(self.errors.len(), "error"))
     }
@@ -93,11 +93,11 @@ impl Finding for ConfigWarning {
     }
 }
 
-/// `FILE:LINE:COLUMN: error: path: message`.
+/// `FILE:LINE:COLUMN: path: message`, a form that editors and terminals jump from; `kind` comes before the path.
 pub(super) fn line(file: &str, kind: &str, finding: &impl Finding) -> String {
     let (line, column, path, message) = finding.parts();
     let colon = if path.is_empty() { "" } else { ": " };
-    format!("{file}:{line}:{column}: {kind}: {path}{colon}{message}")
+    format!("{file}:{line}:{column}: {kind}{path}{colon}{message}")
 }
 
 /// `1 error`, `2 errors`.

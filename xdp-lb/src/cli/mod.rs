@@ -38,7 +38,7 @@ pub const REFUSED: u8 = 3;
 
 /// A direct-server-return layer-4 load balancer on XDP.
 #[derive(Debug, Parser)]
-#[command(name = "xdp-lb", version, max_term_width = 100)]
+#[command(name = "xdp-lb", version)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 bad usage, 3 a check says no.")]
 struct Cli {
     #[command(subcommand)]
@@ -122,11 +122,19 @@ fn report(error: &anyhow::Error) -> ExitCode {
         output::to_stderr(format_args!("{refused}"));
         return ExitCode::from(REFUSED);
     }
-    output::to_stderr(format_args!("error: {error}"));
-    for cause in error.chain().skip(1) {
-        output::to_stderr(format_args!("  because: {cause}"));
-    }
+    output::to_stderr(format_args!("{}", told(error)));
     ExitCode::from(FAILED)
+}
+
+/// What failed, and a line for each cause that the line before does not name already, as many errors do.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = format!("error: {error}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text += &format!("\n  because: {cause}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -144,5 +152,15 @@ mod tests {
         let error = anyhow::Error::new(refused).context("start the balancer");
         assert_eq!(report(&error), ExitCode::from(REFUSED));
         assert_eq!(report(&anyhow::anyhow!("no")), ExitCode::from(FAILED));
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let denied = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let write = crate::state::WriteError { map: "rings", key: 7, source: denied() };
+        let error = anyhow::Error::new(write).context("apply the plan");
+        assert_eq!(told(&error), "error: apply the plan\n  because: write rings[7]: permission denied");
+        let error = anyhow::Error::new(denied()).context("open map rings");
+        assert_eq!(told(&error), "error: open map rings\n  because: permission denied");
     }
 }

@@ -192,7 +192,7 @@ fn backends(services: &[Service], now: u64) -> String {
         ("SERVICE", Left),
         ("BACKEND", Left),
         ("STATE", Left),
-        ("SINCE", Right),
+        ("FOR", Right),
         ("SLOTS", Right),
         ("SHARE", Right),
         ("FLOWS", Right),
@@ -242,6 +242,7 @@ pub fn path(path: &Path) -> String {
             let interface = interface.clone().unwrap_or_else(|| format!("interface {ifindex}"));
             format!("{} on {interface}", status::mac_text(next_hop))
         }
+        Path::NotLookedUp => "not looked up without a balancer".to_owned(),
         Path::Local => "this node".to_owned(),
         Path::Unresolved => "unresolved".to_owned(),
     }

@@ -61,6 +61,33 @@ pub struct Census {
     pub members: BTreeMap<(u16, u16), u32>,
 }
 
+impl Census {
+    /// Makes the census good for the plans after this one: what `plan` gives up counts as named until the next
+    /// scan, for that scan alone can see the packets that were under way.
+    pub fn quarantine(&mut self, plan: &Plan, observed: &Observed) {
+        for op in &plan.ops {
+            match op {
+                MapOp::DropService { id } => _ = self.services.insert(*id),
+                MapOp::DropBackend { index } => self.quarantine_member(*index, observed),
+                MapOp::PutBackend { index, entry } if entry.state == 0 => {
+                    self.quarantine_member(*index, observed);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn quarantine_member(&mut self, index: u32, observed: &Observed) {
+        let home = observed.services.iter().find_map(|(&id, service)| {
+            let local = index.checked_sub(service.config().backend_base)?;
+            (local < observed.blocks.get(&id).copied().unwrap_or(0)).then_some((id, local as u16))
+        });
+        if let Some(home) = home {
+            self.members.entry(home).or_insert(0);
+        }
+    }
+}
+
 /// The writes, and what they mean to people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -158,7 +185,14 @@ impl Room {
         let block = |id: &u16| observed.blocks.get(id).copied().unwrap_or(0);
         let configs = || observed.services.iter().map(|(id, s)| (id, s.config()));
         Self {
-            ids: observed.services.keys().chain(&census.services).copied().collect(),
+            // Entries of a service that is gone may still be counted as those of its members.
+            ids: observed
+                .services
+                .keys()
+                .chain(&census.services)
+                .copied()
+                .chain(census.members.keys().map(|&(id, _)| id))
+                .collect(),
             services: observed.capacity.services.min(MAX_SERVICES + 1),
             slots: Ranges::new(
                 observed.capacity.ring_slots,

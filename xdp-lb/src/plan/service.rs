@@ -132,16 +132,21 @@ pub(super) fn change(
     let mut next: BTreeMap<u16, Backend> = BTreeMap::new();
     for (&address, &local) in &locals {
         let before = members.get(&local);
-        // A backend that is gone from the file drains before it is forgotten.
-        let admin = by_address.get(&address).map_or(AdminState::Drain, |b| b.state);
+        // A backend that is gone from the file drains before it is forgotten; a dead one has nothing to drain.
+        let leaving = if before.is_some_and(is_down) { AdminState::Down } else { AdminState::Drain };
+        let admin = by_address.get(&address).map_or(leaving, |b| b.state);
         let (state, since) = state(admin, wanted.drain, before, inputs.now);
         next.insert(local, Backend { state, since, ..entry(inputs, wanted, address) });
     }
 
     // The ring.
     let home = home(inputs, wanted)?;
-    let target = targets(&home, wanted, &locals);
-    let size = if wanted.backends.is_empty() { old.table_size } else { wanted.table_size.get() };
+    // A ring without backends keeps its size: nobody is in it whatever the size, and it costs no new ring.
+    let (size, target) = if wanted.backends.is_empty() {
+        (old.table_size, vec![NO_BACKEND; old.table_size as usize])
+    } else {
+        (wanted.table_size.get(), targets(&home, wanted, &locals))
+    };
     let rebuilt = size != old.table_size;
     if rebuilt && old.table_size != 0 && !inputs.allow_moves {
         return Err(PlanError::MovesEverything { service: wanted.name.clone(), key: "table_size" });
@@ -160,17 +165,25 @@ pub(super) fn change(
     } else {
         let alive = |local: u16| members.get(&local).is_some_and(|m| m.state & BACKEND_ALIVE != 0);
         let dead = |local: u16| next.get(&local).is_none_or(|m| m.state & BACKEND_USED == 0 || is_down(m));
+        let comes_alive = |local: u16| next.get(&local).is_some_and(|m| m.state & BACKEND_ALIVE != 0);
         for (slot, ((&now, &before), &target)) in (0u32..).zip(ring.now.iter().zip(&ring.before).zip(&target))
         {
             let held = Held { now: Slot(now), before };
-            let Some(write) = retarget(held, target, alive) else { continue };
-            if window.postpones(!dead(held.now.backend())) {
-                change.slots_waiting += 1;
-                continue;
+            match retarget(held, target, alive) {
+                Some(write) if !window.postpones(!dead(held.now.backend())) => {
+                    change.slots_moved += 1;
+                    slot_changes.push(SlotChange { slot, before: write.before, now: write.now.0 });
+                    continue;
+                }
+                Some(_) => change.slots_waiting += 1,
+                None => {}
             }
-            slot_changes.push(SlotChange { slot, before: write.before, now: write.now.0 });
+            // While `before` was dead, unknown flows went to `now`: they are older than its return.
+            let mine = held.now.backend();
+            if held.now.is_dirty() && mine != NO_BACKEND && !alive(before) && comes_alive(before) {
+                slot_changes.push(SlotChange { slot, before: Some(mine), now });
+            }
         }
-        change.slots_moved = slot_changes.len() as u32;
     }
     let waiting = change.slots_waiting > 0;
     if waiting && matches!(window, Window::Opens) {
@@ -182,8 +195,8 @@ pub(super) fn change(
     if moved {
         // The whole block at once; it goes live with the configuration below, in the states of today.
         let today = next.iter().map(|(&local, b)| {
-            let state = members.get(&local).map_or(b.state, |m| m.state | b.state);
-            (local, Backend { state, ..*b })
+            let (state, since) = members.get(&local).map_or((b.state, b.since), |m| (m.state, m.since));
+            (local, Backend { state, since, ..*b })
         });
         put_block(early, place.backend_base, block, today.collect::<Vec<_>>());
         early.push(MapOp::ClearStats {
@@ -192,7 +205,7 @@ pub(super) fn change(
             len: stats_len(place.stats_base, block),
         });
     }
-    let (mut gains, mut losses) = (Vec::new(), Vec::new());
+    let (mut headers, mut gains, mut losses) = (Vec::new(), Vec::new(), Vec::new());
     for (&local, wanted_entry) in &next {
         let index = place.backend_base + u32::from(local);
         let Some(today) = members.get(&local) else {
@@ -209,11 +222,20 @@ pub(super) fn change(
         };
         let template = wanted_entry.template();
         if !moved && template != today.template() {
-            gains.push(MapOp::SetTemplate { index, template: Box::new(*template) });
+            headers.push(MapOp::SetTemplate { index, template: Box::new(*template) });
         }
         let address = from_map(wanted_entry.address);
-        if finished(&taken, local, wanted_entry, by_address.contains_key(&address), ring, waiting) {
-            losses.push(MapOp::DropBackend { index });
+        let leaving = !by_address.contains_key(&address) && !waiting;
+        if leaving && finished(&taken, local, wanted_entry) {
+            losses.push(if local == 0 {
+                // The first entry knows the length of the block, which lives on.
+                MapOp::PutBackend {
+                    index,
+                    entry: Box::new(Backend { block_len: block, ..Backend::zeroed() }),
+                }
+            } else {
+                MapOp::DropBackend { index }
+            });
             change.backends_removed.push(address);
         } else if wanted_entry.state != today.state {
             let loses_alive = today.state & BACKEND_ALIVE != 0 && wanted_entry.state & BACKEND_ALIVE == 0;
@@ -227,17 +249,23 @@ pub(super) fn change(
         }
     }
     let config = config(inputs, wanted, place, waiting);
-    live.append(&mut gains);
+    live.append(&mut headers);
     if config != old {
         live.push(MapOp::SetService { id, config });
     }
     if !slot_changes.is_empty() {
         live.push(MapOp::SetSlots { base: place.slot_base, changes: slot_changes });
     }
+    // Slots first: who returns must not find himself `before` in a slot that others served in his absence.
+    // Packets that a slot sends to somebody not yet alive get there all the same.
+    live.append(&mut gains);
     live.append(&mut losses);
 
     if waiting {
-        let opened = inputs.windows.get(&id).copied().unwrap_or(inputs.now);
+        let opened = match window {
+            Window::Open => inputs.windows.get(&id).copied().unwrap_or(inputs.now),
+            _ => inputs.now,
+        };
         plan.wake_at(opened + inputs.desired.flow_table.track_window.as_secs().max(1));
     }
     let draining =
@@ -352,23 +380,13 @@ pub fn state_name(state: u32) -> &'static str {
     }
 }
 
-/// True when a member that is gone from the file can be forgotten: its drain is over, or nobody can come for it.
-fn finished(
-    taken: &Taken,
-    local: u16,
-    entry: &Backend,
-    configured: bool,
-    ring: &Ring,
-    waiting: bool,
-) -> bool {
-    if configured || waiting {
-        return false;
-    }
+/// True when a member that is gone from the file can be forgotten: no slot names it any more, now or before, and
+/// its drain is over or nobody is left. A slot that changes in this very plan still names it; next time round
+/// it does not.
+fn finished(taken: &Taken, local: u16, entry: &Backend) -> bool {
     let flows = taken.inputs.census.members.get(&(taken.id, local)).copied().unwrap_or(0);
     let over = entry.state & BACKEND_ALIVE == 0;
-    // Slots that still point there change in this very plan; next time round they do not.
-    let current = ring.now.iter().any(|&now| Slot(now).backend() == local);
-    !current && (over || flows == 0 && !taken.is_named(local))
+    !taken.is_named(local) && (over || flows == 0)
 }
 
 /// The member's entry: used, with the header that leads to it.

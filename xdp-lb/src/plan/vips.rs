@@ -131,12 +131,17 @@ impl Pages {
         let mut root = EMPTY;
         for (high, value) in (0u16..).zip(&mut root.values) {
             let first = high << 8;
-            let mut leaf = EMPTY;
+            let (mut leaf, mut touched) = (EMPTY, false);
             for (range, id) in &layers {
                 let (from, to) = (*range.start().max(&first), *range.end().min(&(first | 255)));
                 if from <= to {
                     leaf.values[usize::from(from & 255)..=usize::from(to & 255)].fill(*id);
+                    touched = true;
                 }
+            }
+            // Most pages of most addresses: comparing half a kilobyte 256 times would be the whole cost of a plan.
+            if !touched {
+                continue;
             }
             // Page numbers fit: `limits.port_pages` is at most 65535 where they are stored in 16 bits.
             *value = u16::try_from(self.intern(leaf)?).unwrap_or(0);

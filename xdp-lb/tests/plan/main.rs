@@ -1,0 +1,12 @@
+//! The planner's promises: consistent maps after every single write, convergence after a crash, waits and
+//! drains, errors that leave everything as it was.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod crash;
+mod invariants;
+mod lifecycle;
+mod limits;
+mod meaning;
+mod random;

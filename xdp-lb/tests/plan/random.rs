@@ -1,0 +1,121 @@
+//! Random configurations: up to five services with overlapping claims on ports, in all states of life.
+
+use std::time::Duration;
+
+use proptest::collection::{btree_map, vec};
+use proptest::option::weighted;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use xdp_lb::model::{
+    AdminState, Affinity, Backend, Decap, Desired, DrainMode, DrainPolicy, Ports, Protocol, Service, Share,
+    TableSize, Tracking, Unmatched,
+};
+
+use crate::common::wanted::{backend, desired, service, vip};
+
+/// Most services of a configuration.
+pub const SERVICES: u16 = 5;
+
+/// Ports at which some service's claim begins, ends, or is overlaid.
+pub fn ports() -> impl Iterator<Item = u16> {
+    let edges = |i: u16| {
+        let (near, far) = (2000 + 100 * i, 10_000 + 1000 * i);
+        [80 + i, 1000 + i, near, near + 50, near + 51, far, far + 7, far + 8, far + 999]
+    };
+    (0..SERVICES).flat_map(edges).chain([0, 1, u16::MAX])
+}
+
+/// One configuration.
+pub fn configuration() -> impl Strategy<Value = Desired> {
+    let services = (0..SERVICES).map(|i| weighted(0.7, one(i))).collect::<Vec<_>>();
+    (services, any::<u8>(), weighted(0.3, vec(0u8..5, 1..4))).prop_map(|(services, unmatched, decap)| {
+        let mut services: Vec<Service> = services.into_iter().flatten().collect();
+        one_whole_address(&mut services);
+        let mut desired = desired(services);
+        for (bit, vip) in desired.vips.iter_mut().enumerate() {
+            vip.unmatched = if unmatched >> bit & 1 == 1 { Unmatched::Pass } else { Unmatched::Drop };
+        }
+        desired.decap = decap.map(|vips| Decap {
+            interfaces: Vec::new(),
+            allow_sources: vec![([172, 16, 0, 0].into(), 12), (vip(1), 64)],
+            vips: vips.into_iter().map(vip).collect(),
+            vip_on_lo: false,
+        });
+        desired
+    })
+}
+
+/// A change of mind about one configuration: the same, or something else altogether.
+pub fn two_configurations() -> impl Strategy<Value = (Desired, Desired)> {
+    (configuration(), configuration())
+}
+
+fn one(i: u16) -> impl Strategy<Value = Service> {
+    let claims = select(vec![
+        Ports::All,
+        Ports::Ranges(vec![1000 + i..=1000 + i]),
+        Ports::Ranges(vec![2000 + 100 * i..=2050 + 100 * i]),
+        Ports::Ranges(vec![80 + i..=80 + i, 10_000 + 1000 * i..=10_999 + 1000 * i]),
+        // A single port inside the range of the next service.
+        Ports::Ranges(vec![{
+            let other = 10_007 + 1000 * ((i + 1) % SERVICES);
+            other..=other
+        }]),
+    ]);
+    let tracking = select(vec![Tracking::Exact, Tracking::Sampled, Tracking::Off]);
+    let size = select(vec![13u32, 31, 31, 31]);
+    let drain = (any::<bool>(), select(vec![0u64, 1000]));
+    (claims, subsequence(vec![0, 1, 2, 3], 1..=3), any::<(bool, bool)>(), tracking, size, drain, backends())
+        .prop_map(move |(ports, vips, (udp, client_ip), tracking, size, (shed, max), backends)| {
+            let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            Service {
+                vips: vips.into_iter().map(vip).collect(),
+                ports,
+                tracking,
+                affinity: if client_ip { Affinity::ClientIp } else { Affinity::FiveTuple },
+                table_size: TableSize::new(size).unwrap(),
+                drain: DrainPolicy {
+                    mode: if shed { DrainMode::Shed } else { DrainMode::Stick },
+                    max: Duration::from_secs(max),
+                },
+                backends,
+                ..service(&format!("s{i}"), protocol, [])
+            }
+        })
+}
+
+/// None, a few, or more than fit the smallest block.
+fn backends() -> impl Strategy<Value = Vec<Backend>> {
+    let state = select(vec![
+        AdminState::Active,
+        AdminState::Active,
+        AdminState::Active,
+        AdminState::Drain,
+        AdminState::Down,
+    ]);
+    let share = select(vec![0.0, 0.5, 1.0, 1.0, 1.0]);
+    let some = |n| btree_map(1u8..24, (state.clone(), share.clone(), 0u16..4), n);
+    prop_oneof![1 => some(0..1), 4 => some(1..6), 1 => some(9..18)].prop_map(|chosen| {
+        let mut backends: Vec<Backend> = chosen
+            .into_iter()
+            .map(|(n, (state, share, weight))| Backend {
+                state,
+                share: Share::from_fraction(share),
+                weight,
+                ..backend(n)
+            })
+            .collect();
+        backends.sort_by_key(|b| b.address);
+        backends
+    })
+}
+
+/// Two services that claim all of one address are an error of the configuration.
+fn one_whole_address(services: &mut [Service]) {
+    let mut seen = false;
+    for (i, service) in (0u16..).zip(services) {
+        if service.ports == Ports::All && std::mem::replace(&mut seen, true) {
+            service.ports = Ports::Ranges(vec![1100 + i..=1100 + i]);
+        }
+    }
+}
