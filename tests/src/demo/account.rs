@@ -116,6 +116,7 @@ pub fn settle(acts: &[Act], last: &Sample, owner: Owner<'_>) -> Account {
             as u64;
     let its_connections = death.as_ref().map(Death::connections).unwrap_or_default();
     let its_streams = death.as_ref().map(Death::streams).unwrap_or_default();
+    let settled = death.as_ref().and_then(|d| settled(acts, d));
     let others = |i: &usize, its: &[usize]| !its.contains(i);
     Account {
         sent: last.load.sent,
@@ -129,14 +130,23 @@ pub fn settle(acts: &[Act], last: &Sample, owner: Owner<'_>) -> Account {
         datagrams: last.calls.flows.iter().map(|f| f.sent).sum(),
         datagrams_excused: its_streams.iter().filter_map(|i| last.calls.flows.get(*i)).map(|f| f.lost).sum(),
         disturbed: pick(&last.calls.flows, |i, f| {
-            if others(&i, &its_streams) { !f.is_unharmed() } else { is_disturbed(f) }
+            let then = settled.and_then(|sample| sample.calls.flows.get(i));
+            if others(&i, &its_streams) { !f.is_unharmed() } else { is_disturbed(f, then) }
         }),
     }
 }
 
-/// A stream of the killed backend may lose datagrams and move once, away; nothing else.
-fn is_disturbed(flow: &Flow) -> bool {
-    flow.moved() > 1 || flow.wrong_client > 0 || flow.duplicates > 0
+/// What was seen once every datagram that may have been lost to the dead backend had been counted.
+fn settled<'a>(acts: &'a [Act], death: &Death) -> Option<&'a Sample> {
+    let known = death.known?;
+    // A datagram counts as lost a second after it was sent, when the next tick of its stream comes by.
+    acts.iter().map(|act| &act.after).find(|sample| sample.at() >= known + Duration::from_millis(1500))
+}
+
+/// A stream of the killed backend may move once, away, and lose datagrams until then; nothing else.
+fn is_disturbed(flow: &Flow, then: Option<&Flow>) -> bool {
+    let lost_later = then.is_some_and(|then| flow.lost > then.lost || flow.moved() > then.moved());
+    lost_later || flow.moved() > 1 || flow.wrong_client > 0 || flow.duplicates > 0
 }
 
 fn pick<T: Clone>(all: &[T], of: impl Fn(usize, &T) -> bool) -> Vec<T> {
@@ -421,10 +431,16 @@ mod tests {
             let mut last = sample(30, &[]);
             last.calls.connections[index].end = End::Reset;
             assert_eq!(settle(&acts(), &last, &owner).is_clean(), clean, "connection {index}");
-            let mut last = sample(30, &[]);
-            last.calls.flows[index].lost = 3;
-            last.calls.flows[index].servers.push("backend9".into());
-            assert_eq!(settle(&acts(), &last, &owner).is_clean(), clean, "stream {index}");
+            // Lost and moved while it was dead.
+            let (mut acts, mut last) = (acts(), sample(30, &[]));
+            for calls in acts[3..].iter_mut().map(|a| &mut a.after.calls).chain([&mut last.calls]) {
+                calls.flows[index].lost = 3;
+                calls.flows[index].servers.push("backend9".into());
+            }
+            assert_eq!(settle(&acts, &last, &owner).is_clean(), clean, "stream {index}");
+            // Lost one more, long after.
+            last.calls.flows[index].lost = 4;
+            assert!(!settle(&acts, &last, &owner).is_clean(), "stream {index}, later");
         }
         let mut last = sample(30, &[]);
         last.calls.flows[2].servers.extend(["backend1".into(), "backend2".into()]);

@@ -227,11 +227,13 @@ pub fn summary(account: &Account, death: Option<&Death>, last: &Sample, paint: P
         others(its_connections),
         account.broken.len()
     ));
+    let its_loss = match its_streams {
+        0 => String::new(),
+        _ => format!(", {its_streams} of them {dead}'s, which lost {}", account.datagrams_excused),
+    };
     lines.push(format!(
-        "   UDP streams: {streams}{} ({} datagrams sent, {} lost to it); of all others harmed: {}",
-        others(its_streams),
+        "   UDP streams: {streams} with {} datagrams{its_loss}; of all others harmed: {}",
         account.datagrams,
-        account.datagrams_excused,
         account.disturbed.len()
     ));
     lines.extend(account.broken.iter().take(SHOWN).map(|c| format!("     {}", connection(c))));

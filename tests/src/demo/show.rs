@@ -12,14 +12,14 @@ use super::interrupt::Interrupt;
 use super::owner::Owners;
 use super::scenario::{self, Event};
 use super::screen::{self, Paint, View};
-use super::stage::Stage;
+use super::stage::{self, Stage};
 use super::terminal::{Abilities, Terminal};
 use super::traffic::{REQUEST_TIMEOUT, Sample, Traffic};
 use crate::lab::files::{VIP, WEB};
 use crate::lab::plan::{self, Role};
 use crate::lab::skip;
-use crate::lab::topology::{Lab, Options};
-use crate::lab::{Leaks, Lifetime, janitor};
+use crate::lab::topology::{Host, Lab, Options};
+use crate::lab::{Leaks, Lifetime, janitor, product};
 
 /// Every request was answered.
 pub const CLEAN: u8 = 0;
@@ -102,6 +102,8 @@ fn on_stage(
     terminal.say(screen::summary(&account, account::death(&acts).as_ref(), &last, paint));
     if arguments.keep {
         stage.restore().context("make the lab whole again")?;
+        terminal
+            .say(["", "   The lab is whole again: no backend drained or dead, both edge nodes announced."]);
         stage.stop_servers()?;
     }
     Ok(if account.is_clean() { CLEAN } else { LOST })
@@ -138,6 +140,7 @@ impl<W: Write> Director<'_, W> {
             let given = self.watch(stage, (number, count), Some(end))?;
             self.conclude()?;
             if given {
+                self.terminal.say(["", "   Interrupted: the rest is left out."]);
                 return Ok(());
             }
         }
@@ -202,17 +205,23 @@ impl<W: Write> Director<'_, W> {
 
 /// How to look around in a lab that stays.
 fn hints(lab: &Lab) -> Vec<String> {
-    let (client, edge) = (lab.client(1).ns.name(), lab.edge(1).ns.name());
-    let pins = lab.bpf().of("edge1");
-    vec![
+    let inside = |host: &Host| format!("nsenter --net=/run/netns/{}", host.ns.name());
+    let (client, edge, pins) = (inside(lab.client(1)), inside(lab.edge(1)), lab.bpf().of("edge1"));
+    let xdp_lb = product::binary().map_or_else(|_| "xdp-lb".into(), |path| path.display().to_string());
+    let mut lines = vec![
         String::new(),
-        "== the lab stays up, whole again: no backend drained or dead, both edge nodes announced".into(),
-        format!("   a request       nsenter --net=/run/netns/{client} curl http://{}:{WEB}/", plan::vip(VIP).v4),
-        format!("   an edge node    nsenter --net=/run/netns/{edge} ip -s link show eth0"),
-        format!("   its state       xdp-lb status --bpffs {}", pins.display()),
+        "== the lab stays up".to_owned(),
+        format!("   an edge node    {edge} ip -s link show eth0"),
+        format!("   its state       {edge} {xdp_lb} status --bpffs {}", pins.display()),
         format!("   its maps        bpftool map dump pinned {}/maps/backends", pins.display()),
         format!("   its file        {}", lab.scratch().path().join("edge1.yaml").display()),
-        "   The long connections and streams have ended with this program, and so have their servers; nginx stays.".into(),
-        "   To take it away: cargo xtask run --clean (or the next lab of any kind)".into(),
-    ]
+    ];
+    if stage::has_nginx() {
+        lines.push(format!("   a request       {client} curl -s http://{}:{WEB}/", plan::vip(VIP).v4));
+    }
+    lines.push(
+        "   Clients and servers other than nginx were part of this program and have ended with it.".into(),
+    );
+    lines.push("   To take it away: cargo xtask run --clean (the next lab of any kind does it, too)".into());
+    lines
 }

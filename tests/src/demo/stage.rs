@@ -24,13 +24,19 @@ pub struct Stage<'lab> {
     away: Option<u8>,
 }
 
+/// Whether short requests are served by nginx: where it is installed. Else a small server of the lab does it.
+#[must_use]
+pub fn has_nginx() -> bool {
+    skip::find_program("nginx").is_some()
+}
+
 impl<'lab> Stage<'lab> {
     /// Starts servers, decaps and balancers, and waits until all are ready.
     ///
     /// # Errors
     /// Names who is not.
     pub fn start(lab: &'lab Lab) -> Result<Self> {
-        let with_nginx = skip::find_program("nginx").is_some();
+        let with_nginx = has_nginx();
         let ports: &[u16] = if with_nginx { &[ECHO, MEDIA] } else { &[WEB, ECHO, MEDIA] };
         let addresses: Vec<_> = ports.iter().copied().flat_map(files::at).collect();
         let serve = |host: &Host| Server::start(&host.ns, &host.role.name(), &addresses);
