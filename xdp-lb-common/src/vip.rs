@@ -7,7 +7,8 @@
 //! ```
 //!
 //! An exact port, a range and a whole address are the same three loads; a range covers whole pages with
-//! one shared leaf. VIP banks are rebuilt whole and switched by one store in [`crate::control::Control`];
+//! one shared leaf. A VIP whose ports of a protocol are one or two ranges, as most are, carries them in its slot as
+//! well, and the page loads are saved: what [`VipSlot::ranges`] says, the pages say too. VIP banks are rebuilt whole and switched by one store in [`crate::control::Control`];
 //! pages are immutable while a live bank reaches them.
 
 use bytemuck::{Pod, Zeroable};
@@ -24,7 +25,24 @@ pub const VIP_PASS_UNMATCHED: u32 = 4;
 /// Tunnels may carry packets for this VIP to us.
 pub const VIP_DECAP: u32 = 8;
 
-/// One VIP. 32 bytes.
+/// Ports that go to one service: a shortcut to what the pages say.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// Service id; 0 in an unused range.
+    pub service: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Ranges of one protocol that a slot has room for.
+pub const RANGES: usize = 2;
+
+/// One VIP. 64 bytes: a cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct VipSlot {
@@ -38,9 +56,11 @@ pub struct VipSlot {
     pub flags: u32,
     /// Zero.
     pub reserved: u32,
+    /// Shortcuts of the TCP ports, then of the UDP ports.
+    pub ranges: [[PortRange; RANGES]; 2],
 }
 
-const _: () = assert!(size_of::<VipSlot>() == 32);
+const _: () = assert!(size_of::<VipSlot>() == 64);
 
 /// Values per port page.
 pub const PAGE_PORTS: usize = 256;

@@ -17,7 +17,7 @@ use xdp_lb_common::parse::words;
 use xdp_lb_common::ring::{RingWord, Slot};
 use xdp_lb_common::service::{IS_UDP, Service, ServiceConfig, TRACK_EXACT};
 use xdp_lb_common::stats::{Counters, Traffic};
-use xdp_lb_common::vip::{PortPage, VIP_BALANCED, VIP_DECAP, VIP_USED, VipSlot, probe_start};
+use xdp_lb_common::vip::{PortPage, PortRange, VIP_BALANCED, VIP_DECAP, VIP_USED, VipSlot, probe_start};
 use xdp_lb_common::{hash, names};
 
 use crate::prog::{Tally, sum};
@@ -243,7 +243,11 @@ fn vips() -> Vec<(u32, VipSlot)> {
             index = (index + 1) & VIP_MASK;
         }
         let [tcp_root, udp_root] = ROOT_PAGES;
-        slots.push((index, VipSlot { address, tcp_root, udp_root, flags, reserved: 0 }));
+        let ranges = [TCP_SERVICE, UDP_SERVICE].map(|service| {
+            let only = PortRange { first: PORT, last: PORT, service, reserved: 0 };
+            [only, PortRange::default()]
+        });
+        slots.push((index, VipSlot { address, tcp_root, udp_root, flags, reserved: 0, ranges }));
     }
     slots
 }

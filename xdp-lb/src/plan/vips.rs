@@ -9,8 +9,8 @@ use xdp_lb_common::{
     control::VipBank,
     parse::words,
     vip::{
-        MAX_PROBES, PAGE_PORTS, PortPage, VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VIP_USED, VipSlot,
-        probe_start,
+        MAX_PROBES, PAGE_PORTS, PortPage, PortRange, RANGES, VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED,
+        VIP_USED, VipSlot, probe_start,
     },
 };
 
@@ -78,6 +78,7 @@ fn wanted(
                 udp_root: pages.root(&udp)?,
                 flags: VIP_USED | VIP_BALANCED | pass,
                 reserved: 0,
+                ranges: [ranges(&tcp), ranges(&udp)],
             },
         );
     }
@@ -87,6 +88,20 @@ fn wanted(
         slot.flags |= VIP_DECAP;
     }
     Ok(slots)
+}
+
+/// The slot's shortcuts: the ranges of a protocol where two are enough. Ranges that hide in others need the pages.
+fn ranges(services: &[(&Ports, u16)]) -> [PortRange; RANGES] {
+    let mut shortcuts = [PortRange::default(); RANGES];
+    let mut layers = layers(services);
+    layers.sort_by_key(|(range, _)| *range.start());
+    let disjoint = layers.windows(2).all(|pair| pair[0].0.end() < pair[1].0.start());
+    if disjoint && layers.len() <= RANGES {
+        for (shortcut, (range, service)) in shortcuts.iter_mut().zip(layers) {
+            *shortcut = PortRange { first: *range.start(), last: *range.end(), service, reserved: 0 };
+        }
+    }
+    shortcuts
 }
 
 /// A bank with every VIP within reach of its probe, or `None` with this salt.
