@@ -3,6 +3,7 @@
 //! | part | what | root | threads |
 //! |---|---|---|---|
 //! | `unit` | tests of `xdp-lb-common`, `xdp-lb` and `xtask`, documentation too | no | cargo's choice |
+//! | (no name) | what is left of the integration tests: `xdp-lb/tests/*`, `tests/tests/*` | some | cargo's choice |
 //! | `prog` | `tests/tests/prog_*`: BPF_PROG_TEST_RUN | yes | 2 |
 //! | `lab` | `tests/tests/lab_*`: network namespaces | yes | 1 |
 //!
@@ -51,8 +52,10 @@ struct Call {
 /// # Errors
 /// A test fails, or there is none in the part asked for.
 pub fn run(part: Option<Part>, extra: &[String]) -> Result<()> {
-    let targets = workspace::test_targets(&workspace::root())?;
-    let calls = calls(part, &targets, extra);
+    let root = workspace::root();
+    let targets = workspace::test_targets(&root, "tests")?;
+    let agent = workspace::test_targets(&root, "xdp-lb")?;
+    let calls = calls(part, &targets, &agent, extra);
     if calls.is_empty() {
         bail!("there are no tests of this part in tests/tests");
     }
@@ -68,7 +71,12 @@ pub fn run(part: Option<Part>, extra: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn calls(part: Option<Part>, targets: &BTreeSet<String>, extra: &[String]) -> Vec<Call> {
+fn calls(
+    part: Option<Part>,
+    targets: &BTreeSet<String>,
+    agent: &BTreeSet<String>,
+    extra: &[String],
+) -> Vec<Call> {
     let split = extra.iter().position(|a| a == "--").unwrap_or(extra.len());
     let (for_cargo, for_binary) = (&extra[..split], extra.get(split + 1..).unwrap_or_default());
     let call = |selection: Vec<String>, threads: Option<usize>, root| {
@@ -80,15 +88,13 @@ fn calls(part: Option<Part>, targets: &BTreeSet<String>, extra: &[String]) -> Ve
         Call { cargo, binary: threads.into_iter().chain(for_binary.iter().cloned()).collect(), root }
     };
     let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    let flags = |name: &String| ["--test".to_owned(), name.clone()];
     let named = |wanted: &dyn Fn(&str) -> bool| -> Vec<String> {
-        targets
-            .iter()
-            .filter(|name| wanted(name))
-            .flat_map(|name| ["--test".to_owned(), name.clone()])
-            .collect()
+        targets.iter().filter(|name| wanted(name)).flat_map(flags).collect()
     };
     let (prog, lab) = (named(&|name| name.starts_with("prog_")), named(&|name| name.starts_with("lab_")));
     let others = named(&|name| !name.starts_with("prog_") && !name.starts_with("lab_"));
+    let others: Vec<String> = agent.iter().flat_map(flags).chain(others).collect();
     let prog = (!prog.is_empty()).then(|| call(prog, Some(2), true));
     let lab = (!lab.is_empty()).then(|| call(lab, Some(1), true));
     match part {
@@ -101,9 +107,10 @@ fn calls(part: Option<Part>, targets: &BTreeSet<String>, extra: &[String]) -> Ve
         None => {
             // The default members together, as in `cargo build`: another selection would unify features
             // differently and compile everything twice.
-            let mut calls = vec![call([words(&["--lib", "--bins"]), others].concat(), None, false)];
+            let mut calls = vec![call(words(&["--lib", "--bins"]), None, false)];
             calls.push(call(words(&["--doc"]), None, false));
-            calls.extend(prog.into_iter().chain(lab));
+            let others = (!others.is_empty()).then(|| call(others, None, true));
+            calls.extend(others.into_iter().chain(prog).chain(lab));
             calls
         }
     }
@@ -129,13 +136,17 @@ mod tests {
     use super::*;
 
     fn targets() -> BTreeSet<String> {
-        ["lab_survival", "model_flows", "prog_golden", "prog_parity"].map(str::to_owned).into()
+        ["bench_rows", "lab_survival", "prog_golden", "prog_parity"].map(str::to_owned).into()
+    }
+
+    fn agent() -> BTreeSet<String> {
+        ["maglev", "plan"].map(str::to_owned).into()
     }
 
     fn shown(part: Option<Part>, extra: &[&str]) -> Vec<String> {
         let extra: Vec<String> = extra.iter().map(|a| (*a).to_owned()).collect();
         let line = |call: Call| format!("{} -- {}", call.cargo[2..].join(" "), call.binary.join(" "));
-        calls(part, &targets(), &extra).into_iter().map(line).collect()
+        calls(part, &targets(), &agent(), &extra).into_iter().map(line).collect()
     }
 
     #[test]
@@ -143,8 +154,9 @@ mod tests {
         assert_eq!(
             shown(None, &[]),
             [
-                "--no-fail-fast --lib --bins --test model_flows -- ",
+                "--no-fail-fast --lib --bins -- ",
                 "--no-fail-fast --doc -- ",
+                "--no-fail-fast --test maglev --test plan --test bench_rows -- ",
                 "--no-fail-fast --test prog_golden --test prog_parity -- --test-threads=2",
                 "--no-fail-fast --test lab_survival -- --test-threads=1",
             ]
@@ -164,10 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn only_programs_and_labs_want_root() {
-        let root: Vec<bool> = calls(None, &targets(), &[]).iter().map(|call| call.root).collect();
-        assert_eq!(root, [false, false, true, true]);
-        assert!(calls(Some(Part::Lab), &BTreeSet::new(), &[]).is_empty());
-        assert!(calls(None, &targets(), &[]).iter().all(|call| call.cargo[..2] == ["test", "--locked"]));
+    fn unit_tests_want_no_root() {
+        let none = BTreeSet::new();
+        let root: Vec<bool> = calls(None, &targets(), &agent(), &[]).iter().map(|call| call.root).collect();
+        assert_eq!(root, [false, false, true, true, true]);
+        assert!(calls(Some(Part::Lab), &none, &none, &[]).is_empty());
+        assert!(
+            calls(None, &targets(), &agent(), &[]).iter().all(|call| call.cargo[..2] == ["test", "--locked"])
+        );
     }
 }

@@ -14,12 +14,12 @@ pub fn root() -> PathBuf {
     here.parent().map_or(here.clone(), Path::to_path_buf)
 }
 
-/// Names of the integration tests of `xdp-lb-tests`, sorted: `tests/tests/NAME.rs` or `tests/tests/NAME/main.rs`.
+/// Names of the integration tests in a package's folder, sorted: `PACKAGE/tests/NAME.rs` or `PACKAGE/tests/NAME/main.rs`.
 ///
 /// # Errors
 /// The folder exists and cannot be read.
-pub fn test_targets(root: &Path) -> Result<BTreeSet<String>> {
-    let folder = root.join("tests/tests");
+pub fn test_targets(root: &Path, package: &str) -> Result<BTreeSet<String>> {
+    let folder = root.join(package).join("tests");
     if !folder.exists() {
         return Ok(BTreeSet::new());
     }
@@ -52,7 +52,7 @@ mod tests {
         std::fs::write(dir.join("tests/tests/prog_golden.rs"), "").unwrap();
         std::fs::write(dir.join("tests/tests/lab_demo/main.rs"), "").unwrap();
         std::fs::write(dir.join("tests/tests/notes.txt"), "").unwrap();
-        let found = test_targets(&dir);
+        let found = test_targets(&dir, "tests");
         std::fs::remove_dir_all(&dir).unwrap();
         assert_eq!(found.unwrap().into_iter().collect::<Vec<_>>(), ["lab_demo", "prog_golden"]);
     }
