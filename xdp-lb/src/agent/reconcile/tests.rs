@@ -294,6 +294,46 @@ fn a_survey_sweeps_and_its_census_guards_the_next_plan() {
     assert_eq!(id(&agent, "sip"), sip, "free again");
 }
 
+/// A connection that began at a backend after the last survey is not in the census, and keeps its backend all the
+/// same when that is taken out of the file.
+#[test]
+fn a_backend_is_not_forgotten_before_a_survey_has_counted_its_flows() {
+    let without = "{ address: 10.0.0.1, state: drain }, { address: 10.0.0.2 }";
+    let (first, second, third) = (file(TWO, ""), file(DRAINED, ""), file(without, ""));
+    let mut agent = agent(maps());
+    agent.reconcile(&at(&first, 100, 1)).unwrap();
+    agent.reconcile(&at(&second, 200, 2)).unwrap();
+    agent.survey(&second, Duration::from_secs(210)).unwrap();
+    let web = id(&agent, "web");
+    let young = |agent: &Reconciler<Twin>| {
+        let members = &agent.maps().observe().members[&web];
+        members
+            .iter()
+            .find(|(_, m)| crate::template::from_map(m.address) == IpAddr::from([10, 0, 0, 3]))
+            .map(|m| *m.0)
+    };
+    let local = young(&agent).unwrap();
+    // In a slot that the drained backend had before.
+    let ring = agent.maps().observe().rings[&web].clone();
+    let slot = ring.now.iter().position(|&now| now == Slot::dirty(local).0).unwrap() as u64;
+    let hash = FlowHash((slot * 2 + 1) * (1 << xdp_lb_common::hash::TAG_BITS) / 62);
+    assert_eq!(u64::from(hash.slot(31)), slot);
+    agent.maps.maps.remember(0, 0, FlowEntry::new(FlowKey::new(web, hash), local, 1000, false).0);
+    for now in [220, 221, 222] {
+        agent.reconcile(&at(&third, now, 3)).unwrap();
+        assert!(young(&agent).is_some(), "forgotten at {now}");
+    }
+    agent.survey(&third, Duration::from_secs(230)).unwrap();
+    agent.reconcile(&at(&third, 230, 3)).unwrap();
+    assert!(young(&agent).is_some(), "forgotten with a live flow");
+    agent.maps.tick.set(1001);
+    for now in [7900, 7910] {
+        agent.survey(&third, Duration::from_secs(now)).unwrap();
+        agent.reconcile(&at(&third, now, 3)).unwrap();
+    }
+    assert!(young(&agent).is_none(), "nobody is left");
+}
+
 #[test]
 fn a_configuration_that_does_not_fit_changes_nothing() {
     let first = file(TWO, "");
