@@ -203,12 +203,12 @@ fn an_agent_that_dies_half_way_is_finished_by_the_next() {
     };
     let mut deaths = 0;
     // There and back again; the way back has other writes.
-    for turn in 0..60 {
+    for turn in 0..32 {
         let wanted = desired(if turn % 2 == 0 { &changed } else { &calm }).unwrap();
         let plan = Agent::start(&pinned, &wanted).unwrap().plan(&wanted).unwrap();
         let writes = one_by_one(&plan.ops);
-        // The prefixes get longer from turn to turn, by about a thirtieth, and one is left out: nothing written.
-        let length = (turn / 2 + 1) * writes.len() / 31;
+        // The prefixes get longer from turn to turn, from a few writes to nearly all.
+        let length = (turn / 2 + 1) * writes.len() / 17;
         let mut maps = KernelMaps::open(pinned.root(), Access::Write).unwrap();
         writes[..length].iter().for_each(|op| maps.apply(op).unwrap());
         drop(maps);
@@ -224,7 +224,7 @@ fn an_agent_that_dies_half_way_is_finished_by_the_next() {
             "turn {turn}: a third run has nothing to do but {left:?}"
         );
     }
-    assert!(deaths > 40, "{deaths} deaths are no test");
+    assert!(deaths > 25, "{deaths} deaths are no test");
 }
 
 /// The same writes with every slot for itself.
