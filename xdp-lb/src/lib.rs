@@ -25,4 +25,6 @@ pub mod cli;
 #[cfg(feature = "agent")]
 pub mod dataplane;
 #[cfg(feature = "agent")]
+pub mod file;
+#[cfg(feature = "agent")]
 pub mod netlink;

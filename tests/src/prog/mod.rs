@@ -7,6 +7,7 @@
 //!
 //! A test begins with `let Ok(()) = prog::available() else { return };`: without privileges it says why it does nothing.
 
+mod agent;
 mod pinned;
 mod privilege;
 mod run;
@@ -15,6 +16,7 @@ mod subject;
 mod sys;
 mod tally;
 
+pub use agent::{Agent, desired};
 pub use pinned::Pinned;
 pub use privilege::{Skipped, available};
 pub use run::{Ctx, Failure, MAX_PACKET, MIN_PACKET, Outcome, XdpAction, run, run_repeated};

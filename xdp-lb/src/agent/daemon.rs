@@ -19,12 +19,12 @@ use super::{
     reconcile::{Reconciler, Run},
 };
 use crate::{
-    cli::file,
     dataplane::{
         BpffsRoot, KernelMaps, Loaded, Program, Setup, Shape,
         attach::{attach, attached, detach, detach_all},
         load::{hz, remove},
     },
+    file,
     model::{Desired, Interface},
     netlink::{
         NextHops as _, Resolver, Timing,

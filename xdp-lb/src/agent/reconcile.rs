@@ -95,7 +95,7 @@ pub struct Reconciler<M> {
     windows: BTreeMap<u16, u64>,
     /// When each slot of a service's ring last changed, seconds on the agent's clock; 0 for unknown.
     changed: BTreeMap<u16, Vec<u32>>,
-    /// Generation of the configuration applied last.
+    /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
     generation: u32,
 }
 
@@ -117,7 +117,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         &self.maps
     }
 
-    /// Generation of the configuration applied last.
+    /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
     pub fn generation(&self) -> u32 {
         self.generation
     }
@@ -146,15 +146,17 @@ impl<M: Maps + FlowTable> Reconciler<M> {
     pub fn reconcile(&mut self, run: &Run) -> Result<Outcome, ReconcileError> {
         let observed = self.maps.observe();
         let plan = self.plan(&observed, run)?;
-        self.note_windows(&plan, run.now);
-        // Before the writes: a write that fails leaves what came before it.
+        // Before the writes: a write that fails leaves what came before it, and the next try is one for this
+        // configuration.
+        self.generation = run.generation;
+        self.windows.extend(plan.windows_opened.iter().map(|&id| (id, run.now)));
         self.census.quarantine(&plan, &observed);
         for op in &plan.ops {
             debug!(?op, "write");
             self.note(op, &observed, run.uptime);
             self.maps.apply(op)?;
         }
-        self.generation = run.generation;
+        self.close_windows(&plan);
         for (service, change) in &plan.services {
             info!(
                 %service,
@@ -185,10 +187,8 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         Ok(())
     }
 
-    fn note_windows(&mut self, plan: &Plan, now: u64) {
-        for &id in &plan.windows_opened {
-            self.windows.insert(id, now);
-        }
+    /// After the writes: a window whose last write failed is over all the same.
+    fn close_windows(&mut self, plan: &Plan) {
         for op in &plan.ops {
             if let MapOp::SetService { id, config } = op
                 && config.flags & xdp_lb_common::service::TRACK_WINDOW == 0
@@ -272,3 +272,6 @@ pub struct Run<'a> {
     /// Generation that the configuration gets.
     pub generation: u32,
 }
+
+#[cfg(test)]
+mod tests;

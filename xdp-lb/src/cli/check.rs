@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use super::{
     REFUSED,
-    file::{self, counted},
     output::{Output, to_stderr, to_stdout},
     table,
 };
 use crate::{
     config::{ConfigError, ConfigWarning},
     dataplane::Shape,
+    file::{self, counted},
     model::Desired,
 };
 

@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use xdp_lb_common::parse::Segment;
 
-use super::{file, interfaces, output::Output, status::path, table};
+use super::{interfaces, output::Output, status::path, table};
 use crate::{
     dataplane::{BpffsRoot, KernelMaps, KernelTables, Shape},
     explain::{Explanation, Facts, FlowFacts, Outcome, Query, Rehearsal, explain},
+    file,
     model::Protocol,
     state::Maps as _,
     status::{Path, Word as _},

@@ -18,7 +18,7 @@ pub struct Args {
 /// Loads, fills, pins.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { config, pin } = args;
-    let Checked { desired, .. } = super::file::read(&config)?;
+    let Checked { desired, .. } = crate::file::read(&config)?;
     super::runtime()?.block_on(agent::load(desired, &BpffsRoot::new(pin)))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,6 @@ mod completions;
 mod decap;
 mod detach;
 mod explain;
-pub mod file;
 mod interfaces;
 mod load;
 mod man;
@@ -29,7 +28,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
-use crate::dataplane::BpffsRoot;
+use crate::{dataplane::BpffsRoot, file};
 
 /// Exit code of a failure.
 pub const FAILED: u8 = 1;

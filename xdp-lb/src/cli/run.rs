@@ -44,7 +44,7 @@ pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
 
 /// Runs either side's daemon; its log begins with what the file asks for.
 pub(super) fn daemon(options: RunOptions) -> anyhow::Result<ExitCode> {
-    let Checked { desired, warnings } = super::file::read(&options.config)?;
+    let Checked { desired, warnings } = crate::file::read(&options.config)?;
     log::init(&desired.log);
     for warning in warnings {
         tracing::warn!(line = warning.line, path = %warning.path, "{}", warning.message);

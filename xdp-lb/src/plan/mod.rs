@@ -22,6 +22,7 @@ use xdp_lb_common::{
     backend::KIND_TUNNEL,
     decap::{AllowList, MAX_SOURCES, Prefix4, Prefix6},
     flow::MAX_TTL,
+    ring::{NO_BACKEND, Slot},
     service::{MAX_SERVICES, NAME_LEN, Service},
 };
 
@@ -29,7 +30,7 @@ use self::alloc::Ranges;
 use crate::{
     model::{Decap, Desired},
     nexthop::Resolution,
-    state::{MapOp, Observed},
+    state::{MapOp, Observed, SlotChange},
 };
 
 /// What a plan depends on.
@@ -63,16 +64,33 @@ pub struct Census {
 
 impl Census {
     /// Makes the census good for the plans after this one: what `plan` gives up counts as named until the next
-    /// scan, for that scan alone can see the packets that were under way.
+    /// scan, for that scan alone can see the packets that were under way. Who loses a slot counts as remembered by
+    /// somebody: connections that began there since the last scan are not in this census.
     pub fn quarantine(&mut self, plan: &Plan, observed: &Observed) {
         for op in &plan.ops {
             match op {
                 MapOp::DropService { id } => _ = self.services.insert(*id),
+                MapOp::SetSlots { base, changes } => self.quarantine_losers(*base, changes, observed),
                 MapOp::DropBackend { index } => self.quarantine_member(*index, observed),
                 MapOp::PutBackend { index, entry } if entry.state == 0 => {
                     self.quarantine_member(*index, observed);
                 }
                 _ => {}
+            }
+        }
+    }
+
+    fn quarantine_losers(&mut self, base: u32, changes: &[SlotChange], observed: &Observed) {
+        let mut services = observed.services.iter().filter(|(_, s)| s.config().table_size > 0);
+        let Some((&id, _)) = services.find(|(_, s)| s.config().slot_base == base) else { return };
+        let Some(ring) = observed.rings.get(&id) else { return };
+        for change in changes {
+            let loser = ring.now.get(change.slot as usize).map(|&now| Slot(now).backend());
+            if let Some(loser) =
+                loser.filter(|&loser| loser != NO_BACKEND && loser != Slot(change.now).backend())
+            {
+                let flows = self.members.entry((id, loser)).or_insert(0);
+                *flows = (*flows).max(1);
             }
         }
     }

@@ -1,5 +1,5 @@
 //! A configuration file: read, checked, and its findings in the form that editors and terminals make clickable.
-//! Every command that takes a configuration calls [`read`].
+//! Every command that takes a configuration calls [`read`], and so does the agent when it is told to reload.
 
 use std::{
     fmt,
@@ -52,7 +52,7 @@ pub fn check(name: &str, text: &str) -> Result<Checked, Refused> {
 }
 
 /// Name and text of a file; `-` is standard input.
-pub(super) fn text(path: &Path) -> anyhow::Result<(String, String)> {
+pub(crate) fn text(path: &Path) -> anyhow::Result<(String, String)> {
     let (name, bytes) = if path.as_os_str() == STDIN {
         let bytes = to_end(io::stdin().lock()).context("cannot read standard input")?;
         ("<stdin>".to_owned(), bytes)
@@ -76,7 +76,7 @@ fn to_end(from: impl io::Read) -> io::Result<Vec<u8>> {
 }
 
 /// What errors and warnings have in common.
-pub(super) trait Finding {
+pub(crate) trait Finding {
     /// Line, column, path and message.
     fn parts(&self) -> (u32, u32, &str, &str);
 }
@@ -94,13 +94,13 @@ impl Finding for ConfigWarning {
 }
 
 /// `FILE:LINE:COLUMN: path: message`, a form that editors and terminals jump from; `kind` comes before the path.
-pub(super) fn line(file: &str, kind: &str, finding: &impl Finding) -> String {
+pub(crate) fn line(file: &str, kind: &str, finding: &impl Finding) -> String {
     let (line, column, path, message) = finding.parts();
     let colon = if path.is_empty() { "" } else { ": " };
     format!("{file}:{line}:{column}: {kind}{path}{colon}{message}")
 }
 
 /// `1 error`, `2 errors`.
-pub(super) fn counted(n: usize, what: &str) -> String {
+pub(crate) fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
