@@ -262,6 +262,10 @@ fn detach_leaves_nothing() -> Result<()> {
             let addresses = node.host().ns.netlink().addresses("lo")?;
             Ok(addresses.into_iter().map(|(ip, _)| ip).filter(|ip| vips.contains(ip)).collect())
         };
+        // Under an agent's hands nothing is taken away.
+        let refused = tier.edges[0].command("detach", &[])?;
+        assert!(!refused.status.success() && refused.stderr.contains("stop it first"), "{}", refused.stderr);
+        assert_eq!(requests(&lab, 100)?.answered.len(), 3);
         for node in tier.edges.iter_mut().chain(&mut tier.decaps) {
             let status = node.product.terminate()?;
             ensure!(status.success(), "{status}");

@@ -12,7 +12,9 @@ use crate::{
 
 /// Detaches and unpins. With nothing there it says so and succeeds.
 pub fn run(root: &BpffsRoot) -> anyhow::Result<ExitCode> {
-    let was_there = root.path().exists();
+    // An agent would attach again with its next reload.
+    let claim = load::claim(root).context("detach")?;
+    let was_there = claim.is_some();
     // Links first: no packet may meet a program whose maps are half gone.
     let interfaces = attach::detach_all(root).context("detach")?;
     load::remove(root).context("remove the pins")?;

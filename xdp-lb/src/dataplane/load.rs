@@ -251,6 +251,14 @@ impl Loaded {
     }
 }
 
+/// Claims `root` against agents for as long as the answer is held; `None` when there is no such directory.
+///
+/// # Errors
+/// [`LoadError::Busy`] while an agent works there: what is taken away under its hands, it would put back.
+pub fn claim(root: &BpffsRoot) -> Result<Option<File>, LoadError> {
+    if root.path().exists() { lock(root).map(Some) } else { Ok(None) }
+}
+
 /// Removes every pin below `root` and the root itself: links first, so that no packet meets a program whose maps
 /// are half gone. A root that is not there is no error.
 ///
