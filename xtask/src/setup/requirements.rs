@@ -1,6 +1,6 @@
 //! What xdp-lb needs from a machine, as data: what, why, and which packages bring it.
 //!
-//! [`super::detect`] finds out what is there, [`super::plan`] turns the rest into commands.
+//! [`super::detect`] finds out what is there, [`mod@super::plan`] turns the rest into commands.
 
 use super::distro::Distro;
 
