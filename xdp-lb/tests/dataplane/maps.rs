@@ -85,7 +85,11 @@ fn live_changes_are_single_stores_in_the_live_copy() {
     maps.apply(&MapOp::DropService { id: SERVICE }).unwrap();
     maps.apply(&MapOp::DropBackend { index: 0 }).unwrap();
     assert!(maps.observe().services.is_empty());
-    assert_eq!(maps.backend(0), Some(Backend::zeroed()));
+    assert_eq!(
+        maps.backend(0),
+        Some(Backend { block_len: 2, ..Backend::zeroed() }),
+        "the block outlives its first entry"
+    );
 }
 
 #[test]
