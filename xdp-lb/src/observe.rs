@@ -67,14 +67,17 @@ pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
     }
 }
 
-fn live_bank<E: Elements + ?Sized>(maps: &E, capacity: &Capacity, control: &Control) -> Vec<VipSlot> {
+/// All slots of the live VIP bank.
+#[must_use]
+pub fn live_bank<E: Elements + ?Sized>(maps: &E, capacity: &Capacity, control: &Control) -> Vec<VipSlot> {
     let first = VipBank::unpack(control.vip_bank).bank * capacity.vip_slots;
     (first..first + capacity.vip_slots).map_while(|index| maps.vip(index)).collect()
 }
 
-/// Roots, and the leaves that they name; page 0 is empty by definition. Pages are shared by content, so one page may
+/// The port pages that `vips` reach: roots, and the leaves that they name; page 0 is empty by definition. Pages are shared by content, so one page may
 /// be the root of one address and a leaf of another.
-fn pages<E: Elements + ?Sized>(maps: &E, vips: &[VipSlot]) -> BTreeMap<u32, PortPage> {
+#[must_use]
+pub fn pages<E: Elements + ?Sized>(maps: &E, vips: &[VipSlot]) -> BTreeMap<u32, PortPage> {
     let used = vips.iter().filter(|vip| vip.flags & VIP_USED != 0);
     let roots: BTreeSet<u32> = used.flat_map(|vip| [vip.tcp_root, vip.udp_root]).collect();
     let mut pages = BTreeMap::new();
@@ -92,9 +95,10 @@ fn pages<E: Elements + ?Sized>(maps: &E, vips: &[VipSlot]) -> BTreeMap<u32, Port
     pages
 }
 
-/// The block's first entry knows how long it is.
+/// The block's first entry knows how long it is; a block ends with the map.
 fn block_len<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig) -> u32 {
-    maps.backend(config.backend_base).map_or(0, |first| first.block_len.min(MAX_MEMBERS))
+    let room = maps.capacity().backends.saturating_sub(config.backend_base);
+    maps.backend(config.backend_base).map_or(0, |first| first.block_len.min(MAX_MEMBERS).min(room))
 }
 
 fn members<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig, block: u32) -> BTreeMap<u16, Backend> {
@@ -104,8 +108,12 @@ fn members<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig, block: u32) -
         .collect()
 }
 
+/// A service's ring; empty when it does not lie in the map.
 fn ring<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig) -> Ring {
     let slots = config.slot_base..config.slot_base.saturating_add(config.table_size);
+    if slots.end > maps.capacity().ring_slots {
+        return Ring::default();
+    }
     Ring {
         now: slots.clone().map_while(|index| maps.slot(index)).collect(),
         before: slots.map_while(|index| maps.before(index)).collect(),

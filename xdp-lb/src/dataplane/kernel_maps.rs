@@ -14,13 +14,7 @@
 //! second flip of an entry first waits for a grace period, unless one has passed since the first; one wait serves
 //! all entries flipped before it. The first batch after opening needs none: opening waited.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    mem::offset_of,
-    os::fd::AsFd as _,
-    sync::OnceLock,
-};
+use std::{collections::BTreeSet, io, mem::offset_of, os::fd::AsFd as _, sync::OnceLock};
 
 use aya::{
     maps::{DevMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues},
@@ -28,7 +22,7 @@ use aya::{
 };
 use bytemuck::{Pod, Zeroable as _};
 use xdp_lb_common::{
-    backend::{BACKEND_USED, Backend, Template},
+    backend::{Backend, Template},
     control::{Control, LAYOUT, VipBank},
     decap::AllowList,
     flow::{FlowSet, TICKS, WAYS},
@@ -36,11 +30,14 @@ use xdp_lb_common::{
     ring::{DIRTY, RingWord},
     service::{Service, ServiceConfig},
     stats::{Counters, NO_STATS, Traffic},
-    vip::{PortPage, VIP_USED, VipSlot},
+    vip::{PortPage, VipSlot},
 };
 
 use super::{errors, mapped::Mapped, root::BpffsRoot, sys};
-use crate::state::{Capacity, MapOp, Maps, Observed, Ring, SlotChange, WriteError};
+use crate::{
+    observe::{Elements, observe},
+    state::{Capacity, MapOp, Maps, Observed, SlotChange, WriteError},
+};
 
 /// What the maps are opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +97,9 @@ pub struct KernelMaps {
     service_stats: PerCpuArray<MapData, Traffic>,
     backend_stats: PerCpuArray<MapData, Traffic>,
     tx_ports: DevMap<MapData>,
+    /// Keys of `tx_ports`: asking the kernel for each takes longer than reading all the rest. Since there is one
+    /// writer, what was there when the maps were opened and what was written since is what is there.
+    redirects: BTreeSet<u32>,
     jiffies: OnceLock<sys::Jiffies>,
     /// Since the last grace period.
     flipped: BTreeSet<Flipped>,
@@ -120,7 +120,7 @@ impl KernelMaps {
         if layout != LAYOUT {
             return Err(OpenError::Layout { root: root.clone(), found: layout });
         }
-        let maps = Self {
+        let mut maps = Self {
             capacity: open.capacity()?,
             control,
             vips: open.mapped(names::VIPS)?,
@@ -135,9 +135,11 @@ impl KernelMaps {
             service_stats: open.typed(names::SVC_STATS, Map::PerCpuArray)?,
             backend_stats: open.typed(names::BACKEND_STATS, Map::PerCpuArray)?,
             tx_ports: open.typed(names::TX_PORTS, Map::DevMap)?,
+            redirects: BTreeSet::new(),
             jiffies: OnceLock::new(),
             flipped: BTreeSet::new(),
         };
+        maps.redirects = (0..maps.capacity.tx_ports).filter(|&i| maps.tx_ports.get(i, 0).is_ok()).collect();
         if access == Access::Write {
             // An agent before us may have flipped anything a moment ago.
             sys::grace_period();
@@ -276,56 +278,6 @@ impl KernelMaps {
         clear(&mut self.service_stats, id.into())
     }
 
-    /// The live VIP bank.
-    pub(super) fn live_vips(&self, control: &Control) -> Vec<VipSlot> {
-        let base = VipBank::unpack(control.vip_bank).bank * self.capacity.vip_slots;
-        (base..base + self.capacity.vip_slots).filter_map(|slot| self.vips.read(slot)).collect()
-    }
-
-    /// The pages that `vips` reach.
-    pub(super) fn reachable_pages(&self, vips: &[VipSlot]) -> BTreeMap<u32, PortPage> {
-        let mut pages = BTreeMap::new();
-        let used = vips.iter().filter(|vip| vip.flags & VIP_USED != 0);
-        for root in used.flat_map(|vip| [vip.tcp_root, vip.udp_root]).filter(|&root| root != 0) {
-            if pages.contains_key(&root) {
-                continue;
-            }
-            let Some(page) = self.ports.read(root) else { continue };
-            pages.insert(root, page);
-            for leaf in page.values.map(u32::from).into_iter().filter(|&leaf| leaf != 0) {
-                if let (false, Some(page)) = (pages.contains_key(&leaf), self.ports.read(leaf)) {
-                    pages.insert(leaf, page);
-                }
-            }
-        }
-        pages
-    }
-
-    /// A service's ring; empty when it lies outside the map.
-    fn ring(&self, config: &ServiceConfig) -> Ring {
-        let (base, size) = (config.slot_base, config.table_size);
-        if base.checked_add(size).is_none_or(|end| end > self.capacity.ring_slots) {
-            return Ring::default();
-        }
-        Ring { now: slots(&self.rings, base, size), before: slots(&self.rings_before, base, size) }
-    }
-
-    /// Length of a service's block of members: what its first entry says, cut at the end of the map.
-    fn block_len(&self, config: &ServiceConfig) -> u32 {
-        let base = config.backend_base;
-        let len = self.backends.load_u32(base, offset_of!(Backend, block_len)).unwrap_or(0);
-        len.min(self.capacity.backends.saturating_sub(base))
-    }
-
-    fn members(&self, config: &ServiceConfig, len: u32) -> BTreeMap<u16, Backend> {
-        (0..len)
-            .filter_map(|local| {
-                let entry = self.backends.read(config.backend_base + local)?;
-                (entry.state & BACKEND_USED != 0).then_some((u16::try_from(local).ok()?, entry))
-            })
-            .collect()
-    }
-
     /// Waits if `entry` was flipped since the last grace period.
     fn settle(&mut self, entry: Flipped) {
         if self.flipped.contains(&entry) {
@@ -341,7 +293,9 @@ impl KernelMaps {
     fn try_apply(&mut self, op: &MapOp) -> io::Result<()> {
         match op {
             MapOp::PutTxPort { ifindex } => {
-                self.tx_ports.set(*ifindex, *ifindex, None, 0).map_err(errors::device_map)
+                self.tx_ports.set(*ifindex, *ifindex, None, 0).map_err(errors::device_map)?;
+                self.redirects.insert(*ifindex);
+                Ok(())
             }
             MapOp::DropTxPort { ifindex } => self.drop_tx_port(*ifindex),
             MapOp::PutBackend { index, entry } => self.put_backend(*index, entry),
@@ -388,7 +342,9 @@ impl KernelMaps {
             return Err(errors::outside());
         }
         let map = self.tx_ports.map().fd().as_fd();
-        sys::delete_element(map, ifindex)
+        sys::delete_element(map, ifindex)?;
+        self.redirects.remove(&ifindex);
+        Ok(())
     }
 
     /// `state` is what the flow table asks about an index, so it comes first and last.
@@ -475,35 +431,42 @@ impl KernelMaps {
     }
 }
 
+impl Elements for KernelMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+    fn control(&self) -> Control {
+        self.control()
+    }
+    fn vip(&self, index: u32) -> Option<VipSlot> {
+        self.vips.read(index)
+    }
+    fn page(&self, index: u32) -> Option<PortPage> {
+        self.ports.read(index)
+    }
+    fn service(&self, id: u32) -> Option<Service> {
+        self.services.read(id)
+    }
+    fn backend(&self, index: u32) -> Option<Backend> {
+        self.backends.read(index)
+    }
+    fn slot(&self, index: u32) -> Option<u16> {
+        Some(self.rings.read(index >> 2)?.slots[(index & 3) as usize])
+    }
+    fn before(&self, index: u32) -> Option<u16> {
+        Some(self.rings_before.read(index >> 2)?.slots[(index & 3) as usize])
+    }
+    fn sources(&self, bank: u32) -> Option<AllowList> {
+        self.sources.read(bank)
+    }
+    fn tx_ports(&self) -> BTreeSet<u32> {
+        self.redirects.clone()
+    }
+}
+
 impl Maps for KernelMaps {
     fn observe(&self) -> Observed {
-        let control = self.control();
-        let vips = self.live_vips(&control);
-        let mut seen = Observed {
-            capacity: self.capacity,
-            control,
-            pages: self.reachable_pages(&vips),
-            vips,
-            services: BTreeMap::new(),
-            members: BTreeMap::new(),
-            blocks: BTreeMap::new(),
-            rings: BTreeMap::new(),
-            sources: self.sources.read(control.decap_bank & 1).unwrap_or_else(AllowList::zeroed),
-            tx_ports: (0..self.capacity.tx_ports).filter(|&i| self.tx_ports.get(i, 0).is_ok()).collect(),
-        };
-        for id in 1..self.services.len().min(1 << 14) {
-            if self.services.load_u32(id, offset_of!(Service, used)) != Some(1) {
-                continue;
-            }
-            let Some(service) = self.services.read(id) else { continue };
-            let (id, config) = (id as u16, *service.config());
-            let block = self.block_len(&config);
-            seen.members.insert(id, self.members(&config, block));
-            seen.blocks.insert(id, block);
-            seen.rings.insert(id, self.ring(&config));
-            seen.services.insert(id, service);
-        }
-        seen
+        observe(self)
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), WriteError> {
@@ -571,11 +534,6 @@ impl Opener<'_> {
 /// Byte offset of a slot in its [`RingWord`].
 fn slot_offset(slot: u32) -> usize {
     offset_of!(RingWord, slots) + (slot & 3) as usize * size_of::<u16>()
-}
-
-fn slots(rings: &Mapped<RingWord>, base: u32, size: u32) -> Vec<u16> {
-    let words = (base / 4..(base + size).div_ceil(4)).filter_map(|word| rings.read(word));
-    words.flat_map(|word| word.slots).skip((base % 4) as usize).take(size as usize).collect()
 }
 
 /// Adds up a value made of `u64` counters over CPUs.

@@ -18,6 +18,7 @@ use xdp_lb_common::{
 };
 
 use super::kernel_maps::KernelMaps;
+use crate::observe::{live_bank, pages};
 
 /// Tables to read.
 pub struct KernelTables<'a> {
@@ -35,8 +36,8 @@ impl<'a> KernelTables<'a> {
     /// When the flow table's clock cannot be read.
     pub fn new(maps: &'a KernelMaps) -> io::Result<Self> {
         let control = maps.control();
-        let vips = maps.live_vips(&control);
-        let pages = maps.reachable_pages(&vips);
+        let vips = live_bank(maps, maps.capacity(), &control);
+        let pages = pages(maps, &vips);
         Ok(Self { maps, control, vips, pages, tick: maps.tick()? })
     }
 
