@@ -16,6 +16,7 @@ use xdp_lb::dataplane::{Access, KernelMaps, KernelTables};
 use xdp_lb::explain::{Explanation, Facts, SlotFacts, explain};
 use xdp_lb::nexthop::{Resolution, UnresolvedReason};
 use xdp_lb::state::{MapOp, Maps as _, Observed, SlotChange};
+use xdp_lb_common::backend::Template;
 use xdp_lb_common::parse::Segment;
 use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason};
 use xdp_lb_tests::bench::pin;
@@ -464,6 +465,28 @@ fn a_slot_that_names_no_member_is_counted() {
     let before = pinned.tally();
     assert_eq!(verdict(&pinned, &call), XdpAction::Drop);
     assert_counted(before, pinned.tally(), &[Counted::Drop(DropReason::TableInconsistent)]);
+}
+
+/// A header that leaves by an interface the device map does not know: sent on its way, and lost there by name.
+#[test]
+fn a_redirect_to_nowhere_is_counted() {
+    let Ok(()) = available() else { return };
+    let (pinned, _agent) = load(&file("", "", ""));
+    let call = tcp(1);
+    let observed = pinned.maps().observe();
+    let mut maps = KernelMaps::open(pinned.root(), Access::Write).unwrap();
+    for (id, members) in &observed.members {
+        let base = observed.services[id].config().backend_base;
+        for (&local, member) in members {
+            let template = Box::new(Template { ifindex: 4000, ..*member.template() });
+            maps.apply(&MapOp::SetTemplate { index: base + u32::from(local), template }).unwrap();
+        }
+    }
+    let bytes = call.packet(Segment::Data, 5, 0).query.len.into();
+    let before = pinned.tally();
+    assert_eq!(verdict(&pinned, &call), XdpAction::Drop);
+    let counted = [Counted::Forwarded(bytes), Counted::Drop(DropReason::TableInconsistent)];
+    assert_counted(before, pinned.tally(), &counted);
 }
 
 /// A remembered flow whose backend died is chosen anew, once, and that is counted.

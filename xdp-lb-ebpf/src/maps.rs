@@ -4,7 +4,7 @@
 //! agent changes under traffic is memory-mapped: it stores 2, 4 or 8 bytes where the kernel loads them.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, xdp_action::XDP_REDIRECT},
     btf_maps::{Array, DevMap, PerCpuArray},
     helpers::generated::{bpf_jiffies64, bpf_redirect_map},
     macros::btf_map,
@@ -227,11 +227,13 @@ fn add<R: Reason>(group: impl FnOnce(&mut Counters) -> *mut R::Counts, reason: R
     unsafe { *group(&mut *counters).cast::<u64>().add(reason.index()) += 1 };
 }
 
-/// Hands the packet to another interface; the kernel's `xdp_redirect_err` tracepoint tells of failures.
+/// Hands the packet to another interface; false when the device map does not know it. What the driver there
+/// refuses later, the kernel's tracepoint `xdp_redirect_err` tells.
 #[inline(always)]
-pub fn redirect(ifindex: u32) -> u32 {
+pub fn redirect(ifindex: u32) -> bool {
     // SAFETY: the map is a device map; flags 0 make a missing entry XDP_ABORTED.
-    unsafe { bpf_redirect_map((&raw const TX_PORTS).cast_mut().cast(), u64::from(ifindex), 0) as u32 }
+    let action = unsafe { bpf_redirect_map((&raw const TX_PORTS).cast_mut().cast(), u64::from(ifindex), 0) };
+    action as u32 == XDP_REDIRECT
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! What becomes of a packet. Each verdict but the two that forward carries its reason.
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use xdp_lb_common::reason::{DropReason, PassReason};
 
 use crate::maps;
@@ -25,7 +25,12 @@ impl Verdict {
     pub fn conclude(self) -> u32 {
         match self {
             Self::Transmit => XDP_TX,
-            Self::Redirect(ifindex) => maps::redirect(ifindex),
+            Self::Redirect(ifindex) if maps::redirect(ifindex) => XDP_REDIRECT,
+            // The agent puts every interface of a header into the device map before the header goes live.
+            Self::Redirect(_) => {
+                maps::count_drop(DropReason::TableInconsistent);
+                XDP_DROP
+            }
             Self::Reply(reason) => {
                 maps::count_pass(reason);
                 XDP_TX
