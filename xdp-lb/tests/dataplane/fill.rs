@@ -18,7 +18,7 @@ use xdp_lb_common::{
 
 use crate::stand::SEED;
 
-pub const XDP_ABORTED: u32 = 0;
+pub const XDP_DROP: u32 = 1;
 pub const XDP_TX: u32 = 3;
 pub const XDP_REDIRECT: u32 = 4;
 const LO: u32 = 1;

@@ -5,7 +5,7 @@ use xdp_lb::model::AttachMode;
 use xdp_lb::state::{MapOp, Maps as _};
 use xdp_lb_common::backend::Template;
 
-use crate::fill::{XDP_ABORTED, XDP_REDIRECT, fill, run, template, udp};
+use crate::fill::{XDP_DROP, XDP_REDIRECT, fill, run, template, udp};
 use crate::stand::{TempRoot, command, in_namespace, limits, make_pair, open};
 
 #[test]
@@ -54,14 +54,14 @@ fn another_interface_is_a_redirect() {
             let template = Box::new(Template { ifindex, ..template(index) });
             maps.apply(&MapOp::SetTemplate { index, template }).unwrap();
         }
-        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_ABORTED, "nobody allowed the interface");
+        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_DROP, "nobody allowed the interface");
         maps.apply(&MapOp::PutTxPort { ifindex }).unwrap();
         assert_eq!(maps.observe().tx_ports, [ifindex].into());
         assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_REDIRECT);
         maps.apply(&MapOp::DropTxPort { ifindex }).unwrap();
         maps.apply(&MapOp::DropTxPort { ifindex }).unwrap();
         assert!(maps.observe().tx_ports.is_empty());
-        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_ABORTED);
+        assert_eq!(run(&mut loaded, &udp(40_000)).0, XDP_DROP);
         let beyond = maps.capacity().tx_ports;
         assert!(maps.apply(&MapOp::PutTxPort { ifindex: beyond }).is_err());
         assert!(maps.apply(&MapOp::DropTxPort { ifindex: beyond }).is_err());
