@@ -42,22 +42,21 @@ pub fn vip<'a, T: Tables>(tables: &'a T, packet: &Addresses) -> Option<&'a VipSl
     None
 }
 
-/// The service of a VIP for `protocol` and the destination port in network order; 0 when there is none.
+/// The service of a VIP for `protocol` and the destination port; 0 when there is none.
 #[inline(always)]
-pub fn service<T: Tables>(tables: &T, vip: &VipSlot, protocol: u8, port: [u8; 2]) -> u16 {
+pub fn service<T: Tables>(tables: &T, vip: &VipSlot, protocol: u8, port: u16) -> u16 {
     let (root, ranges) = match protocol {
         TCP => (vip.tcp_root, &vip.ranges[0]),
         UDP => (vip.udp_root, &vip.ranges[1]),
         _ => return 0,
     };
-    let number = u16::from_be_bytes(port);
     for range in ranges {
-        if range.first <= number && number <= range.last && range.service != 0 {
+        if range.first <= port && port <= range.last && range.service != 0 {
             return range.service;
         }
     }
     let Some(page) = tables.port_page(root) else { return 0 };
-    let page = page.values[port[0] as usize % PAGE_PORTS];
+    let page = page.values[(port >> 8) as usize % PAGE_PORTS];
     let Some(page) = tables.port_page(page as u32) else { return 0 };
-    page.values[port[1] as usize % PAGE_PORTS]
+    page.values[port as usize % PAGE_PORTS]
 }

@@ -39,10 +39,10 @@ pub const IPIP: u8 = IpProto::Ipv4 as u8;
 /// Protocol number of IPv6 in IP (RFC 2473, RFC 4213).
 pub const IPV6_IN_IP: u8 = IpProto::Ipv6 as u8;
 
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
-const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
-const ETHERTYPE_QINQ: [u8; 2] = [0x88, 0xa8];
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// A frame's bytes.
 pub trait Bytes {
@@ -82,10 +82,11 @@ pub enum Ethernet {
 #[must_use]
 #[inline(always)]
 pub fn ethernet<B: Bytes + ?Sized>(frame: &B) -> Ethernet {
-    match frame.get::<2>(12) {
-        Some(&ETHERTYPE_IPV4) => Ethernet::Ipv4,
-        Some(&ETHERTYPE_IPV6) => Ethernet::Ipv6,
-        Some(&(ETHERTYPE_VLAN | ETHERTYPE_QINQ)) => Ethernet::Tagged,
+    // Compared as numbers: arrays are compared byte by byte.
+    match frame.get::<2>(12).map(|&bytes| u16::from_be_bytes(bytes)) {
+        Some(ETHERTYPE_IPV4) => Ethernet::Ipv4,
+        Some(ETHERTYPE_IPV6) => Ethernet::Ipv6,
+        Some(ETHERTYPE_VLAN | ETHERTYPE_QINQ) => Ethernet::Tagged,
         _ => Ethernet::Other,
     }
 }
@@ -95,8 +96,8 @@ pub fn ethernet<B: Bytes + ?Sized>(frame: &B) -> Ethernet {
 #[inline(always)]
 pub const fn ethertype(version: Version) -> [u8; 2] {
     match version {
-        Version::V4 => ETHERTYPE_IPV4,
-        Version::V6 => ETHERTYPE_IPV6,
+        Version::V4 => ETHERTYPE_IPV4.to_be_bytes(),
+        Version::V6 => ETHERTYPE_IPV6.to_be_bytes(),
     }
 }
 
@@ -123,18 +124,25 @@ pub const fn v4_words(address: [u8; 4]) -> Words {
 #[must_use]
 #[inline(always)]
 pub fn words(bytes: &[u8; 16]) -> Words {
-    let [a, b] = halves(bytes);
-    [u64::from_le_bytes(*a), u64::from_le_bytes(*b)]
+    [u64::from_le_bytes(part::<0, 8, 16>(bytes)), u64::from_le_bytes(part::<8, 8, 16>(bytes))]
 }
 
+/// `M` bytes at offset `AT` of a header: one load, where an array of single bytes would be as many.
+#[must_use]
 #[inline(always)]
-fn halves(bytes: &[u8; 16]) -> [&[u8; 8]; 2] {
-    let (a, b) = bytes.split_at(8);
-    // Both conversions are of constant length and compile to nothing.
-    match (a.try_into(), b.try_into()) {
-        (Ok(a), Ok(b)) => [a, b],
-        _ => [&[0; 8], &[0; 8]],
+pub const fn part<const AT: usize, const M: usize, const N: usize>(header: &[u8; N]) -> [u8; M] {
+    const { assert!(AT + M <= N) };
+    match header.split_at(AT).1.first_chunk::<M>() {
+        Some(part) => *part,
+        None => [0; M],
     }
+}
+
+/// Two bytes at offset `AT` as a number in network order.
+#[must_use]
+#[inline(always)]
+pub const fn be16<const AT: usize, const N: usize>(header: &[u8; N]) -> u16 {
+    u16::from_be_bytes(part::<AT, 2, N>(header))
 }
 
 /// Source and destination of an IP header whose other fields have not been looked at.
@@ -157,13 +165,11 @@ pub fn addresses<B: Bytes + ?Sized>(frame: &B, l3: usize, version: Version) -> O
     Some(match version {
         Version::V4 => {
             let h = frame.get::<20>(l3)?;
-            let [s, d] = [[h[12], h[13], h[14], h[15]], [h[16], h[17], h[18], h[19]]];
-            Addresses { version, l3, source: v4_words(s), destination: v4_words(d) }
+            Addresses { version, l3, source: v4_words(part::<12, 4, 20>(h)), destination: v4_words(part::<16, 4, 20>(h)) }
         }
         Version::V6 => {
-            let source = words(frame.get::<40>(l3)?.first_chunk::<24>()?.last_chunk::<16>()?);
-            let destination = words(frame.get::<40>(l3)?.last_chunk::<16>()?);
-            Addresses { version, l3, source, destination }
+            let h = frame.get::<40>(l3)?;
+            Addresses { version, l3, source: words(&part::<8, 16, 40>(h)), destination: words(&part::<24, 16, 40>(h)) }
         }
     })
 }
@@ -311,18 +317,62 @@ pub enum Segment {
     Ack,
 }
 
+/// What [`Segment`] is told by. Kept raw, because only packets that ask the flow table need to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawSegment {
+    /// UDP.
+    Datagram,
+    /// TCP.
+    Tcp {
+        /// The header's flags.
+        flags: u8,
+        /// Bytes of data follow the header.
+        data: bool,
+    },
+}
+
+impl From<RawSegment> for Segment {
+    #[inline(always)]
+    fn from(raw: RawSegment) -> Self {
+        match raw {
+            RawSegment::Datagram => Self::Datagram,
+            RawSegment::Tcp { flags, .. } if flags & (FIN | RST) != 0 => Self::Closing,
+            RawSegment::Tcp { flags, .. } if flags & (SYN | ACK) == SYN => Self::Syn,
+            RawSegment::Tcp { data: true, .. } => Self::Data,
+            RawSegment::Tcp { data: false, .. } => Self::Ack,
+        }
+    }
+}
+
+/// The transport header of TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Source and destination port as they stand in the packet: a little-endian word of the network-order bytes.
+    pub pair: u32,
+    /// What it means for the flow.
+    pub segment: RawSegment,
+}
+
+impl Ports {
+    /// [`Self::pair`] of two port numbers.
+    #[must_use]
+    pub const fn pair_of(source: u16, destination: u16) -> u32 {
+        source.swap_bytes() as u32 | (destination.swap_bytes() as u32) << 16
+    }
+
+    /// Destination port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn destination(&self) -> u16 {
+        ((self.pair >> 16) as u16).swap_bytes()
+    }
+}
+
 /// What follows the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP or UDP.
-    Ports {
-        /// Source port, network order.
-        source: [u8; 2],
-        /// Destination port, network order.
-        destination: [u8; 2],
-        /// What it means for the flow.
-        segment: Segment,
-    },
+    Ports(Ports),
     /// ICMP or ICMPv6 echo request.
     EchoRequest,
     /// ICMPv6 router and neighbour discovery (RFC 4861), addressed to the VIP itself.
@@ -355,7 +405,7 @@ fn udp<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<Transport, DropReason> {
     if len < 8 || ip.l4 + len > ip.end {
         return Err(DropReason::L4Length);
     }
-    Ok(Transport::Ports { source: [h[0], h[1]], destination: [h[2], h[3]], segment: Segment::Datagram })
+    Ok(Transport::Ports(Ports { pair: u32::from_le_bytes(part::<0, 4, _>(h)), segment: RawSegment::Datagram }))
 }
 
 const FIN: u8 = 1;
@@ -370,17 +420,83 @@ fn tcp<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<Transport, DropReason> {
     if header < 20 || ip.l4 + header > ip.end {
         return Err(DropReason::L4Length);
     }
-    let flags = h[13];
-    let segment = if flags & (FIN | RST) != 0 {
-        Segment::Closing
-    } else if flags & (SYN | ACK) == SYN {
-        Segment::Syn
-    } else if ip.l4 + header < ip.end {
-        Segment::Data
-    } else {
-        Segment::Ack
+    Ok(Transport::Ports(Ports {
+        pair: u32::from_le_bytes(part::<0, 4, _>(h)),
+        segment: RawSegment::Tcp { flags: h[13], data: ip.l4 + header < ip.end },
+    }))
+}
+
+/// A packet as nearly all are: no tag, no option, no extension header, no fragment, TCP or UDP, every length right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// What [`ip`] would say.
+    pub ip: Ip,
+    /// What [`transport`] would say.
+    pub ports: Ports,
+}
+
+/// Reads an IPv4 packet behind an untagged Ethernet header if it is plain. Answers `None` for every other, good or bad.
+#[inline(always)]
+pub fn plain_v4<B: Bytes + ?Sized>(frame: &B) -> Option<Plain> {
+    const L4: usize = ETHERNET_LEN + IPV4_LEN;
+    let h = frame.get::<{ IPV4_LEN + 8 }>(ETHERNET_LEN)?;
+    let fragment = be16::<6, _>(h) & 0x3fff != 0;
+    if h[0] != 0x45 || fragment || h[8] == 0 {
+        return None;
+    }
+    let addresses = Addresses {
+        version: Version::V4,
+        l3: ETHERNET_LEN,
+        source: v4_words(part::<12, 4, _>(h)),
+        destination: v4_words(part::<16, 4, _>(h)),
     };
-    Ok(Transport::Ports { source: [h[0], h[1]], destination: [h[2], h[3]], segment })
+    let end = ETHERNET_LEN + be16::<2, _>(h) as usize;
+    plain_ports(frame, Ip { addresses, protocol: h[9], l4: L4, end, tos: h[1], fragment: false })
+}
+
+/// Reads an IPv6 packet behind an untagged Ethernet header if it is plain. Answers `None` for every other, good or bad.
+#[inline(always)]
+pub fn plain_v6<B: Bytes + ?Sized>(frame: &B) -> Option<Plain> {
+    const L4: usize = ETHERNET_LEN + IPV6_LEN;
+    let h = frame.get::<{ IPV6_LEN + 8 }>(ETHERNET_LEN)?;
+    if h[0] >> 4 != 6 || h[7] == 0 {
+        return None;
+    }
+    let addresses = Addresses {
+        version: Version::V6,
+        l3: ETHERNET_LEN,
+        source: words(&part::<8, 16, _>(h)),
+        destination: words(&part::<24, 16, _>(h)),
+    };
+    let end = L4 + be16::<4, _>(h) as usize;
+    let tos = (be16::<0, _>(h) >> 4) as u8;
+    plain_ports(frame, Ip { addresses, protocol: h[6], l4: L4, end, tos, fragment: false })
+}
+
+#[inline(always)]
+fn plain_ports<B: Bytes + ?Sized>(frame: &B, ip: Ip) -> Option<Plain> {
+    if ip.end > frame.len() {
+        return None;
+    }
+    let segment = match ip.protocol {
+        TCP => {
+            let h = frame.get::<20>(ip.l4)?;
+            let header = (h[12] >> 4) as usize * 4;
+            if header < 20 || ip.l4 + header > ip.end {
+                return None;
+            }
+            RawSegment::Tcp { flags: h[13], data: ip.l4 + header < ip.end }
+        }
+        UDP => {
+            let len = be16::<4, 8>(frame.get::<8>(ip.l4)?) as usize;
+            if len < 8 || ip.l4 + len > ip.end {
+                return None;
+            }
+            RawSegment::Datagram
+        }
+        _ => return None,
+    };
+    Some(Plain { ip, ports: Ports { pair: u32::from_le_bytes(*frame.get::<4>(ip.l4)?), segment } })
 }
 
 /// ICMP type of an echo request (RFC 792).

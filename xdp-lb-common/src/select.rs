@@ -57,15 +57,15 @@ pub trait Tables {
 
 /// A packet's flow.
 #[derive(Clone, Copy, Debug)]
-pub struct Flow<'a> {
+pub struct Flow<'a, S = Segment> {
     /// Service id.
     pub service: u16,
     /// The service's live configuration.
     pub config: &'a ServiceConfig,
     /// Hash of what the affinity looks at.
     pub hash: FlowHash,
-    /// What the packet means for the flow.
-    pub segment: Segment,
+    /// What the packet means for the flow: asked only when the flow table is.
+    pub segment: S,
 }
 
 /// The answer, with the reason that `explain` shows.
@@ -92,7 +92,7 @@ pub enum Why {
 
 /// Chooses the backend and keeps the flow table. `None` when a table is inconsistent.
 #[inline(always)]
-pub fn choose<T: Tables>(tables: &T, flow: &Flow) -> Option<Choice> {
+pub fn choose<T: Tables, S: Copy + Into<Segment>>(tables: &T, flow: &Flow<S>) -> Option<Choice> {
     let index = flow.config.slot_base + flow.hash.slot(flow.config.table_size);
     let slot = tables.slot(index)?;
     let flags = flow.config.flags;
@@ -102,7 +102,8 @@ pub fn choose<T: Tables>(tables: &T, flow: &Flow) -> Option<Choice> {
     {
         return Some(Choice { backend: slot.backend(), why: Why::Slot });
     }
-    track(tables, flow, index, slot)
+    let Flow { service, config, hash, segment } = *flow;
+    track(tables, &Flow { service, config, hash, segment: segment.into() }, index, slot)
 }
 
 /// The part that asks the flow table.

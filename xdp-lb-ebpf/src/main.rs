@@ -12,7 +12,7 @@ mod pipeline;
 mod send;
 mod verdict;
 
-use aya_ebpf::{macros::xdp, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
 
 use crate::packet::Packet;
 
@@ -20,7 +20,18 @@ use crate::packet::Packet;
 #[xdp]
 #[inline(always)]
 pub fn xdp_lb(ctx: XdpContext) -> u32 {
-    pipeline::balance(&mut Packet::new(ctx)).conclude()
+    let raw = ctx.ctx;
+    match pipeline::plain(&mut Packet::new(ctx)) {
+        Some(verdict) => verdict.conclude(),
+        None => xdp_lb_thorough(raw),
+    }
+}
+
+/// What is not a plain packet: a function of its own, so that its many cases take no registers from the others.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn xdp_lb_thorough(ctx: *mut xdp_md) -> u32 {
+    pipeline::balance(&mut Packet::new(XdpContext::new(ctx))).conclude()
 }
 
 /// The backend side.

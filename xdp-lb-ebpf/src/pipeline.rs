@@ -8,7 +8,7 @@
 
 use xdp_lb_common::{
     classify, hash,
-    parse::{self, Addresses, Ethernet, Transport, Version},
+    parse::{self, Addresses, Ethernet, Ip, Plain, Ports, Transport, Version},
     reason::{DropReason, PassReason},
     ring::NO_BACKEND,
     select::{self, Flow},
@@ -22,6 +22,31 @@ use crate::{
     send,
     verdict::{Verdict, Verdict::Drop, Verdict::Pass},
 };
+
+/// The packets that nearly all are. `None`: look thoroughly.
+#[inline(always)]
+pub fn plain(packet: &mut Packet) -> Option<Verdict> {
+    match parse::ethernet(packet) {
+        Ethernet::Ipv4 => {
+            let plain = parse::plain_v4(packet)?;
+            forward(packet, plain)
+        }
+        Ethernet::Ipv6 => {
+            let plain = parse::plain_v6(packet)?;
+            forward(packet, plain)
+        }
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn forward(packet: &mut Packet, plain: Plain) -> Option<Verdict> {
+    match classify::vip(&Tables, &plain.ip.addresses) {
+        Some(vip) if vip.flags & VIP_BALANCED != 0 => Some(flow(packet, &plain.ip, &plain.ports, vip).unwrap_or_else(Drop)),
+        Some(_) => Some(Pass(PassReason::DecapVip)),
+        None => Some(Pass(PassReason::NotAVip)),
+    }
+}
 
 /// The balancer.
 #[inline(always)]
@@ -44,14 +69,20 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
     if ip.fragment {
         return Err(DropReason::Fragment);
     }
-    let (source, port, segment) = match parse::transport(packet, &ip)? {
-        Transport::Ports { source, destination, segment } => (source, destination, segment),
+    let ports = match parse::transport(packet, &ip)? {
+        Transport::Ports(ports) => ports,
         Transport::EchoRequest => return send::echo(packet, &ip),
         Transport::NeighbourDiscovery => return Ok(Pass(PassReason::NeighbourDiscovery)),
         Transport::OtherIcmp => return Err(DropReason::IcmpUnhandled),
         Transport::Other => return unmatched(vip),
     };
-    let service = classify::service(&Tables, vip, ip.protocol, port);
+    flow(packet, &ip, &ports, vip)
+}
+
+/// A TCP or UDP packet for a VIP.
+#[inline(always)]
+fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Verdict, DropReason> {
+    let service = classify::service(&Tables, vip, ip.protocol, ports.destination());
     if service == 0 {
         return unmatched(vip);
     }
@@ -60,13 +91,13 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
         return Err(DropReason::EmptyService);
     }
     let hash =
-        hash::packet(maps::seed(), &ip.addresses, ip.protocol, source, port, config.flags & CLIENT_IP != 0);
-    let choice = select::choose(&Tables, &Flow { service, config, hash, segment })
+        hash::packet(maps::seed(), &ip.addresses, ip.protocol, ports.pair, config.flags & CLIENT_IP != 0);
+    let choice = select::choose(&Tables, &Flow { service, config, hash, segment: ports.segment })
         .ok_or(DropReason::TableInconsistent)?;
     if choice.backend == NO_BACKEND {
         return Err(DropReason::EmptyService);
     }
-    send::to_backend(packet, &ip, service, config, choice.backend, hash)
+    send::to_backend(packet, ip, service, config, choice.backend, hash)
 }
 
 /// A VIP packet that no service wants.

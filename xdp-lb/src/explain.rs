@@ -102,8 +102,7 @@ fn follow<T: classify::Tables + select::Tables>(
     if vip.flags & VIP_BALANCED == 0 {
         return Ok(Outcome::Pass(PassReason::DecapVip));
     }
-    let (source, port) = (query.source.port().to_be_bytes(), query.destination.port().to_be_bytes());
-    let id = classify::service(tables, vip, query.protocol_number(), port);
+    let id = classify::service(tables, vip, query.protocol_number(), query.destination.port());
     if id == 0 {
         return unmatched(vip);
     }
@@ -121,7 +120,7 @@ fn follow<T: classify::Tables + select::Tables>(
     }
     let client_ip = config.flags & CLIENT_IP != 0;
     let seed = observed.control.seed;
-    let hash = hash::packet(seed, &addresses, query.protocol_number(), source, port, client_ip);
+    let hash = hash::packet(seed, &addresses, query.protocol_number(), query.ports(), client_ip);
     e.hash = Some(hash);
     let ring = RingView { observed, service: id, config };
     e.slot = ring.slot(tables, hash);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use xdp_lb_common::parse::{Addresses, ETHERNET_LEN, Segment, TCP, UDP, Version, v4_words, words};
+use xdp_lb_common::parse::{Addresses, ETHERNET_LEN, Ports, Segment, TCP, UDP, Version, v4_words, words};
 
 use crate::{model::Protocol, template::map_address};
 
@@ -50,6 +50,10 @@ impl Query {
             (s, d) => (Version::V6, v6_words(s), v6_words(d)),
         };
         Addresses { version, l3: ETHERNET_LEN, source, destination }
+    }
+
+    pub(super) fn ports(&self) -> u32 {
+        Ports::pair_of(self.source.port(), self.destination.port())
     }
 
     pub(super) fn protocol_number(&self) -> u8 {

@@ -11,7 +11,7 @@ use xdp_lb_common::{
     classify,
     flow::{TICKS, WAYS},
     hash::{self, FlowHash, fold},
-    parse::{Addresses, Segment, Version, words},
+    parse::{Addresses, Ports, Segment, Version, words},
     reason::{FlowEvent, Reason},
     ring::{NO_BACKEND, Slot},
     select::{self, Choice, Flow, Set},
@@ -77,8 +77,7 @@ impl Cpu<'_> {
         let Some(vip) = classify::vip(self, &addresses).filter(|vip| vip.flags & VIP_BALANCED != 0) else {
             return Sent::NotAVip;
         };
-        let (source, port) = (packet.source.1.to_be_bytes(), packet.destination.1.to_be_bytes());
-        let service = classify::service(self, vip, packet.protocol, port);
+        let service = classify::service(self, vip, packet.protocol, packet.destination.1);
         if service == 0 {
             return Sent::NoService;
         }
@@ -89,7 +88,8 @@ impl Cpu<'_> {
         }
         let client_ip = config.flags & CLIENT_IP != 0;
         let seed = self.maps.control.seed;
-        let hash = hash::packet(seed, &addresses, packet.protocol, source, port, client_ip);
+        let ports = Ports::pair_of(packet.source.1, packet.destination.1);
+        let hash = hash::packet(seed, &addresses, packet.protocol, ports, client_ip);
         let flow = Flow { service, config, hash, segment: packet.segment };
         match select::choose(self, &flow) {
             None => Sent::Inconsistent,

@@ -11,7 +11,7 @@ use xdp_lb_common::{
     decap::{AllowList, Prefix4},
     encap::constant_sum,
     hash::{self, FlowHash},
-    parse::{self, UDP, Version, words},
+    parse::{self, Ports, UDP, Version, words},
     service::{IS_UDP, NAME_LEN, Service, ServiceConfig, TRACK_EXACT},
     vip::{PAGE_PORTS, PortPage, VIP_BALANCED, VIP_USED, VipSlot, probe_start},
 };
@@ -123,7 +123,7 @@ pub fn udp(source: u16) -> Vec<u8> {
 pub fn flow_hash(source: u16) -> FlowHash {
     let packet = udp(source);
     let addresses = parse::addresses(&packet[..], parse::ETHERNET_LEN, Version::V4).unwrap();
-    hash::packet(SEED, &addresses, UDP, source.to_be_bytes(), PORT.to_be_bytes(), false)
+    hash::packet(SEED, &addresses, UDP, Ports::pair_of(source, PORT), false)
 }
 
 pub fn run(loaded: &mut Loaded, packet: &[u8]) -> (u32, Vec<u8>) {
