@@ -54,10 +54,23 @@ pub const BALANCER_MAPS: [&str; 14] = [
     TX_PORTS,
 ];
 
+/// Maps that are tables: one value that holds all elements, whose address is in the program.
+pub const TABLES: [&str; 4] = [CONTROL, VIPS, SERVICES, BACKENDS];
+
+/// The constant that stands in the program for the address of table `number` ([`TABLES`]) until the agent loads it.
+#[must_use]
+pub const fn table_mark(number: u32) -> u64 {
+    (u32::from_be_bytes(*b"xtab") as u64) << 32 | number as u64
+}
+
 /// Load-time constant: seed of the flow hash, `u64`.
 pub const CONST_SEED: &str = "SEED";
 /// Load-time constant: slots of one VIP bank minus one, `u32`.
 pub const CONST_VIP_MASK: &str = "VIP_MASK";
+/// Load-time constant: entries of [`SERVICES`] minus one, `u32`.
+pub const CONST_SERVICE_MASK: &str = "SERVICE_MASK";
+/// Load-time constant: entries of [`BACKENDS`] minus one, `u32`.
+pub const CONST_BACKEND_MASK: &str = "BACKEND_MASK";
 /// Load-time constant: sets of the flow table minus one, `u32`.
 pub const CONST_FLOW_SET_MASK: &str = "FLOW_SET_MASK";
 /// Load-time constant: jiffies are shifted right by this to give flow-table ticks, `u32`.

@@ -4,6 +4,7 @@
 //! the packet. What is arithmetic lives in `xdp-lb-common`, where it is tested without a kernel.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the xdp macro wraps documented functions in ones without documentation")]
 
 mod maps;

@@ -3,6 +3,8 @@
 //! Sizes given here are the smallest; the agent sets the real ones when it makes the maps. All that the
 //! agent changes under traffic is memory-mapped: it stores 2, 4 or 8 bytes where the kernel loads them.
 
+use core::{arch::asm, marker::PhantomData};
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, xdp_action::XDP_REDIRECT},
     btf_maps::{Array, DevMap, PerCpuArray},
@@ -16,6 +18,7 @@ use xdp_lb_common::{
     decap::AllowList,
     flow::{Admission, FlowSet, TICKS, WAYS},
     hash::{FlowHash, fold},
+    names,
     reason::{DropReason, FlowEvent, PassReason, Reason},
     ring::{RingWord, Slot},
     select,
@@ -26,16 +29,33 @@ use xdp_lb_common::{
 
 const MMAP: usize = BPF_F_MMAPABLE as usize;
 
-#[btf_map(name = "control")]
-static CONTROL: Array<Control, 1, MMAP> = Array::new();
-#[btf_map(name = "vips")]
-static VIPS: Array<VipSlot, 16, MMAP> = Array::new();
+/// A table whose address is in the program: an array map with one value that is the whole table. A lookup is a masked
+/// index, where an element of an array map is a key on the stack, a comparison with the size and a pointer that may be
+/// null.
+struct Table<T, const NUMBER: u32>(PhantomData<T>);
+
+impl<T: 'static, const NUMBER: u32> Table<T, NUMBER> {
+    /// Element `index & mask`; `mask` is a constant of the program, the table's length minus one.
+    #[inline(always)]
+    fn at(&self, index: u32, mask: u32) -> &'static T {
+        let base: *const T;
+        // SAFETY: loads a constant, which the agent makes the table's address.
+        unsafe {
+            asm!("{0} = {1} ll", out(reg) base, const names::table_mark(NUMBER), options(pure, nomem, nostack, preserves_flags));
+        }
+        // SAFETY: the map has `mask + 1` elements, or the verifier refuses the program.
+        unsafe { &*base.add((index & mask) as usize) }
+    }
+}
+
+/// Position in [`names::TABLES`].
+const CONTROL: Table<Control, 0> = Table(PhantomData);
+const VIPS: Table<VipSlot, 1> = Table(PhantomData);
+const SERVICES: Table<Service, 2> = Table(PhantomData);
+const BACKENDS: Table<Backend, 3> = Table(PhantomData);
+
 #[btf_map(name = "ports")]
 static PORTS: Array<PortPage, 16, MMAP> = Array::new();
-#[btf_map(name = "services")]
-static SERVICES: Array<Service, 16, MMAP> = Array::new();
-#[btf_map(name = "backends")]
-static BACKENDS: Array<Backend, 16, MMAP> = Array::new();
 #[btf_map(name = "rings")]
 static RINGS: Array<RingWord, 16, MMAP> = Array::new();
 #[btf_map(name = "rings_before")]
@@ -74,6 +94,10 @@ constants! {
     SEED: u64 = 0, seed;
     /// Slots of one VIP bank minus one.
     VIP_MASK: u32 = 7, vip_mask;
+    /// Entries of `services` minus one.
+    SERVICE_MASK: u32 = 7, service_mask;
+    /// Entries of `backends` minus one.
+    BACKEND_MASK: u32 = 7, backend_mask;
     /// Sets of the flow table minus one.
     FLOW_SET_MASK: u32 = 15, flow_set_mask;
     /// Jiffies to ticks.
@@ -90,7 +114,7 @@ pub struct Tables;
 impl classify::Tables for Tables {
     #[inline(always)]
     fn vip_bank(&self) -> u32 {
-        CONTROL.get(0).map_or(0, |c| c.vip_bank)
+        control().vip_bank
     }
     #[inline(always)]
     fn vip_mask(&self) -> u32 {
@@ -98,7 +122,7 @@ impl classify::Tables for Tables {
     }
     #[inline(always)]
     fn vip_slot(&self, index: u32) -> Option<&VipSlot> {
-        VIPS.get(index)
+        Some(VIPS.at(index, vip_mask() << 1 | 1))
     }
     #[inline(always)]
     fn port_page(&self, index: u32) -> Option<&PortPage> {
@@ -137,7 +161,7 @@ impl select::Tables for Tables {
     #[inline(always)]
     fn is_alive(&self, backend: u32) -> bool {
         const LIVE: u32 = BACKEND_USED | BACKEND_ALIVE;
-        BACKENDS.get(backend).is_some_and(|b| b.state & LIVE == LIVE)
+        self::backend(backend).state & LIVE == LIVE
     }
     #[inline(always)]
     fn flow_set(&self, hash: FlowHash) -> Option<MapSet> {
@@ -176,20 +200,25 @@ impl select::Tables for Tables {
 
 /// A service by id.
 #[inline(always)]
-pub fn service(id: u16) -> Option<&'static Service> {
-    SERVICES.get(u32::from(id))
+pub fn service(id: u16) -> &'static Service {
+    SERVICES.at(u32::from(id), service_mask())
 }
 
 /// A backend by its index over all rings.
 #[inline(always)]
-pub fn backend(index: u32) -> Option<&'static Backend> {
-    BACKENDS.get(index)
+pub fn backend(index: u32) -> &'static Backend {
+    BACKENDS.at(index, backend_mask())
 }
 
 /// Outer sources that may send us tunnels.
 #[inline(always)]
 pub fn tunnel_sources() -> Option<&'static AllowList> {
-    DECAP_SOURCES.get(CONTROL.get(0)?.decap_bank & 1)
+    DECAP_SOURCES.get(control().decap_bank & 1)
+}
+
+#[inline(always)]
+fn control() -> &'static Control {
+    CONTROL.at(0, 0)
 }
 
 /// Counts a forwarded packet for its service and its backend.

@@ -86,7 +86,7 @@ fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Ve
     if service == 0 {
         return unmatched(vip);
     }
-    let config = maps::service(service).ok_or(DropReason::TableInconsistent)?.config();
+    let config = maps::service(service).config();
     if config.table_size == 0 {
         return Err(DropReason::EmptyService);
     }

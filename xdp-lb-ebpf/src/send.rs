@@ -23,8 +23,7 @@ pub fn to_backend(
     hash: FlowHash,
 ) -> Result<Verdict, DropReason> {
     let local = u32::from(local);
-    let backend = maps::backend(config.backend_base + local).ok_or(DropReason::TableInconsistent)?;
-    let template = backend.template();
+    let template = maps::backend(config.backend_base + local).template();
     let len = ip.len();
     let verdict = match template.kind {
         KIND_TUNNEL => into_tunnel(packet, ip, template, hash)?,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use xdp_lb::dataplane::object;
+use xdp_lb::dataplane::{Program, object};
 use xdp_lb_common::names;
 
 use super::rows::{Row, Subject};
@@ -35,12 +35,13 @@ impl Bench {
         let (program, state) = match row.subject {
             Subject::Floor => ("bench_pass", None),
             Subject::Limit => ("bench_limit", None),
-            Subject::Balancer(state) => (names::PROGRAM_BALANCER, Some(state)),
+            Subject::Balancer(state) => (names::PROGRAM_BALANCER, Some((Program::Balancer { decap: false }, state))),
             Subject::Decap => {
-                (names::PROGRAM_DECAP, Some(State { flow_entries: 1024, dirty: false, new_flow_limit: 0 }))
+                let state = State { flow_entries: 1024, dirty: false, new_flow_limit: 0 };
+                (names::PROGRAM_DECAP, Some((Program::Decap, state)))
             }
         };
-        let mut tables = state.map(|state| Tables::load(object, state)).transpose()?;
+        let mut tables = state.map(|(program, state)| Tables::load(object, program, state)).transpose()?;
         let mut wrapper = Wrapper::load(&row, false)?;
         wrapper.point_at(subject(&mut tables, program)?)?;
         let bench = Self { row, wrapper, tables };
@@ -160,7 +161,7 @@ fn expect_counted(before: &Tally, after: &Tally, counted: Counted, packets: u64)
 /// `program`: one of the bench's own, or one of the balancer's object.
 fn subject<'a>(tables: &'a mut Option<Tables>, program: &'static str) -> Result<Target<'a>> {
     Ok(match tables {
-        Some(tables) => Target::Outside(tables.program(program)?),
+        Some(tables) => Target::Outside(tables.program()?),
         None => Target::Inside(program),
     })
 }

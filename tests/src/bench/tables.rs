@@ -4,21 +4,23 @@
 //! No agent and no plan: what is measured is the packet path, on tables that are the same on every machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
-use aya::maps::{Array, MapData, PerCpuArray};
-use aya::programs::{ProgramFd, Xdp};
-use aya::{Ebpf, EbpfLoader, Pod};
+use anyhow::{Context as _, Result};
+use aya::programs::ProgramFd;
+use xdp_lb::dataplane::{BpffsRoot, KernelMaps, Loaded, Program, Setup, Shape, load};
+use xdp_lb::model::{FlowTable, Limits};
+use xdp_lb::state::{MapOp, Maps as _, SlotChange};
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_TUNNEL, Template};
-use xdp_lb_common::control::{Control, LAYOUT, VipBank};
+use xdp_lb_common::control::VipBank;
 use xdp_lb_common::decap::{AllowList, Prefix4};
 use xdp_lb_common::encap::{V4_HEADER, constant_sum};
+use xdp_lb_common::hash;
 use xdp_lb_common::parse::words;
-use xdp_lb_common::ring::{RingWord, Slot};
+use xdp_lb_common::ring::Slot;
 use xdp_lb_common::service::{IS_UDP, Service, ServiceConfig, TRACK_EXACT};
-use xdp_lb_common::stats::{Counters, Traffic};
 use xdp_lb_common::vip::{PortPage, PortRange, VIP_BALANCED, VIP_DECAP, VIP_USED, VipSlot, probe_start};
-use xdp_lb_common::{hash, names};
 
 use crate::prog::{Tally, sum};
 
@@ -38,8 +40,6 @@ const UDP_SERVICE: u16 = 2;
 const SERVICES: u32 = 4;
 const BACKENDS: u16 = 100;
 const TABLE_SIZE: u32 = 65_537;
-const RING_WORDS: u32 = TABLE_SIZE.div_ceil(4) + 1;
-const VIP_MASK: u32 = 15;
 const ROOT_PAGES: [u32; 2] = [1, 2];
 const LEAF_PAGES: [u32; 2] = [3, 4];
 /// Where a test run's packets come in unless told otherwise: `lo`.
@@ -56,44 +56,56 @@ pub struct State {
     pub new_flow_limit: u32,
 }
 
-/// The loaded balancer.
+/// The loaded balancer under a root of its own, which goes with the value.
 pub struct Tables {
-    object: Ebpf,
+    loaded: Option<Loaded>,
+    root: BpffsRoot,
+    maps: KernelMaps,
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        drop(self.loaded.take());
+        if let Err(error) = load::remove(&self.root) {
+            eprintln!("left behind: {error}");
+        }
+    }
 }
 
 impl Tables {
-    /// Loads `xdp_lb` and `xdp_decap` from `object` and fills their maps.
+    /// Loads `program` from `object` and fills its maps.
     ///
     /// # Errors
     /// Names the map or program that failed.
-    pub fn load(object: &[u8], state: State) -> Result<Self> {
-        let flow_sets = state.flow_entries / 8;
-        let mut object = EbpfLoader::new()
-            .map_max_entries(names::VIPS, 2 * (VIP_MASK + 1))
-            .map_max_entries(names::BACKENDS, u32::from(BACKENDS))
-            .map_max_entries(names::BACKEND_STATS, u32::from(BACKENDS))
-            .map_max_entries(names::RINGS, RING_WORDS)
-            .map_max_entries(names::RINGS_BEFORE, RING_WORDS)
-            .map_max_entries(names::FLOWS, flow_sets)
-            .override_global(names::CONST_SEED, &SEED, true)
-            .override_global(names::CONST_VIP_MASK, &VIP_MASK, true)
-            .override_global(names::CONST_FLOW_SET_MASK, &(flow_sets - 1), true)
-            .load(object)
-            .context("load the balancer's object")?;
-        for name in [names::PROGRAM_BALANCER, names::PROGRAM_DECAP] {
-            program_mut(&mut object, name)?.load().with_context(|| format!("load {name}"))?;
-        }
-        let mut tables = Self { object };
+    pub fn load(object: &[u8], program: Program, state: State) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let root = BpffsRoot::new(format!("/sys/fs/bpf/xlb-bench-{}-{n}", std::process::id()));
+        let limits = Limits {
+            services: SERVICES,
+            vips: 4,
+            backends: BACKENDS.into(),
+            ring_slots: TABLE_SIZE + 3,
+            port_pages: 15,
+            backend_stats: BACKENDS.into(),
+        };
+        let flow_table = FlowTable { entries: state.flow_entries, track_window: Duration::ZERO };
+        let shape = Shape::balancer(&limits, &flow_table, load::hz()?);
+        let setup = Setup { shape, seed: SEED, program };
+        let loaded = Loaded::with_object(&root, &setup, object).inspect_err(|_| drop(load::remove(&root)))?;
+        let maps = loaded.maps()?;
+        let mut tables = Self { loaded: Some(loaded), root, maps };
         tables.fill(state)?;
         Ok(tables)
     }
 
-    /// The descriptor of one of the two programs.
+    /// The descriptor of the program.
     ///
     /// # Errors
     /// When there is no such program.
-    pub fn program(&mut self, name: &str) -> Result<&ProgramFd> {
-        Ok(program_mut(&mut self.object, name)?.fd()?)
+    pub fn program(&mut self) -> Result<&ProgramFd> {
+        let loaded = self.loaded.as_mut().context("the program is gone")?;
+        Ok(loaded.program()?.fd()?)
     }
 
     /// Everything counted so far.
@@ -101,71 +113,42 @@ impl Tables {
     /// # Errors
     /// Names the map that could not be read.
     pub fn tally(&self) -> Result<Tally> {
-        let counters: Counters = self.per_cpu_sum(names::COUNTERS, 0..1)?;
-        Ok(Tally { counters, forwarded: self.per_cpu_sum::<Traffic>(names::SVC_STATS, 0..SERVICES)? })
-    }
-
-    fn per_cpu_sum<T: Pod + bytemuck::Pod>(&self, name: &str, keys: std::ops::Range<u32>) -> Result<T> {
-        let map = self.object.map(name).ok_or_else(|| anyhow!("no map {name}"))?;
-        let map: PerCpuArray<_, T> = PerCpuArray::try_from(map).with_context(|| format!("open {name}"))?;
-        let mut values = Vec::new();
-        for key in keys {
-            values.extend(map.get(&key, 0).with_context(|| format!("read {name}[{key}]"))?.iter().copied());
-        }
-        Ok(sum(values))
-    }
-
-    fn array<T: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
-        let map = self.object.map_mut(name).ok_or_else(|| anyhow!("no map {name}"))?;
-        Array::try_from(map).with_context(|| format!("open {name}"))
-    }
-
-    fn put<T: Pod>(&mut self, name: &str, entries: impl IntoIterator<Item = (u32, T)>) -> Result<()> {
-        let mut array = self.array(name)?;
-        for (key, value) in entries {
-            array.set(key, value, 0).with_context(|| format!("write {name}[{key}]"))?;
-        }
-        Ok(())
+        let traffic = [TCP_SERVICE, UDP_SERVICE].map(|id| self.maps.service_traffic(id));
+        let traffic = traffic.into_iter().collect::<Result<Vec<_>, _>>().context("read svc_stats")?;
+        Ok(Tally { counters: self.maps.counters().context("read counters")?, forwarded: sum(traffic) })
     }
 
     fn fill(&mut self, state: State) -> Result<()> {
-        self.put(names::BACKENDS, (0..BACKENDS).map(|local| (u32::from(local), backend(local))))?;
-        let now = |slot| if state.dirty { Slot::dirty(member(slot)).0 } else { Slot::clean(member(slot)).0 };
+        let mut ops: Vec<MapOp> = (0..BACKENDS)
+            .map(|local| MapOp::PutBackend { index: local.into(), entry: Box::new(backend(local)) })
+            .collect();
+        let slots: Vec<u16> = (0..TABLE_SIZE).map(member).collect();
         // All that changed is the dirty bit: rows with and without it send the same packets to the same backends.
-        self.put(names::RINGS, ring(now))?;
-        self.put(names::RINGS_BEFORE, ring(member))?;
-        self.put(
-            names::SERVICES,
-            [(TCP_SERVICE, 0), (UDP_SERVICE, TRACK_EXACT | IS_UDP)]
-                .map(|(id, flags)| (u32::from(id), service(flags, state.new_flow_limit))),
-        )?;
+        let dirty = slots.iter().zip(0..).filter(|_| state.dirty);
+        let changes = dirty.map(|(&now, slot)| SlotChange { slot, before: None, now: Slot::dirty(now).0 }).collect();
+        ops.push(MapOp::PutRing { base: 0, slots });
+        ops.push(MapOp::SetSlots { base: 0, changes });
+        for (id, flags) in [(TCP_SERVICE, 0), (UDP_SERVICE, TRACK_EXACT | IS_UDP)] {
+            ops.push(MapOp::PutService { id, entry: Box::new(service(flags, state.new_flow_limit)) });
+        }
         let [high, low] = PORT.to_be_bytes().map(usize::from);
         for ((root, leaf), id) in ROOT_PAGES.into_iter().zip(LEAF_PAGES).zip([TCP_SERVICE, UDP_SERVICE]) {
-            self.put(names::PORTS, [(root, page(high, leaf as u16)), (leaf, page(low, id))])?;
+            ops.push(MapOp::PutPage { page: root, content: Box::new(page(high, leaf as u16)) });
+            ops.push(MapOp::PutPage { page: leaf, content: Box::new(page(low, id)) });
         }
-        self.put(names::VIPS, vips())?;
-        self.put(names::DECAP_SOURCES, [(0, sources())])?;
-        self.put(
-            names::CONTROL,
-            [(0, Control { vip_bank: VipBank::default().pack(), layout: LAYOUT, ..Control::default() })],
-        )
+        let bank = VipBank { bank: 1, salt: 0 };
+        ops.push(MapOp::PutVips { bank: bank.bank, slots: vips(self.maps.capacity().vip_slots) });
+        ops.push(MapOp::SwitchVips { word: bank.pack() });
+        ops.push(MapOp::SetSources { list: Box::new(sources()) });
+        ops.iter().try_for_each(|op| self.maps.apply(op)).context("fill the tables")
     }
 }
 
 const SEED: u64 = 0x5eed_5eed_5eed_5eed;
 
-fn program_mut<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    let program = object.program_mut(name).ok_or_else(|| anyhow!("no program {name} in the object"))?;
-    program.try_into().with_context(|| format!("{name} as an XDP program"))
-}
-
 /// A balanced table without Maglev's properties, which cost nothing on the packet path.
 fn member(slot: u32) -> u16 {
     (hash::mix(u64::from(slot)) % u64::from(BACKENDS)) as u16
-}
-
-fn ring(slot: impl Fn(u32) -> u16) -> impl Iterator<Item = (u32, RingWord)> {
-    (0..RING_WORDS).map(move |word| (word, RingWord { slots: [0, 1, 2, 3].map(|i| slot(4 * word + i)) }))
 }
 
 fn backend(local: u16) -> Backend {
@@ -225,10 +208,10 @@ fn page(index: usize, value: u16) -> PortPage {
     page
 }
 
-/// Bank 0: every VIP in the first free slot of its probe sequence.
-fn vips() -> Vec<(u32, VipSlot)> {
+/// A bank: every VIP in the first free slot of its probe sequence.
+fn vips(len: u32) -> Vec<VipSlot> {
     let balanced = VIP_USED | VIP_BALANCED;
-    let mut slots: Vec<(u32, VipSlot)> = Vec::new();
+    let mut slots = vec![VipSlot::default(); len as usize];
     for (address, flags) in [
         (IpAddr::V4(VIP), balanced),
         (IpAddr::V6(VIP_V6), balanced),
@@ -238,16 +221,16 @@ fn vips() -> Vec<(u32, VipSlot)> {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
         };
-        let mut index = probe_start(words(&address), 0) & VIP_MASK;
-        while slots.iter().any(|&(taken, _)| taken == index) {
-            index = (index + 1) & VIP_MASK;
+        let mut index = (probe_start(words(&address), 0) & (len - 1)) as usize;
+        while slots[index].flags != 0 {
+            index = (index + 1) % slots.len();
         }
         let [tcp_root, udp_root] = ROOT_PAGES;
         let ranges = [TCP_SERVICE, UDP_SERVICE].map(|service| {
             let only = PortRange { first: PORT, last: PORT, service, reserved: 0 };
             [only, PortRange::default()]
         });
-        slots.push((index, VipSlot { address, tcp_root, udp_root, flags, reserved: 0, ranges }));
+        slots[index] = VipSlot { address, tcp_root, udp_root, flags, reserved: 0, ranges };
     }
     slots
 }

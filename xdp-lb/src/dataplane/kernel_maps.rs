@@ -115,7 +115,7 @@ impl KernelMaps {
             return Err(OpenError::NothingPinned(root.clone()));
         }
         let open = Opener { root, writable: access == Access::Write };
-        let control = open.mapped::<Control>(names::CONTROL)?;
+        let control = open.table::<Control>(names::CONTROL)?;
         let layout = control.load_u32(0, offset_of!(Control, layout)).unwrap_or(0);
         if layout != LAYOUT {
             return Err(OpenError::Layout { root: root.clone(), found: layout });
@@ -123,10 +123,10 @@ impl KernelMaps {
         let mut maps = Self {
             capacity: open.capacity()?,
             control,
-            vips: open.mapped(names::VIPS)?,
+            vips: open.table(names::VIPS)?,
             ports: open.mapped(names::PORTS)?,
-            services: open.mapped(names::SERVICES)?,
-            backends: open.mapped(names::BACKENDS)?,
+            services: open.table(names::SERVICES)?,
+            backends: open.table(names::BACKENDS)?,
             rings: open.mapped(names::RINGS)?,
             rings_before: open.mapped(names::RINGS_BEFORE)?,
             flows: open.mapped(names::FLOWS)?,
@@ -494,6 +494,19 @@ impl Opener<'_> {
         self.data(name).map(|(_, elements)| elements)
     }
 
+    /// Elements of a table: an array map with one value.
+    fn table_len<T>(&self, name: &'static str) -> Result<u32, OpenError> {
+        let (data, _) = self.data(name)?;
+        let info = data.info().map_err(|e| self.error(name, errors::map(e)))?;
+        Ok(info.value_size() / size_of::<T>() as u32)
+    }
+
+    fn table<T: Pod>(&self, name: &'static str) -> Result<Mapped<T>, OpenError> {
+        let (data, _) = self.data(name)?;
+        let len = self.table_len::<T>(name)?;
+        Mapped::new(data.fd().as_fd(), len, self.writable).map_err(|e| self.error(name, e))
+    }
+
     fn mapped<T: Pod>(&self, name: &'static str) -> Result<Mapped<T>, OpenError> {
         let (data, elements) = self.data(name)?;
         let size = data.info().map_err(|e| self.error(name, errors::map(e)))?.value_size() as usize;
@@ -515,10 +528,10 @@ impl Opener<'_> {
 
     fn capacity(&self) -> Result<Capacity, OpenError> {
         Ok(Capacity {
-            services: self.elements(names::SERVICES)?,
-            vip_slots: self.elements(names::VIPS)? / 2,
+            services: self.table_len::<Service>(names::SERVICES)?,
+            vip_slots: self.table_len::<VipSlot>(names::VIPS)? / 2,
             port_pages: self.elements(names::PORTS)?,
-            backends: self.elements(names::BACKENDS)?,
+            backends: self.table_len::<Backend>(names::BACKENDS)?,
             ring_slots: self.elements(names::RINGS)?.saturating_mul(4),
             flow_sets: self.elements(names::FLOWS)?,
             backend_stats: self.elements(names::BACKEND_STATS)?,

@@ -10,7 +10,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -25,8 +25,9 @@ use xdp_lb_common::{
 };
 
 use super::{
-    attach, errors,
+    attach, btf, errors,
     kernel_maps::{Access, KernelMaps, OpenError},
+    linker,
     mapped::Mapped,
     object,
     root::BpffsRoot,
@@ -136,6 +137,9 @@ pub enum LoadError {
     /// The object could not be brought into the kernel.
     #[error("load the kernel half: {}", chain(.0))]
     Object(aya::EbpfError),
+    /// The object does not use a table: a broken build.
+    #[error("the kernel half does not name all of its tables")]
+    Unmarked,
     /// The kernel refused the program.
     #[error("load program {name}: {source}\n{log}")]
     Program {
@@ -192,6 +196,14 @@ impl Loaded {
     /// # Errors
     /// [`LoadError`]; what was pinned before is as it was.
     pub fn open_or_create(root: &BpffsRoot, setup: &Setup) -> Result<Self, LoadError> {
+        Self::with_object(root, setup, object::BALANCER)
+    }
+
+    /// The same with another build of the kernel half.
+    ///
+    /// # Errors
+    /// [`LoadError`]; what was pinned before is as it was.
+    pub fn with_object(root: &BpffsRoot, setup: &Setup, object: &[u8]) -> Result<Self, LoadError> {
         sys::lift_memlock();
         make_directory(root.path())?;
         if !sys::is_bpffs(root.path()).map_err(pin("look at", root.path()))? {
@@ -202,10 +214,10 @@ impl Loaded {
         let took_over = is_whole(root)?;
         let loaded = if took_over {
             check(root, setup)?;
-            load(setup, &root.maps())
+            load(object, setup, &root.maps())
         } else {
             remove_tree(&root.maps())?;
-            create(root, setup).inspect_err(|_| drop(remove_tree(&root.new_maps())))
+            create(root, setup, object).inspect_err(|_| drop(remove_tree(&root.new_maps())))
         };
         let mut loaded =
             Self { root: root.clone(), ebpf: loaded?, program: setup.program.name(), took_over, _lock: lock };
@@ -284,32 +296,55 @@ pub fn hz() -> Result<u32, LoadError> {
 }
 
 /// Loads object and program on the maps below `maps`; those that are missing are made and pinned there.
-fn load(setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
+fn load(object: &[u8], setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
     let Setup { shape, seed, program } = setup;
     let control = shape.control(*seed);
     let decap = u32::from(*program == Program::Balancer { decap: true });
+    let (service_mask, backend_mask) = (shape.capacity.services - 1, shape.capacity.backends - 1);
+    let specs = shape.maps();
+    let mut tables = Vec::new();
+    for name in names::TABLES {
+        tables.extend(specs.iter().find(|spec| spec.name == name).map(|spec| table(spec, maps)).transpose()?);
+    }
+    let descriptors = std::array::from_fn(|n| tables.get(n).map_or(-1, |table| table.as_raw_fd()));
+    let linked = linker::link(object, &descriptors).ok_or(LoadError::Unmarked)?;
     let mut loader = EbpfLoader::new();
     loader
         .override_global(names::CONST_SEED, seed, true)
         .override_global(names::CONST_VIP_MASK, &control.vip_mask, true)
+        .override_global(names::CONST_SERVICE_MASK, &service_mask, true)
+        .override_global(names::CONST_BACKEND_MASK, &backend_mask, true)
         .override_global(names::CONST_FLOW_SET_MASK, &control.flow_set_mask, true)
         .override_global(names::CONST_TICK_SHIFT, &control.tick_shift, true)
         .override_global(names::CONST_SECOND_SHIFT, &control.second_shift, true)
         .override_global(names::CONST_DECAP, &decap, true);
-    for map in shape.maps() {
+    for map in specs.iter().filter(|spec| spec.kind != MapKind::Table) {
         loader.map_max_entries(map.name, map.max_entries).map_pin_path(map.name, maps.join(map.name));
     }
-    let mut ebpf = loader.load(object::BALANCER).map_err(LoadError::Object)?;
+    let mut ebpf = loader.load(linked.bytes()).map_err(LoadError::Object)?;
     let name = program.name();
     self::program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
     Ok(ebpf)
 }
 
+/// The table's map from its pin, or a new one, pinned.
+fn table(spec: &MapSpec, maps: &Path) -> Result<OwnedFd, LoadError> {
+    let path = maps.join(spec.name);
+    if path.exists() {
+        return sys::pinned(&path).map_err(pin("open", &path));
+    }
+    let error = |source| LoadError::Map { name: spec.name, source };
+    let types = btf::table(spec.name, spec.max_entries).ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+    let map = sys::create_array(spec.name, spec.value_size * spec.max_entries, MMAPABLE, &types).map_err(error)?;
+    sys::pin(&map, &path).map_err(pin("pin the new map to", &path))?;
+    Ok(map)
+}
+
 /// Makes the maps beside their place, and moves them there when nothing can fail any more.
-fn create(root: &BpffsRoot, setup: &Setup) -> Result<Ebpf, LoadError> {
+fn create(root: &BpffsRoot, setup: &Setup, object: &[u8]) -> Result<Ebpf, LoadError> {
     let new = root.new_maps();
     make_directory(&new)?;
-    let ebpf = load(setup, &new)?;
+    let ebpf = load(object, setup, &new)?;
     let control = open_control(&new)?;
     control
         .write(0, &setup.shape.control(setup.seed))
@@ -364,19 +399,23 @@ fn check(root: &BpffsRoot, setup: &Setup) -> Result<(), LoadError> {
 fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64); 5], LoadError> {
     let error = |e| LoadError::Map { name: spec.name, source: errors::map(e) };
     let kind = match spec.kind {
-        MapKind::MappedArray | MapKind::Array => MapType::Array,
+        MapKind::Table | MapKind::MappedArray | MapKind::Array => MapType::Array,
         MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::DevMap => MapType::DevMap,
     };
     let found_kind = info.map_type().map_err(error)?;
-    // A device map's value is 4 bytes on kernels before 5.8, and which it is here says nothing about us.
-    let value_size = if spec.kind == MapKind::DevMap { info.value_size() } else { spec.value_size };
-    let mmapable = if spec.kind == MapKind::MappedArray { MMAPABLE } else { 0 };
+    let (value_size, entries) = match spec.kind {
+        MapKind::Table => (spec.value_size * spec.max_entries, 1),
+        // A device map's value is 4 bytes on kernels before 5.8, and which it is here says nothing about us.
+        MapKind::DevMap => (info.value_size(), spec.max_entries),
+        MapKind::MappedArray | MapKind::Array | MapKind::PerCpuArray => (spec.value_size, spec.max_entries),
+    };
+    let mmapable = if matches!(spec.kind, MapKind::Table | MapKind::MappedArray) { MMAPABLE } else { 0 };
     Ok([
         ("the map type", found_kind as u64, kind as u64),
         ("the key size", info.key_size().into(), 4),
         ("the value size", info.value_size().into(), value_size.into()),
-        ("the number of entries", info.max_entries().into(), spec.max_entries.into()),
+        ("the number of entries", info.max_entries().into(), entries.into()),
         ("the mmapable flag", (info.map_flags() & MMAPABLE).into(), mmapable.into()),
     ])
 }

@@ -11,8 +11,10 @@
 //! `mapped` and `sys` hold all the `unsafe`: map memory in one, system calls in the other.
 
 pub mod attach;
+mod btf;
 mod errors;
 pub mod kernel_maps;
+mod linker;
 pub mod load;
 mod mapped;
 mod netlink_xdp;

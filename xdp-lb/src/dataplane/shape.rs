@@ -30,6 +30,8 @@ const MIN_TICK_SECONDS: u64 = 4;
 /// Kind of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
+    /// One value in shared memory that holds all elements. [`MapSpec::value_size`] is an element's.
+    Table,
     /// An array in shared memory.
     MappedArray,
     /// An array that only programs write.
@@ -47,7 +49,7 @@ pub struct MapSpec {
     pub name: &'static str,
     /// Kind.
     pub kind: MapKind,
-    /// Bytes of a value; a device map's depends on the kernel and counts as 8.
+    /// Bytes of an element; a device map's depends on the kernel and counts as 8.
     pub value_size: u32,
     /// Elements.
     pub max_entries: u32,
@@ -60,7 +62,7 @@ impl MapSpec {
         let value = u64::from(self.value_size.next_multiple_of(8)) * u64::from(self.max_entries);
         match self.kind {
             MapKind::PerCpuArray => value * u64::from(cpus),
-            MapKind::MappedArray | MapKind::Array | MapKind::DevMap => value,
+            MapKind::Table | MapKind::MappedArray | MapKind::Array | MapKind::DevMap => value,
         }
     }
 }
@@ -84,10 +86,10 @@ impl Shape {
     pub fn balancer(limits: &Limits, flow_table: &FlowTable, hz: u32) -> Self {
         Self::new(
             Capacity {
-                services: limits.services + 1,
+                services: (limits.services + 1).next_power_of_two(),
                 vip_slots: vip_slots(limits),
                 port_pages: limits.port_pages + 1,
-                backends: limits.backends.max(1),
+                backends: limits.backends.max(1).next_power_of_two(),
                 ring_slots: limits.ring_slots.max(1).next_multiple_of(4),
                 flow_sets: (flow_table.entries / WAYS as u32).next_power_of_two().max(16),
                 backend_stats: limits.backend_stats.max(1),
@@ -122,7 +124,7 @@ impl Shape {
     /// All maps.
     #[must_use]
     pub fn maps(&self) -> [MapSpec; 14] {
-        use MapKind::{Array, DevMap, MappedArray, PerCpuArray};
+        use MapKind::{Array, DevMap, MappedArray, PerCpuArray, Table};
         let c = &self.capacity;
         let map = |name, kind, value_size: usize, max_entries| MapSpec {
             name,
@@ -131,11 +133,11 @@ impl Shape {
             max_entries,
         };
         [
-            map(names::CONTROL, MappedArray, size_of::<Control>(), 1),
-            map(names::VIPS, MappedArray, size_of::<VipSlot>(), 2 * c.vip_slots),
+            map(names::CONTROL, Table, size_of::<Control>(), 1),
+            map(names::VIPS, Table, size_of::<VipSlot>(), 2 * c.vip_slots),
             map(names::PORTS, MappedArray, size_of::<PortPage>(), c.port_pages),
-            map(names::SERVICES, MappedArray, size_of::<Service>(), c.services),
-            map(names::BACKENDS, MappedArray, size_of::<Backend>(), c.backends),
+            map(names::SERVICES, Table, size_of::<Service>(), c.services),
+            map(names::BACKENDS, Table, size_of::<Backend>(), c.backends),
             map(names::RINGS, MappedArray, size_of::<RingWord>(), c.ring_slots / 4),
             map(names::RINGS_BEFORE, MappedArray, size_of::<RingWord>(), c.ring_slots / 4),
             map(names::FLOWS, MappedArray, size_of::<FlowSet>(), c.flow_sets),
@@ -234,10 +236,10 @@ mod tests {
         let flow_table = FlowTable { entries: 1 << 20, track_window: Duration::ZERO };
         let shape = Shape::balancer(&limits, &flow_table, 250);
         let c = shape.capacity;
-        assert_eq!((c.vip_slots, c.ring_slots, c.flow_sets, c.services), (64, 65_540, 1 << 17, 4097));
+        assert_eq!((c.vip_slots, c.ring_slots, c.flow_sets, c.services), (64, 65_540, 1 << 17, 8192));
         let bytes = |name| shape.maps().iter().find(|m| m.name == name).unwrap().bytes(2);
         assert_eq!(bytes(names::FLOWS), 8 << 20);
         assert_eq!(bytes(names::RINGS), 65_540 * 2);
-        assert_eq!(bytes(names::SVC_STATS), 4097 * 16 * 2);
+        assert_eq!(bytes(names::SVC_STATS), 8192 * 16 * 2);
     }
 }

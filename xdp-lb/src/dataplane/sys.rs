@@ -15,14 +15,20 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 
+use super::btf::MapTypes;
+
+const BPF_MAP_CREATE: u32 = 0;
 const BPF_MAP_DELETE_ELEM: u32 = 3;
 const BPF_PROG_LOAD: u32 = 5;
+const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
 const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_BTF_LOAD: u32 = 18;
 const BPF_LINK_GET_FD_BY_ID: u32 = 30;
 const BPF_LINK_GET_NEXT_ID: u32 = 31;
 const BPF_LINK_DETACH: u32 = 34;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const BPF_LINK_TYPE_XDP: u32 = 6;
 /// `bpf_jiffies64`.
@@ -158,7 +164,11 @@ pub fn detach_link_of(program: u32, ifindex: u32) -> io::Result<()> {
     detach_link(&found.ok_or(io::ErrorKind::NotFound)?)
 }
 
-fn pinned(path: &Path) -> io::Result<OwnedFd> {
+/// Opens what is pinned at `path`.
+///
+/// # Errors
+/// What `bpf(2)` says.
+pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut get = ObjGet { path: path.as_ptr().addr() as u64, ..Zeroable::zeroed() };
     // SAFETY: `path` is a terminated string that outlives the call.
@@ -169,6 +179,48 @@ fn detach_link(link: &OwnedFd) -> io::Result<()> {
     let mut detach = Fd { fd: link.as_raw_fd() as u32 };
     // SAFETY: no pointers.
     unsafe { bpf(BPF_LINK_DETACH, &mut detach) }.map(drop)
+}
+
+/// Makes an array map with one value of `value_size` bytes, and tells the kernel its types.
+///
+/// # Errors
+/// What `bpf(2)` says: `E2BIG` for a value of more than 4 MiB on kernels before 6.7.
+pub fn create_array(name: &str, value_size: u32, flags: u32, types: &MapTypes) -> io::Result<OwnedFd> {
+    let mut load = BtfLoad {
+        blob: types.blob.as_ptr().addr() as u64,
+        size: types.blob.len() as u32,
+        ..Zeroable::zeroed()
+    };
+    // SAFETY: the blob outlives the call and is as long as said.
+    let btf = unsafe { bpf_fd(BPF_BTF_LOAD, &mut load) }?;
+    let mut create = MapCreate {
+        kind: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size,
+        max_entries: 1,
+        flags,
+        btf: btf.as_raw_fd() as u32,
+        btf_key: types.key,
+        btf_value: types.value,
+        ..Zeroable::zeroed()
+    };
+    for (to, from) in create.name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(BPF_MAP_CREATE, &mut create) }
+}
+
+/// Pins an object at `path`.
+///
+/// # Errors
+/// What `bpf(2)` says.
+pub fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut pin =
+        ObjGet { path: path.as_ptr().addr() as u64, fd: object.as_raw_fd() as u32, ..Zeroable::zeroed() };
+    // SAFETY: `path` is a terminated string that outlives the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut pin) }.map(drop)
 }
 
 /// Deletes an element of a map with 4-byte keys; one that is not there is no error.
@@ -278,6 +330,34 @@ struct ObjGet {
     path: u64,
     fd: u32,
     flags: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct BtfLoad {
+    blob: u64,
+    log: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+    reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    btf: u32,
+    btf_key: u32,
+    btf_value: u32,
 }
 
 #[repr(C)]
