@@ -16,10 +16,12 @@ pub const BACKEND_DRAINING: u32 = 4;
 
 /// No next hop: packets are dropped and counted.
 pub const KIND_UNRESOLVED: u8 = 0;
-/// The header is valid.
-pub const KIND_TUNNEL: u8 = 1;
+/// An IPv4 header.
+pub const KIND_IPV4: u8 = 1;
+/// An IPv6 header.
+pub const KIND_IPV6: u8 = 2;
 /// This node is the backend: the inner packet goes up the stack as it is.
-pub const KIND_LOCAL: u8 = 2;
+pub const KIND_LOCAL: u8 = 3;
 
 /// Longest header: Ethernet and IPv6.
 pub const HEADER_LEN: usize = 54;
@@ -32,23 +34,29 @@ pub struct Template {
     /// complemented, of the constant header fields; length, TOS and host bits of the source are zero.
     /// The inner protocol (4 or 41) is filled in by the packet path.
     pub bytes: [u8; HEADER_LEN],
-    /// Low bits of the source address that come from the flow: 0..=32 for IPv4, 0..=64 for IPv6.
-    pub source_bits: u8,
+    /// 63 minus the low bits of the source address that come from the flow: 0..=32 for IPv4, 0..=63 for IPv6.
+    pub source_shift: u8,
     /// `KIND_*`.
     pub kind: u8,
-    /// Header length: 34 or 54.
-    pub len: u8,
     /// Bits of the inner TOS that are copied: 0xff copies DSCP and ECN, 0x03 only ECN.
     pub tos_keep: u8,
     /// Bits of TOS that are set.
     pub tos_set: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Longest inner packet in bytes.
+    pub max_inner: u16,
     /// Interface that the packet leaves by.
     pub ifindex: u32,
 }
 
 const _: () = assert!(size_of::<Template>() == 64);
+
+impl Template {
+    /// True when packets leave in a tunnel.
+    #[must_use]
+    pub const fn is_tunnel(&self) -> bool {
+        matches!(self.kind, KIND_IPV4 | KIND_IPV6)
+    }
+}
 
 /// A member of a ring. 192 bytes.
 #[repr(C)]

@@ -10,8 +10,8 @@ use crate::{
 pub trait Tables {
     /// Bank and salt of the live VIP table, from [`crate::control::Control::vip_bank`].
     fn vip_bank(&self) -> u32;
-    /// Slots of one bank minus one.
-    fn vip_mask(&self) -> u32;
+    /// Slots of one bank, a power of two.
+    fn vip_slots(&self) -> u32;
     /// Element of the `vips` map.
     fn vip_slot(&self, index: u32) -> Option<&VipSlot>;
     /// Element of the `ports` map.
@@ -27,11 +27,11 @@ pub fn vip<'a, T: Tables>(tables: &'a T, packet: &Addresses) -> Option<&'a VipSl
         return None;
     }
     let live = crate::control::VipBank::unpack(tables.vip_bank());
-    let mask = tables.vip_mask();
-    let base = live.bank * (mask + 1);
+    let slots = tables.vip_slots();
+    let base = live.bank * slots;
     let start = probe_start(address, live.salt);
     for probe in 0..MAX_PROBES {
-        let slot = tables.vip_slot(base + ((start + probe) & mask))?;
+        let slot = tables.vip_slot(base + ((start + probe) & (slots - 1)))?;
         if slot.flags & VIP_USED == 0 {
             return None;
         }

@@ -12,7 +12,7 @@ use crate::{
     backend::Template,
     checksum,
     hash::FlowHash,
-    parse::{IPIP, IPV4_LEN, IPV6_IN_IP, IPV6_LEN, Version},
+    parse::{IPIP, IPV4_LEN, IPV6_IN_IP, IPV6_LEN, Version, be16, part},
 };
 
 /// Ethernet and IPv4.
@@ -43,12 +43,11 @@ impl Inner {
     }
 }
 
-/// True when the tunnel's length fields can hold the packet.
+/// True when the tunnel can hold the packet.
 #[must_use]
 #[inline(always)]
 pub const fn fits(template: &Template, inner_len: usize) -> bool {
-    let outer = if template.len as usize == V4_HEADER { IPV4_LEN } else { 0 };
-    inner_len + outer <= u16::MAX as usize
+    inner_len <= template.max_inner as usize
 }
 
 /// Writes an Ethernet and an outer IPv4 header. The caller has checked [`fits`].
@@ -57,13 +56,10 @@ pub fn write_v4(out: &mut [u8; V4_HEADER], template: &Template, inner: &Inner) {
     *out = *head(template);
     let tos = inner.tos & template.tos_keep | template.tos_set;
     let len = inner.len.wrapping_add(IPV4_LEN as u16);
-    let base = u32::from_be_bytes([out[26], out[27], out[28], out[29]]);
-    let bits = low_bits(template.source_bits) & inner.hash.entropy();
-    let host = bits as u32;
-    let constant = u16::from_be_bytes([template.bytes[24], template.bytes[25]]);
-    let sum =
-        constant as u32 + tos as u32 + len as u32 + inner.protocol() as u32 + (host >> 16) + (host & 0xffff);
-    let source = base | host;
+    let bits = host_bits(template, inner);
+    let source = u32::from_be_bytes(part::<26, 4, _>(&template.bytes)) | bits as u32;
+    let constant = be16::<24, _>(&template.bytes) as u32 + inner.protocol() as u32;
+    let sum = constant + tos as u32 + len as u32 + (bits >> 16) as u32 + (bits & 0xffff) as u32;
     out[15] = tos;
     out[16..18].copy_from_slice(&len.to_be_bytes());
     out[23] = inner.protocol();
@@ -78,8 +74,7 @@ pub fn write_v6(out: &mut [u8; V6_HEADER], template: &Template, inner: &Inner) {
     let tos = inner.tos & template.tos_keep | template.tos_set;
     let label = (inner.hash.entropy() >> 44) as u32;
     let first = 6 << 28 | (tos as u32) << 20 | label & 0xf_ffff;
-    let base = u64::from_be_bytes([out[30], out[31], out[32], out[33], out[34], out[35], out[36], out[37]]);
-    let source = base | low_bits(template.source_bits) & inner.hash.entropy();
+    let source = u64::from_be_bytes(part::<30, 8, _>(&template.bytes)) | host_bits(template, inner);
     out[14..18].copy_from_slice(&first.to_be_bytes());
     out[18..20].copy_from_slice(&inner.len.to_be_bytes());
     out[20] = inner.protocol();
@@ -106,11 +101,10 @@ fn head<const N: usize>(template: &Template) -> &[u8; N] {
     }
 }
 
-/// `bits` ones, 0..=64: BPF takes shifts modulo 64, so 64 is done in two halves.
+/// The bits of the source address that come from the flow. In two steps: BPF takes shifts modulo 64.
 #[inline(always)]
-const fn low_bits(bits: u8) -> u64 {
-    let half = bits as u32 >> 1;
-    (1u64.wrapping_shl(half).wrapping_shl(bits as u32 - half)).wrapping_sub(1)
+const fn host_bits(template: &Template, inner: &Inner) -> u64 {
+    (inner.hash.entropy() >> 1) >> (template.source_shift & 63)
 }
 
 const _: () = assert!(V4_HEADER == crate::parse::ETHERNET_LEN + IPV4_LEN);
@@ -121,12 +115,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn low_bits_of_every_length() {
-        assert_eq!(low_bits(0), 0);
-        assert_eq!(low_bits(1), 1);
-        assert_eq!(low_bits(16), 0xffff);
-        assert_eq!(low_bits(32), 0xffff_ffff);
-        assert_eq!(low_bits(63), u64::MAX >> 1);
-        assert_eq!(low_bits(64), u64::MAX);
+    fn host_bits_of_every_length() {
+        let inner = Inner { version: Version::V4, len: 0, tos: 0, hash: FlowHash(u64::MAX) };
+        for bits in 0..=63u8 {
+            let template = Template { source_shift: 63 - bits, ..bytemuck::Zeroable::zeroed() };
+            assert_eq!(host_bits(&template, &inner), (1 << bits) - 1, "{bits}");
+        }
     }
 }

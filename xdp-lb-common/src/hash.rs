@@ -115,13 +115,7 @@ pub const fn ports(pair: u32, protocol: u8) -> u64 {
 /// The hash of a packet's flow: the five-tuple, or the source address alone where the affinity says so.
 #[must_use]
 #[inline(always)]
-pub const fn packet(
-    seed: u64,
-    addresses: &Addresses,
-    protocol: u8,
-    ports: u32,
-    client_ip: bool,
-) -> FlowHash {
+pub const fn packet(seed: u64, addresses: &Addresses, protocol: u8, ports: u32, client_ip: bool) -> FlowHash {
     let to = if client_ip { [0, 0] } else { addresses.destination };
     let pair = match addresses.version {
         Version::V4 => addresses.source[1] & !0xffff_ffff | to[1] >> 32,

@@ -25,11 +25,11 @@ pub const RINGS_BEFORE: &str = "rings_before";
 pub const FLOWS: &str = "flows";
 /// New flows remembered in the running second, by service id: [`crate::flow::Admission`].
 pub const ADMISSIONS: &str = "admissions";
-/// Per CPU, one [`crate::stats::Counters`].
+/// One [`crate::stats::Counters`] for each CPU.
 pub const COUNTERS: &str = "counters";
-/// Per CPU, [`crate::stats::Traffic`] by service id.
+/// [`crate::stats::Traffic`] for each CPU by service id; see [`crate::stats`].
 pub const SVC_STATS: &str = "svc_stats";
-/// Per CPU, [`crate::stats::Traffic`] by `stats_base + ring-local index`.
+/// [`crate::stats::Traffic`] for each CPU by `stats_base + ring-local index`; see [`crate::stats`].
 pub const BACKEND_STATS: &str = "backend_stats";
 /// Outer sources that may send us tunnels: [`crate::decap::AllowList`].
 pub const DECAP_SOURCES: &str = "decap_sources";
@@ -55,27 +55,76 @@ pub const BALANCER_MAPS: [&str; 14] = [
 ];
 
 /// Maps that are tables: one value that holds all elements, whose address is in the program.
-pub const TABLES: [&str; 4] = [CONTROL, VIPS, SERVICES, BACKENDS];
+pub const TABLES: [&str; 7] = [CONTROL, VIPS, SERVICES, BACKENDS, COUNTERS, SVC_STATS, BACKEND_STATS];
 
-/// The constant that stands in the program for the address of table `number` ([`TABLES`]) until the agent loads it.
+/// What stands in the program for the address of table `number` ([`TABLES`]) until the agent loads it.
 #[must_use]
 pub const fn table_mark(number: u32) -> u64 {
     (u32::from_be_bytes(*b"xtab") as u64) << 32 | number as u64
 }
 
-/// Load-time constant: seed of the flow hash, `u64`.
-pub const CONST_SEED: &str = "SEED";
-/// Load-time constant: slots of one VIP bank minus one, `u32`.
-pub const CONST_VIP_MASK: &str = "VIP_MASK";
-/// Load-time constant: entries of [`SERVICES`] minus one, `u32`.
-pub const CONST_SERVICE_MASK: &str = "SERVICE_MASK";
-/// Load-time constant: entries of [`BACKENDS`] minus one, `u32`.
-pub const CONST_BACKEND_MASK: &str = "BACKEND_MASK";
-/// Load-time constant: sets of the flow table minus one, `u32`.
-pub const CONST_FLOW_SET_MASK: &str = "FLOW_SET_MASK";
-/// Load-time constant: jiffies are shifted right by this to give flow-table ticks, `u32`.
-pub const CONST_TICK_SHIFT: &str = "TICK_SHIFT";
-/// Load-time constant: jiffies are shifted right by this to give the admission's second, `u32`.
-pub const CONST_SECOND_SHIFT: &str = "SECOND_SHIFT";
-/// Load-time constant: 1 when the balancer also takes tunnels off, `u32`.
-pub const CONST_DECAP: &str = "DECAP";
+/// What stands in the program for a number that the agent knows when it loads it.
+#[must_use]
+pub const fn constant_mark(constant: Constant) -> u64 {
+    (u32::from_be_bytes(*b"xnum") as u64) << 32 | constant as u64
+}
+
+/// Numbers that the program is loaded with. They are immediate operands: the verifier knows them, and nothing is
+/// loaded for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Constant {
+    /// Seed of the flow hash.
+    Seed,
+    /// Slots of one VIP bank.
+    VipSlots,
+    /// Entries of [`SERVICES`] minus one.
+    ServiceMask,
+    /// Entries of [`BACKENDS`] minus one.
+    BackendMask,
+    /// CPUs that have counters minus one.
+    CpuMask,
+    /// Elements of a CPU's part of [`SVC_STATS`].
+    SvcStatsPart,
+    /// Elements of a CPU's part of [`BACKEND_STATS`].
+    BackendStatsPart,
+    /// Elements of [`SVC_STATS`] minus one.
+    SvcStatsMask,
+    /// Elements of [`BACKEND_STATS`] minus one.
+    BackendStatsMask,
+    /// Sets of the flow table minus one.
+    FlowSetMask,
+    /// Jiffies are shifted right by this to give flow-table ticks.
+    TickShift,
+    /// Jiffies are shifted right by this to give the admission's second.
+    SecondShift,
+    /// 1 when the balancer also takes tunnels off.
+    Decap,
+}
+
+impl Constant {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::Seed,
+        Self::VipSlots,
+        Self::ServiceMask,
+        Self::BackendMask,
+        Self::CpuMask,
+        Self::SvcStatsPart,
+        Self::BackendStatsPart,
+        Self::SvcStatsMask,
+        Self::BackendStatsMask,
+        Self::FlowSetMask,
+        Self::TickShift,
+        Self::SecondShift,
+        Self::Decap,
+    ];
+}
+
+const _: () = {
+    let mut n = 0;
+    while n < Constant::ALL.len() {
+        assert!(Constant::ALL[n] as usize == n);
+        n += 1;
+    }
+};

@@ -17,7 +17,7 @@
 //! Related work: Beamer (NSDI 2018), Cheetah (NSDI 2020), JET (CoNEXT 2021).
 
 use crate::{
-    flow::{FlowEntry, FlowKey, MAX_TTL, TICKS, WAYS},
+    flow::{FlowEntry, FlowKey, WAYS},
     hash::FlowHash,
     parse::Segment,
     reason::FlowEvent,
@@ -45,7 +45,7 @@ pub trait Tables {
     fn is_alive(&self, backend: u32) -> bool;
     /// The flow's set.
     fn flow_set(&self, hash: FlowHash) -> Option<Self::Set>;
-    /// The flow table's clock, 0..[`TICKS`].
+    /// The flow table's clock, 0..[`crate::flow::TICKS`].
     fn tick(&self) -> u16;
     /// True for one packet in sixteen, chosen by flow and time.
     fn sample(&self, hash: FlowHash) -> bool;
@@ -112,7 +112,7 @@ fn track<T: Tables>(tables: &T, flow: &Flow, index: u32, slot: Slot) -> Option<C
     let set = tables.flow_set(flow.hash)?;
     let tick = tables.tick();
     let key = FlowKey::new(flow.service, flow.hash);
-    let (entry, way) = find(&set, key);
+    let entry = find(&set, key, flow.hash);
     // Expired means that another flow may take the way, not that this one is forgotten: who sends a datagram every
     // half minute (a registration) would never be confirmed. TCP has `before`, and a spoofed SYN must not last.
     if entry.0 == 0 || (flow.segment != Segment::Datagram && entry.is_free(tick)) {
@@ -134,7 +134,7 @@ fn track<T: Tables>(tables: &T, flow: &Flow, index: u32, slot: Slot) -> Option<C
     if backend != NO_BACKEND {
         let fresh = refresh(flow, key, entry, backend, tick);
         if fresh.0 != entry.0 {
-            set.store(way, fresh.0);
+            replace(&set, key, fresh);
         }
     }
     Some(Choice { backend, why })
@@ -221,77 +221,65 @@ fn remember<T: Tables>(
     true
 }
 
-/// The entry of `key` and its way; an empty entry when there is none. No branches: a mispredicted way
-/// costs more than the whole search. Two entries of one flow (two CPUs stored it at once) are not mixed.
+/// Ways where a flow is looked for first: a new flow takes one of them while one is free.
+const HALF: usize = WAYS / 2;
+
+/// First way of the flow's own half of the set.
 #[inline(always)]
-fn find<S: Set>(set: &S, key: FlowKey) -> (FlowEntry, usize) {
-    let (mut found, mut way) = (0u64, 0u64);
-    for i in 0..WAYS {
-        let entry = set.load(i);
-        let mask = key.match_mask(entry);
-        found ^= (found ^ entry) & mask;
-        way ^= (way ^ i as u64) & mask;
-    }
-    (FlowEntry(found), way as usize % WAYS)
+const fn own_half(hash: FlowHash) -> usize {
+    (hash.0 >> 26) as usize & HALF
 }
 
-/// The way for a new flow: its own if another CPU stored it meanwhile or it expired there, else a free
-/// one; the hash breaks ties so that CPUs storing different flows rarely take the same way. Never a live one.
+/// The entry of `key`; an empty one when there is none.
+#[inline(always)]
+fn find<S: Set>(set: &S, key: FlowKey, hash: FlowHash) -> FlowEntry {
+    let own = own_half(hash);
+    let found = find_from(set, key, own);
+    if found.0 != 0 { found } else { find_from(set, key, own ^ HALF) }
+}
+
+/// No branches: a mispredicted way costs more than the whole search. Two entries of one flow (two CPUs stored it at
+/// once) are not mixed.
+#[inline(always)]
+fn find_from<S: Set>(set: &S, key: FlowKey, first: usize) -> FlowEntry {
+    let mut found = 0u64;
+    for i in 0..HALF {
+        let entry = set.load(first + i);
+        found ^= (found ^ entry) & key.match_mask(entry);
+    }
+    FlowEntry(found)
+}
+
+/// Stores what has become of the flow's entry, wherever it is now: it may be gone meanwhile, and then stays gone.
+#[inline(always)]
+fn replace<S: Set>(set: &S, key: FlowKey, fresh: FlowEntry) {
+    for i in 0..WAYS {
+        if key.match_mask(set.load(i)) != 0 {
+            set.store(i, fresh.0);
+            return;
+        }
+    }
+}
+
+/// The way for a new flow: its own if another CPU stored it meanwhile or it expired there, else a free one, in its own
+/// half if there is one; the hash breaks ties so that CPUs storing different flows rarely take the same way. Never a
+/// live one.
 #[inline(always)]
 fn victim<S: Set>(set: &S, key: FlowKey, hash: FlowHash, tick: u16) -> Option<usize> {
-    let (mut free, mut own) = (0u64, 0u64);
-    for i in 0..WAYS {
-        let entry = set.load(i);
-        free |= free_bit(entry, tick) << i;
-        own |= (key.match_mask(entry) & 1) << i;
+    for way in 0..WAYS {
+        if key.match_mask(set.load(way)) != 0 {
+            return Some(way);
+        }
     }
-    let start = (hash.0 >> 26) & 7;
-    let candidates = if own != 0 { own } else { free };
-    let rotated = (candidates | candidates << 8) >> start & 0xff;
-    if rotated == 0 {
-        return None;
-    }
-    Some((start as usize + lowest_bit(rotated)) % WAYS)
-}
-
-/// 1 when the way may be taken, by arithmetic alone; equals [`FlowEntry::is_free`].
-#[inline(always)]
-const fn free_bit(entry: u64, tick: u16) -> u64 {
-    let used = (entry | entry.wrapping_neg()) >> 63;
-    let ahead = FlowEntry(entry).expiry().wrapping_sub(tick).wrapping_sub(1) & (TICKS - 1);
-    let expired = ((MAX_TTL - 1) as u64).wrapping_sub(ahead as u64) >> 63;
-    (used ^ 1) | expired
-}
-
-/// Position of the lowest bit of a non-zero byte; BPF has no count of trailing zeros.
-#[inline(always)]
-const fn lowest_bit(byte: u64) -> usize {
-    let bit = byte & byte.wrapping_neg();
-    let odd = (bit & 0xaa != 0) as usize;
-    let pair = (bit & 0xcc != 0) as usize;
-    let nibble = (bit & 0xf0 != 0) as usize;
-    odd | pair << 1 | nibble << 2
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn free_bit_is_is_free() {
-        for tick in [0u16, 1, 127, 1024, 2047] {
-            for expiry in 0..TICKS {
-                let entry = FlowEntry::new(FlowKey::new(1, FlowHash(5)), 3, expiry, false);
-                assert_eq!(free_bit(entry.0, tick) == 1, entry.is_free(tick), "tick {tick} expiry {expiry}");
+    let own = own_half(hash);
+    let start = (hash.0 >> 29) as usize;
+    for half in [own, own ^ HALF] {
+        for step in 0..HALF {
+            let way = half + (start + step) % HALF;
+            if FlowEntry(set.load(way)).is_free(tick) {
+                return Some(way);
             }
-            assert_eq!(free_bit(0, tick), 1);
         }
     }
-
-    #[test]
-    fn lowest_bit_counts_trailing_zeros() {
-        for byte in 1..256u64 {
-            assert_eq!(lowest_bit(byte), byte.trailing_zeros() as usize);
-        }
-    }
+    None
 }

@@ -7,8 +7,8 @@ use core::{arch::asm, marker::PhantomData};
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, xdp_action::XDP_REDIRECT},
-    btf_maps::{Array, DevMap, PerCpuArray},
-    helpers::generated::{bpf_jiffies64, bpf_redirect_map},
+    btf_maps::{Array, DevMap},
+    helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_redirect_map},
     macros::btf_map,
 };
 use xdp_lb_common::{
@@ -18,7 +18,7 @@ use xdp_lb_common::{
     decap::AllowList,
     flow::{Admission, FlowSet, TICKS, WAYS},
     hash::{FlowHash, fold},
-    names,
+    names::{self, Constant},
     reason::{DropReason, FlowEvent, PassReason, Reason},
     ring::{RingWord, Slot},
     select,
@@ -38,13 +38,26 @@ impl<T: 'static, const NUMBER: u32> Table<T, NUMBER> {
     /// Element `index & mask`; `mask` is a constant of the program, the table's length minus one.
     #[inline(always)]
     fn at(&self, index: u32, mask: u32) -> &'static T {
-        let base: *const T;
+        // SAFETY: a map element; what changes under our eyes does so by single stores.
+        unsafe { &*self.pointer(index, mask) }
+    }
+
+    /// Element `index`; `last` is a constant of the program, the table's length minus one.
+    #[inline(always)]
+    fn get(&self, index: u32, last: u32) -> Option<&'static T> {
+        if index > last { None } else { Some(self.at(index, u32::MAX)) }
+    }
+
+    /// The same to write: of tables where each CPU has a part of its own.
+    #[inline(always)]
+    fn pointer(&self, index: u32, mask: u32) -> *mut T {
+        let base: *mut T;
         // SAFETY: loads a constant, which the agent makes the table's address.
         unsafe {
             asm!("{0} = {1} ll", out(reg) base, const names::table_mark(NUMBER), options(pure, nomem, nostack, preserves_flags));
         }
         // SAFETY: the map has `mask + 1` elements, or the verifier refuses the program.
-        unsafe { &*base.add((index & mask) as usize) }
+        unsafe { base.add((index & mask) as usize) }
     }
 }
 
@@ -53,6 +66,9 @@ const CONTROL: Table<Control, 0> = Table(PhantomData);
 const VIPS: Table<VipSlot, 1> = Table(PhantomData);
 const SERVICES: Table<Service, 2> = Table(PhantomData);
 const BACKENDS: Table<Backend, 3> = Table(PhantomData);
+const COUNTERS: Table<Counters, 4> = Table(PhantomData);
+const SVC_STATS: Table<Traffic, 5> = Table(PhantomData);
+const BACKEND_STATS: Table<Traffic, 6> = Table(PhantomData);
 
 #[btf_map(name = "ports")]
 static PORTS: Array<PortPage, 16, MMAP> = Array::new();
@@ -66,46 +82,31 @@ static FLOWS: Array<FlowSet, 16, MMAP> = Array::new();
 static ADMISSIONS: Array<Admission, 16, 0> = Array::new();
 #[btf_map(name = "decap_sources")]
 static DECAP_SOURCES: Array<AllowList, 2, MMAP> = Array::new();
-#[btf_map(name = "counters")]
-static COUNTERS: PerCpuArray<Counters, 1, 0> = PerCpuArray::new();
-#[btf_map(name = "svc_stats")]
-static SVC_STATS: PerCpuArray<Traffic, 16, 0> = PerCpuArray::new();
-#[btf_map(name = "backend_stats")]
-static BACKEND_STATS: PerCpuArray<Traffic, 16, 0> = PerCpuArray::new();
 #[btf_map(name = "tx_ports")]
 static TX_PORTS: DevMap<256, 0> = DevMap::new();
 
-/// Constants that the agent sets when it loads the program; the verifier folds them in.
-macro_rules! constants {
-    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $get:ident;)*) => { $(
-        #[unsafe(no_mangle)]
-        static $name: $type = $default;
-        $(#[$doc])*
-        #[inline(always)]
-        pub fn $get() -> $type {
-            // SAFETY: a static of the program, read-only and frozen; volatile or rustc folds the default in.
-            unsafe { core::ptr::read_volatile(&raw const $name) }
+/// A number that the agent knew when it loaded the program.
+macro_rules! constant {
+    ($name:ident as $type:ty) => {{
+        let value: u64;
+        // SAFETY: loads a constant.
+        unsafe {
+            asm!("{0} = {1} ll", out(reg) value, const names::constant_mark(Constant::$name), options(pure, nomem, nostack, preserves_flags));
         }
-    )* };
+        value as $type
+    }};
 }
 
-constants! {
-    /// Seed of the flow hash.
-    SEED: u64 = 0, seed;
-    /// Slots of one VIP bank minus one.
-    VIP_MASK: u32 = 7, vip_mask;
-    /// Entries of `services` minus one.
-    SERVICE_MASK: u32 = 7, service_mask;
-    /// Entries of `backends` minus one.
-    BACKEND_MASK: u32 = 7, backend_mask;
-    /// Sets of the flow table minus one.
-    FLOW_SET_MASK: u32 = 15, flow_set_mask;
-    /// Jiffies to ticks.
-    TICK_SHIFT: u32 = 10, tick_shift;
-    /// Jiffies to admission seconds.
-    SECOND_SHIFT: u32 = 8, second_shift;
-    /// 1 when the balancer also takes tunnels off.
-    DECAP: u32 = 0, decap;
+/// Seed of the flow hash.
+#[inline(always)]
+pub fn seed() -> u64 {
+    constant!(Seed as u64)
+}
+
+/// True when the balancer also takes tunnels off.
+#[inline(always)]
+pub fn decap() -> bool {
+    constant!(Decap as u32) != 0
 }
 
 /// The tables as `xdp_lb_common` asks for them.
@@ -117,12 +118,12 @@ impl classify::Tables for Tables {
         control().vip_bank
     }
     #[inline(always)]
-    fn vip_mask(&self) -> u32 {
-        vip_mask()
+    fn vip_slots(&self) -> u32 {
+        constant!(VipSlots as u32)
     }
     #[inline(always)]
     fn vip_slot(&self, index: u32) -> Option<&VipSlot> {
-        Some(VIPS.at(index, vip_mask() << 1 | 1))
+        Some(VIPS.at(index, u32::MAX))
     }
     #[inline(always)]
     fn port_page(&self, index: u32) -> Option<&PortPage> {
@@ -161,15 +162,15 @@ impl select::Tables for Tables {
     #[inline(always)]
     fn is_alive(&self, backend: u32) -> bool {
         const LIVE: u32 = BACKEND_USED | BACKEND_ALIVE;
-        self::backend(backend).state & LIVE == LIVE
+        self::backend(backend).is_some_and(|b| b.state & LIVE == LIVE)
     }
     #[inline(always)]
     fn flow_set(&self, hash: FlowHash) -> Option<MapSet> {
-        FLOWS.get_ptr_mut(hash.set(flow_set_mask())).map(MapSet)
+        FLOWS.get_ptr_mut(hash.set(constant!(FlowSetMask as u32))).map(MapSet)
     }
     #[inline(always)]
     fn tick(&self) -> u16 {
-        (jiffies() >> tick_shift()) as u16 & (TICKS - 1)
+        (jiffies() >> constant!(TickShift as u32)) as u16 & (TICKS - 1)
     }
     #[inline(always)]
     fn sample(&self, hash: FlowHash) -> bool {
@@ -178,7 +179,7 @@ impl select::Tables for Tables {
     #[inline(always)]
     fn admit(&self, service: u16, limit: u32) -> bool {
         let Some(admission) = ADMISSIONS.get_ptr_mut(u32::from(service)) else { return false };
-        let second = jiffies() >> second_shift() << 32;
+        let second = jiffies() >> constant!(SecondShift as u32) << 32;
         // SAFETY: a map element. CPUs race for the count on purpose: an exact limit would cost an atomic
         // on a shared line, a lost increment admits one flow too many.
         unsafe {
@@ -200,14 +201,14 @@ impl select::Tables for Tables {
 
 /// A service by id.
 #[inline(always)]
-pub fn service(id: u16) -> &'static Service {
-    SERVICES.at(u32::from(id), service_mask())
+pub fn service(id: u16) -> Option<&'static Service> {
+    SERVICES.get(u32::from(id), constant!(ServiceMask as u32))
 }
 
 /// A backend by its index over all rings.
 #[inline(always)]
-pub fn backend(index: u32) -> &'static Backend {
-    BACKENDS.at(index, backend_mask())
+pub fn backend(index: u32) -> Option<&'static Backend> {
+    BACKENDS.get(index, constant!(BackendMask as u32))
 }
 
 /// Outer sources that may send us tunnels.
@@ -224,13 +225,24 @@ fn control() -> &'static Control {
 /// Counts a forwarded packet for its service and its backend.
 #[inline(always)]
 pub fn count_forwarded(service: u16, backend_stats: u32, bytes: u64) {
-    for stats in [SVC_STATS.get_ptr_mut(u32::from(service)), BACKEND_STATS.get_ptr_mut(backend_stats)] {
-        let Some(stats) = stats else { continue };
-        // SAFETY: this CPU's element; XDP does not nest on one CPU.
-        unsafe {
-            (*stats).packets += 1;
-            (*stats).bytes += bytes;
-        }
+    let cpu = cpu() & constant!(CpuMask as u32);
+    let index = cpu * constant!(SvcStatsPart as u32) + u32::from(service);
+    count_traffic(SVC_STATS.pointer(index, constant!(SvcStatsMask as u32)), bytes);
+    let part = constant!(BackendStatsPart as u32);
+    if backend_stats < part {
+        count_traffic(
+            BACKEND_STATS.pointer(cpu * part + backend_stats, constant!(BackendStatsMask as u32)),
+            bytes,
+        );
+    }
+}
+
+#[inline(always)]
+fn count_traffic(stats: *mut Traffic, bytes: u64) {
+    // SAFETY: this CPU's element; XDP does not nest on one CPU.
+    unsafe {
+        (*stats).packets += 1;
+        (*stats).bytes += bytes;
     }
 }
 
@@ -248,10 +260,10 @@ pub fn count_drop(reason: DropReason) {
 
 #[inline(always)]
 fn add<R: Reason>(group: impl FnOnce(&mut Counters) -> *mut R::Counts, reason: R) {
-    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
     if reason.index() >= R::ALL.len() {
         return;
     }
+    let counters = COUNTERS.pointer(cpu(), constant!(CpuMask as u32));
     // SAFETY: this CPU's element; the index is below the number of u64 fields in the group.
     unsafe { *group(&mut *counters).cast::<u64>().add(reason.index()) += 1 };
 }
@@ -263,6 +275,13 @@ pub fn redirect(ifindex: u32) -> bool {
     // SAFETY: the map is a device map; flags 0 make a missing entry XDP_ABORTED.
     let action = unsafe { bpf_redirect_map((&raw const TX_PORTS).cast_mut().cast(), u64::from(ifindex), 0) };
     action as u32 == XDP_REDIRECT
+}
+
+/// This CPU's number.
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: a helper without arguments, inlined by kernels since 6.10 to two loads.
+    unsafe { bpf_get_smp_processor_id() }
 }
 
 #[inline(always)]

@@ -42,7 +42,9 @@ pub fn plain(packet: &mut Packet) -> Option<Verdict> {
 #[inline(always)]
 fn forward(packet: &mut Packet, plain: Plain) -> Option<Verdict> {
     match classify::vip(&Tables, &plain.ip.addresses) {
-        Some(vip) if vip.flags & VIP_BALANCED != 0 => Some(flow(packet, &plain.ip, &plain.ports, vip).unwrap_or_else(Drop)),
+        Some(vip) if vip.flags & VIP_BALANCED != 0 => {
+            Some(flow(packet, &plain.ip, &plain.ports, vip).unwrap_or_else(Drop))
+        }
         Some(_) => Some(Pass(PassReason::DecapVip)),
         None => Some(Pass(PassReason::NotAVip)),
     }
@@ -58,7 +60,7 @@ pub fn balance(packet: &mut Packet) -> Verdict {
     match classify::vip(&Tables, &addresses) {
         Some(vip) if vip.flags & VIP_BALANCED != 0 => for_vip(packet, addresses, vip).unwrap_or_else(Drop),
         Some(_) => Pass(PassReason::DecapVip),
-        None if maps::decap() != 0 => take_off(packet, addresses),
+        None if maps::decap() => take_off(packet, addresses),
         None => Pass(PassReason::NotAVip),
     }
 }
@@ -86,7 +88,7 @@ fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Ve
     if service == 0 {
         return unmatched(vip);
     }
-    let config = maps::service(service).config();
+    let config = maps::service(service).ok_or(DropReason::TableInconsistent)?.config();
     if config.table_size == 0 {
         return Err(DropReason::EmptyService);
     }

@@ -1,7 +1,7 @@
 //! The stages that change the packet: into the tunnel, out of it, or back as an echo reply.
 
 use xdp_lb_common::{
-    backend::{HEADER_LEN, KIND_LOCAL, KIND_TUNNEL, Template},
+    backend::{HEADER_LEN, KIND_IPV4, KIND_IPV6, KIND_LOCAL, Template},
     echo,
     encap::{self, Inner, V4_HEADER, V6_HEADER},
     hash::FlowHash,
@@ -23,10 +23,11 @@ pub fn to_backend(
     hash: FlowHash,
 ) -> Result<Verdict, DropReason> {
     let local = u32::from(local);
-    let template = maps::backend(config.backend_base + local).template();
+    let backend = maps::backend(config.backend_base + local).ok_or(DropReason::TableInconsistent)?;
+    let template = backend.template();
     let len = ip.len();
     let verdict = match template.kind {
-        KIND_TUNNEL => into_tunnel(packet, ip, template, hash)?,
+        KIND_IPV4 | KIND_IPV6 => into_tunnel(packet, ip, template, hash)?,
         KIND_LOCAL => Verdict::Pass(PassReason::LocalBackend),
         _ => return Err(DropReason::NextHopUnresolved),
     };
@@ -46,7 +47,7 @@ fn into_tunnel(
     }
     let inner = Inner { version: ip.addresses.version, len: ip.len() as u16, tos: ip.tos, hash };
     // The outer IP header takes the old Ethernet header's place; only the difference is new room.
-    if template.len as usize == V4_HEADER {
+    if template.kind == KIND_IPV4 {
         grow::<V4_HEADER>(packet).map(|out| encap::write_v4(out, template, &inner))
     } else {
         grow::<V6_HEADER>(packet).map(|out| encap::write_v6(out, template, &inner))

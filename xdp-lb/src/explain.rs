@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use xdp_lb_common::{
-    backend::{BACKEND_ALIVE, Backend, KIND_LOCAL, KIND_TUNNEL, Template},
+    backend::{BACKEND_ALIVE, Backend, KIND_IPV4, KIND_IPV6, KIND_LOCAL, Template},
     classify,
     encap::{self, Inner, V4_HEADER, V6_HEADER},
     flow::{FlowEntry, FlowKey, WAYS},
@@ -163,7 +163,7 @@ fn send(
 ) -> Result<Outcome, DropReason> {
     let template = member.template();
     match template.kind {
-        KIND_TUNNEL => {}
+        KIND_IPV4 | KIND_IPV6 => {}
         KIND_LOCAL => return Ok(Outcome::Pass(PassReason::LocalBackend)),
         _ => {
             e.unresolved = facts.unresolved.get(&from_map(member.address)).map(ToString::to_string);
@@ -179,7 +179,7 @@ fn send(
 
 fn tunnel(template: &Template, query: &Query, hash: FlowHash) -> Tunnel {
     let inner = Inner { version: query.addresses().version, len: query.len, tos: query.tos, hash };
-    if usize::from(template.len) == V4_HEADER {
+    if template.kind == KIND_IPV4 {
         let mut out = [0; V4_HEADER];
         encap::write_v4(&mut out, template, &inner);
         let address = |at: usize| Ipv4Addr::new(out[at], out[at + 1], out[at + 2], out[at + 3]).into();

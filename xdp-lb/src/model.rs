@@ -101,7 +101,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            services: 4096,
+            services: 4095,
             vips: 4096,
             backends: 16384,
             ring_slots: 4 << 20,

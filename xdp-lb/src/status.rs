@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use xdp_lb_common::{
-    backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_LOCAL, KIND_TUNNEL, Template},
+    backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_IPV4, KIND_IPV6, KIND_LOCAL, Template},
     flow::{FlowEntry, FlowSet, WAYS},
     reason::{DropReason, FlowEvent, PassReason, Reason},
     ring::{NO_BACKEND, Slot},
@@ -280,8 +280,8 @@ impl Path {
     #[must_use]
     pub fn of(template: &Template, names: &BTreeMap<u32, String>) -> Self {
         match template.kind {
-            KIND_TUNNEL if template.ifindex == NOT_LOOKED_UP => Self::NotLookedUp,
-            KIND_TUNNEL => {
+            KIND_IPV4 | KIND_IPV6 if template.ifindex == NOT_LOOKED_UP => Self::NotLookedUp,
+            KIND_IPV4 | KIND_IPV6 => {
                 let [a, b, c, d, e, f, ..] = template.bytes;
                 Self::Tunnel {
                     interface: names.get(&template.ifindex).cloned(),

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytemuck::Zeroable;
 use xdp_lb_common::{
-    backend::{KIND_LOCAL, KIND_TUNNEL, KIND_UNRESOLVED, Template},
-    encap::{V4_HEADER, V6_HEADER, constant_sum},
-    parse::{Version, ethertype},
+    backend::{KIND_IPV4, KIND_IPV6, KIND_LOCAL, KIND_UNRESOLVED, Template},
+    encap::constant_sum,
+    parse::{IPV4_LEN, Version, ethertype},
 };
 
 use crate::{
@@ -40,21 +40,23 @@ fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
         Dscp::Copy => (0xff, 0),
         Dscp::Set(dscp) => (ECN, dscp << 2),
     };
-    let mut t = Template { kind: KIND_TUNNEL, ifindex: hop.ifindex, tos_keep, tos_set, ..Template::zeroed() };
+    let mut t = Template { ifindex: hop.ifindex, tos_keep, tos_set, ..Template::zeroed() };
     t.bytes[0..6].copy_from_slice(&hop.destination_mac);
     t.bytes[6..12].copy_from_slice(&hop.source_mac);
     match backend {
         IpAddr::V4(to) => {
             let (source, prefix) = encap.source_v4?;
-            t.len = V4_HEADER as u8;
-            t.source_bits = 32 - prefix.min(32);
+            t.kind = KIND_IPV4;
+            t.max_inner = u16::MAX - IPV4_LEN as u16;
+            t.source_shift = 63 - (32 - prefix.min(32));
             t.bytes[12..14].copy_from_slice(&ethertype(Version::V4));
             t.bytes[14..34].copy_from_slice(&ipv4(source, to));
         }
         IpAddr::V6(to) => {
             let (source, prefix) = encap.source_v6?;
-            t.len = V6_HEADER as u8;
-            t.source_bits = (128 - prefix.min(128)).min(64);
+            t.kind = KIND_IPV6;
+            t.max_inner = u16::MAX;
+            t.source_shift = 63 - (128 - prefix.min(128)).min(63);
             t.bytes[12..14].copy_from_slice(&ethertype(Version::V6));
             t.bytes[14..54].copy_from_slice(&ipv6(source, to));
         }

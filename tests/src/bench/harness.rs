@@ -35,7 +35,9 @@ impl Bench {
         let (program, state) = match row.subject {
             Subject::Floor => ("bench_pass", None),
             Subject::Limit => ("bench_limit", None),
-            Subject::Balancer(state) => (names::PROGRAM_BALANCER, Some((Program::Balancer { decap: false }, state))),
+            Subject::Balancer(state) => {
+                (names::PROGRAM_BALANCER, Some((Program::Balancer { decap: false }, state)))
+            }
             Subject::Decap => {
                 let state = State { flow_entries: 1024, dirty: false, new_flow_limit: 0 };
                 (names::PROGRAM_DECAP, Some((Program::Decap, state)))

@@ -12,7 +12,7 @@ use aya::programs::ProgramFd;
 use xdp_lb::dataplane::{BpffsRoot, KernelMaps, Loaded, Program, Setup, Shape, load};
 use xdp_lb::model::{FlowTable, Limits};
 use xdp_lb::state::{MapOp, Maps as _, SlotChange};
-use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_TUNNEL, Template};
+use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_IPV4, Template};
 use xdp_lb_common::control::VipBank;
 use xdp_lb_common::decap::{AllowList, Prefix4};
 use xdp_lb_common::encap::{V4_HEADER, constant_sum};
@@ -90,7 +90,7 @@ impl Tables {
             backend_stats: BACKENDS.into(),
         };
         let flow_table = FlowTable { entries: state.flow_entries, track_window: Duration::ZERO };
-        let shape = Shape::balancer(&limits, &flow_table, load::hz()?);
+        let shape = Shape::balancer(&limits, &flow_table, load::machine()?);
         let setup = Setup { shape, seed: SEED, program };
         let loaded = Loaded::with_object(&root, &setup, object).inspect_err(|_| drop(load::remove(&root)))?;
         let maps = loaded.maps()?;
@@ -125,7 +125,8 @@ impl Tables {
         let slots: Vec<u16> = (0..TABLE_SIZE).map(member).collect();
         // All that changed is the dirty bit: rows with and without it send the same packets to the same backends.
         let dirty = slots.iter().zip(0..).filter(|_| state.dirty);
-        let changes = dirty.map(|(&now, slot)| SlotChange { slot, before: None, now: Slot::dirty(now).0 }).collect();
+        let changes =
+            dirty.map(|(&now, slot)| SlotChange { slot, before: None, now: Slot::dirty(now).0 }).collect();
         ops.push(MapOp::PutRing { base: 0, slots });
         ops.push(MapOp::SetSlots { base: 0, changes });
         for (id, flags) in [(TCP_SERVICE, 0), (UDP_SERVICE, TRACK_EXACT | IS_UDP)] {
@@ -156,12 +157,11 @@ fn backend(local: u16) -> Backend {
     let address = Ipv4Addr::new(10, 1, high, low);
     let template = Template {
         bytes: header(address),
-        source_bits: 16,
-        kind: KIND_TUNNEL,
-        len: V4_HEADER as u8,
+        source_shift: 63 - 16,
+        kind: KIND_IPV4,
         tos_keep: 0xff,
         tos_set: 0,
-        reserved: 0,
+        max_inner: u16::MAX - 20,
         ifindex: IFINDEX,
     };
     Backend {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, anyhow};
 use xdp_lb::config;
-use xdp_lb::dataplane::Shape;
+use xdp_lb::dataplane::{Machine, Shape};
 use xdp_lb::explain::{Facts, Query, explain};
 use xdp_lb::memory::MemoryMaps;
 use xdp_lb::model::Protocol;
@@ -20,7 +20,7 @@ use crate::lab::plan::Role;
 use crate::lab::traffic::Failure;
 
 /// Only timeouts depend on it, and nothing is remembered here.
-const ANY_HZ: u32 = 250;
+const ANY: Machine = Machine { hz: 250, cpus: 1 };
 /// Sets of a flow table that stays empty.
 const FLOW_SETS: u32 = 16;
 
@@ -39,7 +39,7 @@ impl Owners {
     pub fn of_file(text: &str) -> Result<Self> {
         let read = config::parse(text).map_err(|errors| anyhow!("read the edge nodes' file: {errors:?}"))?;
         let desired = read.desired;
-        let shape = Shape::balancer(&desired.limits, &desired.flow_table, ANY_HZ);
+        let shape = Shape::balancer(&desired.limits, &desired.flow_table, ANY);
         let control = shape.control(desired.seed);
         let mut maps = MemoryMaps::new(Capacity { flow_sets: FLOW_SETS, ..shape.capacity }, control);
         let anywhere =

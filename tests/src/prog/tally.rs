@@ -121,7 +121,8 @@ fn differences(before: &Tally, after: &Tally) -> BTreeMap<String, i128> {
 /// All counters in the order of [`names`].
 fn words(tally: &Tally) -> Vec<u64> {
     let counters = bytemuck::cast_slice::<Counters, u64>(std::slice::from_ref(&tally.counters));
-    [counters, &[tally.forwarded.packets, tally.forwarded.bytes]].concat()
+    let named = counters.len() - tally.counters.reserved.len();
+    [&counters[..named], &[tally.forwarded.packets, tally.forwarded.bytes]].concat()
 }
 
 /// Names of all counters, in the order of the fields of [`Counters`].

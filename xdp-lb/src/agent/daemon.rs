@@ -22,7 +22,7 @@ use crate::{
     dataplane::{
         BpffsRoot, KernelMaps, Loaded, Program, Setup, Shape,
         attach::{attach, attached, detach, detach_all},
-        load::{hz, remove},
+        load::{self, remove},
     },
     file,
     model::{Desired, Interface},
@@ -205,13 +205,13 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
 }
 
 fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
-    let hz = hz()?;
+    let machine = load::machine()?;
     let (shape, program) = match role {
         Role::Balancer => (
-            Shape::balancer(&desired.limits, &desired.flow_table, hz),
+            Shape::balancer(&desired.limits, &desired.flow_table, machine),
             Program::Balancer { decap: desired.decap.is_some() },
         ),
-        Role::Decap => (Shape::decap_only(&desired.limits, hz), Program::Decap),
+        Role::Decap => (Shape::decap_only(&desired.limits, machine), Program::Decap),
     };
     Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program })?)
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{ConfigError, ConfigWarning},
-    dataplane::Shape,
+    dataplane::{Machine, Shape, load, shape::MapSpec},
     file::{self, counted},
     model::Desired,
 };
@@ -62,9 +62,6 @@ struct Costs {
     /// CPUs of this machine that counters are kept for.
     cpus: u32,
 }
-
-/// Memory does not depend on it.
-const ANY_HZ: u32 = 250;
 
 /// Checks and reports.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -121,11 +118,12 @@ impl Costs {
         let decap = desired.decap.iter().flat_map(|d| &d.vips);
         let vips: BTreeSet<IpAddr> = desired.vips.iter().map(|v| v.address).chain(decap.copied()).collect();
         let filled = desired.services.iter().filter(|s| !s.backends.is_empty());
-        let cpus = aya::util::nr_cpus().ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        // A machine that does not say still gets its answer: memory depends on the CPUs alone.
+        let machine = load::machine().unwrap_or(Machine { hz: 250, cpus: 1 });
         let shape = if desired.services.is_empty() && desired.decap.is_some() {
-            Shape::decap_only(&desired.limits, ANY_HZ)
+            Shape::decap_only(&desired.limits, machine)
         } else {
-            Shape::balancer(&desired.limits, &desired.flow_table, ANY_HZ)
+            Shape::balancer(&desired.limits, &desired.flow_table, machine)
         };
         Self {
             services: desired.services.len(),
@@ -133,8 +131,8 @@ impl Costs {
             backends: desired.services.iter().map(|s| s.backends.len()).sum(),
             ring_slots: filled.map(|s| u64::from(s.table_size.get())).sum(),
             flow_entries: desired.flow_table.entries,
-            memory_bytes: shape.maps().iter().map(|map| map.bytes(cpus)).sum(),
-            cpus,
+            memory_bytes: shape.maps().iter().map(MapSpec::bytes).sum(),
+            cpus: machine.cpus,
         }
     }
 }

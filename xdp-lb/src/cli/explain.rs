@@ -8,7 +8,7 @@ use xdp_lb_common::parse::Segment;
 
 use super::{interfaces, output::Output, status::path, table};
 use crate::{
-    dataplane::{BpffsRoot, KernelMaps, KernelTables, Shape},
+    dataplane::{BpffsRoot, KernelMaps, KernelTables, Machine, Shape},
     explain::{Explanation, Facts, FlowFacts, Outcome, Query, Rehearsal, explain},
     file,
     model::Protocol,
@@ -46,7 +46,7 @@ enum Proto {
 }
 
 /// Only timeouts depend on it, and nothing is remembered where no balancer runs.
-const ANY_HZ: u32 = 250;
+const ANY: Machine = Machine { hz: 250, cpus: 1 };
 
 /// Explains.
 pub fn run(args: &Args, root: &BpffsRoot) -> anyhow::Result<ExitCode> {
@@ -55,7 +55,7 @@ pub fn run(args: &Args, root: &BpffsRoot) -> anyhow::Result<ExitCode> {
         Some(file) => {
             let checked = file::read(file)?;
             let desired = &checked.desired;
-            let shape = Shape::balancer(&desired.limits, &desired.flow_table, ANY_HZ);
+            let shape = Shape::balancer(&desired.limits, &desired.flow_table, ANY);
             Rehearsal::new(desired, shape.capacity, shape.control(desired.seed))
                 .with_context(|| format!("plan {}", file.display()))?
                 .explain(&query)

@@ -14,7 +14,9 @@ use bytemuck::Zeroable as _;
 use xdp_lb_common::{
     backend::{Backend, Template},
     control::Control,
+    reason::{DropCounts, DropReason, FlowCounts, FlowEvent, PassCounts, PassReason, Reason},
     service::{Service, ServiceConfig},
+    stats::{Counters, Traffic},
     vip::{PortRange, VipSlot},
 };
 
@@ -38,6 +40,8 @@ pub fn table(name: &str, len: u32) -> Option<MapTypes> {
         names::VIPS => VipSlot::describe(&mut types),
         names::SERVICES => Service::describe(&mut types),
         names::BACKENDS => Backend::describe(&mut types),
+        names::COUNTERS => Counters::describe(&mut types),
+        names::SVC_STATS | names::BACKEND_STATS => Traffic::describe(&mut types),
         _ => return None,
     };
     let value = types.array(element, len);
@@ -173,9 +177,31 @@ structures! {
         slot_base table_size backend_base stats_base new_flow_limit flags flow_ttl closing_ttl unconfirmed_ttl
     }
     Service { live used configs name }
-    Template { bytes source_bits kind len tos_keep tos_set reserved ifindex }
+    Traffic { packets bytes }
+    Counters { drops passes flows reserved }
+    Template { bytes source_shift kind tos_keep tos_set max_inner ifindex }
     Backend { live state address since block_len reserved templates }
 }
+
+/// One counter for each reason, by the reason's name.
+fn counts<R: Reason>(name: &str, types: &mut Types) -> u32 {
+    let counter = u64::describe(types);
+    let fields: Vec<_> =
+        R::ALL.iter().map(|reason| (reason.name(), reason.index() * size_of::<u64>(), counter)).collect();
+    types.structure(name, size_of::<R::Counts>(), &fields)
+}
+
+macro_rules! reasons {
+    ($($counts:ident: $reason:ident,)*) => { $(
+        impl Described for $counts {
+            fn add(types: &mut Types) -> u32 {
+                counts::<$reason>(stringify!($counts), types)
+            }
+        }
+    )* };
+}
+
+reasons! { DropCounts: DropReason, PassCounts: PassReason, FlowCounts: FlowEvent, }
 
 #[cfg(test)]
 mod tests {

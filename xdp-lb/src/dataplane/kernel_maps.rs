@@ -16,10 +16,7 @@
 
 use std::{collections::BTreeSet, io, mem::offset_of, os::fd::AsFd as _, sync::OnceLock};
 
-use aya::{
-    maps::{DevMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues},
-    util::nr_cpus,
-};
+use aya::maps::{DevMap, IterableMap as _, Map, MapData, MapError};
 use bytemuck::{Pod, Zeroable as _};
 use xdp_lb_common::{
     backend::{Backend, Template},
@@ -93,9 +90,9 @@ pub struct KernelMaps {
     rings_before: Mapped<RingWord>,
     flows: Mapped<FlowSet>,
     sources: Mapped<AllowList>,
-    counters: PerCpuArray<MapData, Counters>,
-    service_stats: PerCpuArray<MapData, Traffic>,
-    backend_stats: PerCpuArray<MapData, Traffic>,
+    counters: PerCpu<Counters>,
+    service_stats: PerCpu<Traffic>,
+    backend_stats: PerCpu<Traffic>,
     tx_ports: DevMap<MapData>,
     /// Keys of `tx_ports`: asking the kernel for each takes longer than reading all the rest. Since there is one
     /// writer, what was there when the maps were opened and what was written since is what is there.
@@ -131,9 +128,9 @@ impl KernelMaps {
             rings_before: open.mapped(names::RINGS_BEFORE)?,
             flows: open.mapped(names::FLOWS)?,
             sources: open.mapped(names::DECAP_SOURCES)?,
-            counters: open.typed(names::COUNTERS, Map::PerCpuArray)?,
-            service_stats: open.typed(names::SVC_STATS, Map::PerCpuArray)?,
-            backend_stats: open.typed(names::BACKEND_STATS, Map::PerCpuArray)?,
+            counters: open.per_cpu(names::COUNTERS)?,
+            service_stats: open.per_cpu(names::SVC_STATS)?,
+            backend_stats: open.per_cpu(names::BACKEND_STATS)?,
             tx_ports: open.typed(names::TX_PORTS, Map::DevMap)?,
             redirects: BTreeSet::new(),
             jiffies: OnceLock::new(),
@@ -243,7 +240,7 @@ impl KernelMaps {
     /// # Errors
     /// What the kernel says.
     pub fn counters(&self) -> io::Result<Counters> {
-        sum(&self.counters, 0)
+        self.counters.sum(0)
     }
 
     /// What a service forwarded since its id was taken.
@@ -251,7 +248,7 @@ impl KernelMaps {
     /// # Errors
     /// What the kernel says.
     pub fn service_traffic(&self, id: u16) -> io::Result<Traffic> {
-        sum(&self.service_stats, id.into())
+        self.service_stats.sum(id.into())
     }
 
     /// What a member of a ring forwarded: `index` is `stats_base + ring-local index`. `None` without counters of its own.
@@ -259,7 +256,7 @@ impl KernelMaps {
     /// # Errors
     /// What the kernel says.
     pub fn backend_traffic(&self, index: u32) -> io::Result<Option<Traffic>> {
-        if index >= NO_STATS { Ok(None) } else { sum(&self.backend_stats, index).map(Some) }
+        if index >= NO_STATS { Ok(None) } else { self.backend_stats.sum(index).map(Some) }
     }
 
     /// Starts a member's counters at 0, when its index gets a new owner.
@@ -267,7 +264,7 @@ impl KernelMaps {
     /// # Errors
     /// What the kernel says.
     pub fn clear_backend_traffic(&mut self, index: u32) -> io::Result<()> {
-        if index >= NO_STATS { Ok(()) } else { clear(&mut self.backend_stats, index) }
+        if index >= NO_STATS { Ok(()) } else { self.backend_stats.clear(index) }
     }
 
     /// Starts a service's counters at 0. `PutService` does it.
@@ -275,7 +272,7 @@ impl KernelMaps {
     /// # Errors
     /// What the kernel says.
     pub fn clear_service_traffic(&mut self, id: u16) -> io::Result<()> {
-        clear(&mut self.service_stats, id.into())
+        self.service_stats.clear(id.into())
     }
 
     /// Waits if `entry` was flipped since the last grace period.
@@ -517,6 +514,13 @@ impl Opener<'_> {
         Mapped::new(data.fd().as_fd(), elements, self.writable).map_err(|e| self.error(name, e))
     }
 
+    /// The counters' table says how many CPUs there are.
+    fn per_cpu<T: Pod>(&self, name: &'static str) -> Result<PerCpu<T>, OpenError> {
+        let cpus = self.table_len::<Counters>(names::COUNTERS)?.max(1);
+        let all = self.table(name)?;
+        Ok(PerCpu { len: all.len() / cpus, all })
+    }
+
     fn typed<T: TryFrom<Map, Error = MapError>>(
         &self,
         name: &'static str,
@@ -534,7 +538,7 @@ impl Opener<'_> {
             backends: self.table_len::<Backend>(names::BACKENDS)?,
             ring_slots: self.elements(names::RINGS)?.saturating_mul(4),
             flow_sets: self.elements(names::FLOWS)?,
-            backend_stats: self.elements(names::BACKEND_STATS)?,
+            backend_stats: self.per_cpu::<Traffic>(names::BACKEND_STATS)?.len,
             tx_ports: self.elements(names::TX_PORTS)?,
         })
     }
@@ -549,21 +553,35 @@ fn slot_offset(slot: u32) -> usize {
     offset_of!(RingWord, slots) + (slot & 3) as usize * size_of::<u16>()
 }
 
-/// Adds up a value made of `u64` counters over CPUs.
-fn sum<T: Pod + aya::Pod>(map: &PerCpuArray<MapData, T>, index: u32) -> io::Result<T> {
-    let mut total = T::zeroed();
-    for value in map.get(&index, 0).map_err(errors::map)?.iter() {
-        let totals: &mut [u64] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut total));
-        let values: &[u64] = bytemuck::cast_slice(std::slice::from_ref(value));
-        for (total, value) in totals.iter_mut().zip(values) {
-            *total = total.wrapping_add(*value);
-        }
-    }
-    Ok(total)
+/// A table of counters with a part for each CPU.
+struct PerCpu<T> {
+    all: Mapped<T>,
+    /// Elements of a part.
+    len: u32,
 }
 
-fn clear<T: Pod + aya::Pod>(map: &mut PerCpuArray<MapData, T>, index: u32) -> io::Result<()> {
-    let cpus = nr_cpus().map_err(|(_, e)| e)?;
-    let zeros = PerCpuValues::try_from(vec![T::zeroed(); cpus])?;
-    map.set(index, zeros, 0).map_err(errors::map)
+impl<T: Pod> PerCpu<T> {
+    fn indices(&self, element: u32) -> io::Result<impl Iterator<Item = u32> + use<T>> {
+        if element >= self.len {
+            return Err(errors::outside());
+        }
+        Ok((element..self.all.len()).step_by(self.len as usize))
+    }
+
+    /// A value made of `u64` counters, added up over the CPUs.
+    fn sum(&self, element: u32) -> io::Result<T> {
+        let mut total = T::zeroed();
+        for value in self.indices(element)?.filter_map(|index| self.all.read(index)) {
+            let totals: &mut [u64] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut total));
+            let values: &[u64] = bytemuck::cast_slice(std::slice::from_ref(&value));
+            for (total, value) in totals.iter_mut().zip(values) {
+                *total = total.wrapping_add(*value);
+            }
+        }
+        Ok(total)
+    }
+
+    fn clear(&self, element: u32) -> io::Result<()> {
+        self.indices(element)?.try_for_each(|index| self.all.write(index, &T::zeroed()))
+    }
 }

@@ -1,43 +1,66 @@
-//! Puts the tables' maps into the object: the one relocation that aya does not know. Pure; called by [`super::load`].
+//! Puts the tables' maps and the load-time constants into the object: relocations that aya does not know. Pure; called
+//! by [`super::load`].
 //!
 //! Where the program wants a table's address it has a 64-bit load of a mark and the table's number
 //! ([`names::table_mark`]). The kernel takes the same instruction with another source register as "the address of the
-//! value of this map", so that a lookup is an addition.
+//! value of this map", so that a lookup is an addition. Constants ([`names::constant_mark`]) become the operand.
 //!
 //! ```text
-//!   0x18 | dst   | 0 | number | 0 | 0 | 0 | 0 | mark       ->  0x18 | dst | VALUE | map fd | 0 | 0 | 0 | 0 | offset 0
+//!   0x18 | dst, 0     | number | 0 | mark      ->  0x18 | dst, MAP_VALUE | map fd   | 0 | offset 0
+//!                                                  0x18 | dst, 0         | low half | 0 | high half
 //! ```
 
-use xdp_lb_common::names;
+use xdp_lb_common::names::{self, Constant};
 
 const INSTRUCTION: usize = 8;
 const LOAD_64: u8 = 0x18;
 /// `BPF_PSEUDO_MAP_VALUE`, in the half of the second byte that is the source register.
 const MAP_VALUE: u8 = 2 << 4;
 
-/// A copy of `object`, aligned as aya wants it, in which every mark of table `n` loads the address of map
-/// `descriptors[n]`; `None` when a table is not marked anywhere.
-pub fn link(object: &[u8], descriptors: &[i32; names::TABLES.len()]) -> Option<Linked> {
+/// What the marks stand for.
+pub struct Marks {
+    /// A descriptor for each of [`names::TABLES`].
+    pub tables: [i32; names::TABLES.len()],
+    /// A value for each of [`Constant::ALL`].
+    pub constants: [u64; Constant::ALL.len()],
+}
+
+/// A copy of `object`, aligned as aya wants it, with every mark replaced; `None` when a table is not marked anywhere.
+pub fn link(object: &[u8], marks: &Marks) -> Option<Linked> {
     let mut words = vec![0u64; object.len().div_ceil(INSTRUCTION)];
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     bytes[..object.len()].copy_from_slice(object);
-    for (number, descriptor) in descriptors.iter().enumerate() {
-        let mark = names::table_mark(number as u32).to_le_bytes();
-        let mut found = false;
-        for at in (0..bytes.len().saturating_sub(INSTRUCTION)).step_by(INSTRUCTION) {
-            let pair = &mut bytes[at..at + 2 * INSTRUCTION];
-            if pair[0] == LOAD_64 && pair[1] >> 4 == 0 && pair[4..8] == mark[..4] && pair[12..16] == mark[4..] {
-                pair[1] |= MAP_VALUE;
-                pair[4..8].copy_from_slice(&descriptor.to_le_bytes());
-                pair[12..16].fill(0);
-                found = true;
-            }
+    let mut found = [false; names::TABLES.len()];
+    for at in (0..bytes.len().saturating_sub(INSTRUCTION)).step_by(INSTRUCTION) {
+        let pair = &mut bytes[at..at + 2 * INSTRUCTION];
+        if pair[0] != LOAD_64 || pair[1] >> 4 != 0 {
+            continue;
         }
-        if !found {
-            return None;
+        let value = operand(pair);
+        let number = value as u32 as usize;
+        if value == names::table_mark(number as u32) && number < found.len() {
+            found[number] = true;
+            pair[1] |= MAP_VALUE;
+            set_operand(pair, u64::from(marks.tables[number] as u32));
+        } else if let Some(&constant) = Constant::ALL.get(number)
+            && value == names::constant_mark(constant)
+        {
+            set_operand(pair, marks.constants[number]);
         }
     }
-    Some(Linked { words, len: object.len() })
+    found.iter().all(|&found| found).then_some(Linked { words, len: object.len() })
+}
+
+/// The 64-bit operand of a pair of instructions: half in each.
+fn operand(pair: &[u8]) -> u64 {
+    let half = |at: usize| u32::from_le_bytes([pair[at], pair[at + 1], pair[at + 2], pair[at + 3]]);
+    u64::from(half(INSTRUCTION + 4)) << 32 | u64::from(half(4))
+}
+
+fn set_operand(pair: &mut [u8], value: u64) {
+    let [low, high] = [value as u32, (value >> 32) as u32].map(u32::to_le_bytes);
+    pair[4..8].copy_from_slice(&low);
+    pair[INSTRUCTION + 4..].copy_from_slice(&high);
 }
 
 /// An object with its tables.
@@ -60,24 +83,27 @@ mod tests {
     fn load(register: u8, value: u64) -> [u8; 16] {
         let mut pair = [0; 16];
         (pair[0], pair[1]) = (LOAD_64, register);
-        pair[4..8].copy_from_slice(&value.to_le_bytes()[..4]);
-        pair[12..].copy_from_slice(&value.to_le_bytes()[4..]);
+        set_operand(&mut pair, value);
         pair
     }
 
     #[test]
-    fn marks_become_maps_and_nothing_else_changes() {
-        let marks: Vec<[u8; 16]> =
-            (0..names::TABLES.len() as u32).map(|n| load(3, names::table_mark(n))).collect();
-        let object = [&marks.concat()[..], &load(4, 99), &[7; 5]].concat();
-        let fds = std::array::from_fn(|n| 40 + n as i32);
-        let linked = link(&object, &fds).unwrap();
-        for (n, fd) in fds.iter().enumerate() {
-            let pair = &linked.bytes()[16 * n..][..16];
-            assert_eq!((pair[0], pair[1], &pair[4..8], &pair[8..]), (0x18, 0x23, &fd.to_le_bytes()[..], &[0; 8][..]));
-        }
-        let rest = 16 * fds.len();
-        assert_eq!(linked.bytes()[rest..], object[rest..]);
-        assert!(link(&object[16..], &fds).is_none(), "a table without a mark");
+    fn marks_are_replaced_and_nothing_else_changes() {
+        let marks = Marks {
+            tables: std::array::from_fn(|n| 40 + n as i32),
+            constants: std::array::from_fn(|n| 0xffff_0000_0000_0000 + n as u64),
+        };
+        let tables = (0..names::TABLES.len() as u32).map(|n| load(3, names::table_mark(n)));
+        let constants = Constant::ALL.map(|constant| load(4, names::constant_mark(constant)));
+        let others =
+            [load(5, 99), load(6, names::table_mark(99)), load(7, names::constant_mark(Constant::Seed) + 99)];
+        let object =
+            [tables.chain(constants).chain(others).flatten().collect::<Vec<u8>>(), vec![7; 5]].concat();
+
+        let tables = marks.tables.map(|fd| load(0x23, fd as u64));
+        let constants = marks.constants.map(|value| load(4, value));
+        let wanted = tables.into_iter().chain(constants).chain(others).flatten().collect::<Vec<u8>>();
+        assert_eq!(link(&object, &marks).unwrap().bytes(), [wanted, vec![7; 5]].concat());
+        assert!(link(&object[16..], &marks).is_none(), "a table without a mark");
     }
 }

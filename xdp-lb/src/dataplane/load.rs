@@ -21,17 +21,17 @@ use aya::{
 };
 use xdp_lb_common::{
     control::{Control, LAYOUT},
-    names,
+    names::{self, Constant},
 };
 
 use super::{
     attach, btf, errors,
     kernel_maps::{Access, KernelMaps, OpenError},
-    linker,
+    linker::{self, Marks},
     mapped::Mapped,
     object,
     root::BpffsRoot,
-    shape::{MapKind, MapSpec, Shape},
+    shape::{Machine, MapKind, MapSpec, Shape},
     sys,
 };
 
@@ -286,45 +286,59 @@ pub fn remove(root: &BpffsRoot) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Jiffies a second.
+/// What sizes depend on on this machine.
 ///
 /// # Errors
 /// [`LoadError::Kernel`].
-pub fn hz() -> Result<u32, LoadError> {
-    sys::hz()
-        .map_err(|source| LoadError::Kernel { what: "ask for the resolution of the coarse clock", source })
+pub fn machine() -> Result<Machine, LoadError> {
+    let kernel = |what| move |source| LoadError::Kernel { what, source };
+    let hz = sys::hz().map_err(kernel("ask for the resolution of the coarse clock"))?;
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| source).map_err(kernel("count the CPUs"))?;
+    Ok(Machine { hz, cpus: u32::try_from(cpus).unwrap_or(u32::MAX) })
 }
 
 /// Loads object and program on the maps below `maps`; those that are missing are made and pinned there.
 fn load(object: &[u8], setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
-    let Setup { shape, seed, program } = setup;
-    let control = shape.control(*seed);
-    let decap = u32::from(*program == Program::Balancer { decap: true });
-    let (service_mask, backend_mask) = (shape.capacity.services - 1, shape.capacity.backends - 1);
-    let specs = shape.maps();
+    let specs = setup.shape.maps();
     let mut tables = Vec::new();
     for name in names::TABLES {
         tables.extend(specs.iter().find(|spec| spec.name == name).map(|spec| table(spec, maps)).transpose()?);
     }
-    let descriptors = std::array::from_fn(|n| tables.get(n).map_or(-1, |table| table.as_raw_fd()));
-    let linked = linker::link(object, &descriptors).ok_or(LoadError::Unmarked)?;
+    let marks = Marks {
+        tables: std::array::from_fn(|n| tables.get(n).map_or(-1, |table| table.as_raw_fd())),
+        constants: Constant::ALL.map(|constant| value(constant, setup)),
+    };
+    let linked = linker::link(object, &marks).ok_or(LoadError::Unmarked)?;
     let mut loader = EbpfLoader::new();
-    loader
-        .override_global(names::CONST_SEED, seed, true)
-        .override_global(names::CONST_VIP_MASK, &control.vip_mask, true)
-        .override_global(names::CONST_SERVICE_MASK, &service_mask, true)
-        .override_global(names::CONST_BACKEND_MASK, &backend_mask, true)
-        .override_global(names::CONST_FLOW_SET_MASK, &control.flow_set_mask, true)
-        .override_global(names::CONST_TICK_SHIFT, &control.tick_shift, true)
-        .override_global(names::CONST_SECOND_SHIFT, &control.second_shift, true)
-        .override_global(names::CONST_DECAP, &decap, true);
     for map in specs.iter().filter(|spec| spec.kind != MapKind::Table) {
         loader.map_max_entries(map.name, map.max_entries).map_pin_path(map.name, maps.join(map.name));
     }
     let mut ebpf = loader.load(linked.bytes()).map_err(LoadError::Object)?;
-    let name = program.name();
-    self::program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
+    let name = setup.program.name();
+    program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
     Ok(ebpf)
+}
+
+/// What the program is loaded with.
+fn value(constant: Constant, setup: &Setup) -> u64 {
+    let Setup { shape, seed, program } = setup;
+    let capacity = &shape.capacity;
+    let number = match constant {
+        Constant::Seed => return *seed,
+        Constant::VipSlots => capacity.vip_slots,
+        Constant::ServiceMask => capacity.services - 1,
+        Constant::BackendMask => capacity.backends - 1,
+        Constant::CpuMask => shape.cpus - 1,
+        Constant::SvcStatsPart => capacity.services,
+        Constant::BackendStatsPart => capacity.backend_stats,
+        Constant::SvcStatsMask => shape.cpus * capacity.services - 1,
+        Constant::BackendStatsMask => shape.cpus * capacity.backend_stats - 1,
+        Constant::FlowSetMask => capacity.flow_sets - 1,
+        Constant::TickShift => shape.tick_shift,
+        Constant::SecondShift => shape.second_shift,
+        Constant::Decap => u32::from(*program == Program::Balancer { decap: true }),
+    };
+    number.into()
 }
 
 /// The table's map from its pin, or a new one, pinned.
@@ -334,8 +348,10 @@ fn table(spec: &MapSpec, maps: &Path) -> Result<OwnedFd, LoadError> {
         return sys::pinned(&path).map_err(pin("open", &path));
     }
     let error = |source| LoadError::Map { name: spec.name, source };
-    let types = btf::table(spec.name, spec.max_entries).ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
-    let map = sys::create_array(spec.name, spec.value_size * spec.max_entries, MMAPABLE, &types).map_err(error)?;
+    let types =
+        btf::table(spec.name, spec.max_entries).ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+    let map =
+        sys::create_array(spec.name, spec.value_size * spec.max_entries, MMAPABLE, &types).map_err(error)?;
     sys::pin(&map, &path).map_err(pin("pin the new map to", &path))?;
     Ok(map)
 }
@@ -400,22 +416,23 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
     let error = |e| LoadError::Map { name: spec.name, source: errors::map(e) };
     let kind = match spec.kind {
         MapKind::Table | MapKind::MappedArray | MapKind::Array => MapType::Array,
-        MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::DevMap => MapType::DevMap,
     };
     let found_kind = info.map_type().map_err(error)?;
     let (value_size, entries) = match spec.kind {
-        MapKind::Table => (spec.value_size * spec.max_entries, 1),
+        MapKind::Table if info.max_entries() == 1 && info.value_size().is_multiple_of(spec.value_size) => {
+            (spec.value_size, info.value_size() / spec.value_size)
+        }
         // A device map's value is 4 bytes on kernels before 5.8, and which it is here says nothing about us.
-        MapKind::DevMap => (info.value_size(), spec.max_entries),
-        MapKind::MappedArray | MapKind::Array | MapKind::PerCpuArray => (spec.value_size, spec.max_entries),
+        MapKind::DevMap => (spec.value_size, info.max_entries()),
+        MapKind::Table | MapKind::MappedArray | MapKind::Array => (info.value_size(), info.max_entries()),
     };
     let mmapable = if matches!(spec.kind, MapKind::Table | MapKind::MappedArray) { MMAPABLE } else { 0 };
     Ok([
         ("the map type", found_kind as u64, kind as u64),
         ("the key size", info.key_size().into(), 4),
-        ("the value size", info.value_size().into(), value_size.into()),
-        ("the number of entries", info.max_entries().into(), entries.into()),
+        ("the value size", value_size.into(), spec.value_size.into()),
+        ("the number of entries", entries.into(), spec.max_entries.into()),
         ("the mmapable flag", (info.map_flags() & MMAPABLE).into(), mmapable.into()),
     ])
 }

@@ -28,5 +28,5 @@ pub use attach::{AttachError, Attached, Mode};
 pub use kernel_maps::{Access, KernelMaps, OpenError};
 pub use load::{LoadError, Loaded, Program, Setup};
 pub use root::BpffsRoot;
-pub use shape::Shape;
+pub use shape::{Machine, Shape};
 pub use tables::KernelTables;

@@ -26,6 +26,8 @@ use crate::{
 const TX_PORTS: u32 = 1 << 14;
 /// Shortest tick: 1920 of them make the longest timeout, two hours and ten minutes.
 const MIN_TICK_SECONDS: u64 = 4;
+/// A CPU's part of the traffic counters fills whole cache lines.
+const MIN_STATS: u32 = 4;
 
 /// Kind of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +38,6 @@ pub enum MapKind {
     MappedArray,
     /// An array that only programs write.
     Array,
-    /// An array with a copy for each CPU.
-    PerCpuArray,
     /// Interfaces.
     DevMap,
 }
@@ -56,15 +56,20 @@ pub struct MapSpec {
 }
 
 impl MapSpec {
-    /// Kernel memory in bytes, `cpus` being the possible CPUs.
+    /// Kernel memory in bytes.
     #[must_use]
-    pub fn bytes(&self, cpus: u32) -> u64 {
-        let value = u64::from(self.value_size.next_multiple_of(8)) * u64::from(self.max_entries);
-        match self.kind {
-            MapKind::PerCpuArray => value * u64::from(cpus),
-            MapKind::Table | MapKind::MappedArray | MapKind::Array | MapKind::DevMap => value,
-        }
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.value_size.next_multiple_of(8)) * u64::from(self.max_entries)
     }
+}
+
+/// What sizes depend on besides the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Jiffies a second.
+    pub hz: u32,
+    /// Possible CPUs.
+    pub cpus: u32,
 }
 
 /// Sizes of the maps and the program's constants that follow from them.
@@ -72,6 +77,8 @@ impl MapSpec {
 pub struct Shape {
     /// Map sizes.
     pub capacity: Capacity,
+    /// CPUs that have counters, a power of two.
+    pub cpus: u32,
     /// Jiffies a second.
     pub hz: u32,
     /// Jiffies to flow-table ticks.
@@ -83,48 +90,55 @@ pub struct Shape {
 impl Shape {
     /// A balancer's, whether or not it also takes tunnels off.
     #[must_use]
-    pub fn balancer(limits: &Limits, flow_table: &FlowTable, hz: u32) -> Self {
+    pub fn balancer(limits: &Limits, flow_table: &FlowTable, machine: Machine) -> Self {
         Self::new(
             Capacity {
-                services: (limits.services + 1).next_power_of_two(),
+                services: (limits.services + 1).next_power_of_two().max(MIN_STATS),
                 vip_slots: vip_slots(limits),
                 port_pages: limits.port_pages + 1,
                 backends: limits.backends.max(1).next_power_of_two(),
                 ring_slots: limits.ring_slots.max(1).next_multiple_of(4),
                 flow_sets: (flow_table.entries / WAYS as u32).next_power_of_two().max(16),
-                backend_stats: limits.backend_stats.max(1),
+                backend_stats: limits.backend_stats.next_power_of_two().max(MIN_STATS),
                 tx_ports: TX_PORTS,
             },
-            hz,
+            machine,
         )
     }
 
     /// A backend's node: the VIPs, and as little as can be of the rest.
     #[must_use]
-    pub fn decap_only(limits: &Limits, hz: u32) -> Self {
+    pub fn decap_only(limits: &Limits, machine: Machine) -> Self {
         Self::new(
             Capacity {
-                services: 1,
+                services: MIN_STATS,
                 vip_slots: vip_slots(limits),
                 port_pages: 1,
                 backends: 1,
                 ring_slots: 4,
                 flow_sets: 16,
-                backend_stats: 1,
+                backend_stats: MIN_STATS,
                 tx_ports: 1,
             },
-            hz,
+            machine,
         )
     }
 
-    fn new(capacity: Capacity, hz: u32) -> Self {
-        Self { capacity, hz, tick_shift: tick_shift(hz), second_shift: second_shift(hz) }
+    fn new(capacity: Capacity, machine: Machine) -> Self {
+        let Machine { hz, cpus } = machine;
+        Self {
+            capacity,
+            cpus: cpus.next_power_of_two(),
+            hz,
+            tick_shift: tick_shift(hz),
+            second_shift: second_shift(hz),
+        }
     }
 
     /// All maps.
     #[must_use]
     pub fn maps(&self) -> [MapSpec; 14] {
-        use MapKind::{Array, DevMap, MappedArray, PerCpuArray, Table};
+        use MapKind::{Array, DevMap, MappedArray, Table};
         let c = &self.capacity;
         let map = |name, kind, value_size: usize, max_entries| MapSpec {
             name,
@@ -142,9 +156,9 @@ impl Shape {
             map(names::RINGS_BEFORE, MappedArray, size_of::<RingWord>(), c.ring_slots / 4),
             map(names::FLOWS, MappedArray, size_of::<FlowSet>(), c.flow_sets),
             map(names::ADMISSIONS, Array, size_of::<Admission>(), c.services),
-            map(names::COUNTERS, PerCpuArray, size_of::<Counters>(), 1),
-            map(names::SVC_STATS, PerCpuArray, size_of::<Traffic>(), c.services),
-            map(names::BACKEND_STATS, PerCpuArray, size_of::<Traffic>(), c.backend_stats),
+            map(names::COUNTERS, Table, size_of::<Counters>(), self.cpus),
+            map(names::SVC_STATS, Table, size_of::<Traffic>(), self.cpus * c.services),
+            map(names::BACKEND_STATS, Table, size_of::<Traffic>(), self.cpus * c.backend_stats),
             map(names::DECAP_SOURCES, MappedArray, size_of::<AllowList>(), 2),
             map(names::TX_PORTS, DevMap, 8, c.tx_ports),
         ]
@@ -234,12 +248,12 @@ mod tests {
     fn sizes_follow_the_limits() {
         let limits = Limits { vips: 5, ring_slots: 65_537, ..Limits::default() };
         let flow_table = FlowTable { entries: 1 << 20, track_window: Duration::ZERO };
-        let shape = Shape::balancer(&limits, &flow_table, 250);
+        let shape = Shape::balancer(&limits, &flow_table, Machine { hz: 250, cpus: 3 });
         let c = shape.capacity;
-        assert_eq!((c.vip_slots, c.ring_slots, c.flow_sets, c.services), (64, 65_540, 1 << 17, 8192));
-        let bytes = |name| shape.maps().iter().find(|m| m.name == name).unwrap().bytes(2);
+        assert_eq!((c.vip_slots, c.ring_slots, c.flow_sets, c.services), (64, 65_540, 1 << 17, 4096));
+        let bytes = |name| shape.maps().iter().find(|m| m.name == name).unwrap().bytes();
         assert_eq!(bytes(names::FLOWS), 8 << 20);
         assert_eq!(bytes(names::RINGS), 65_540 * 2);
-        assert_eq!(bytes(names::SVC_STATS), 8192 * 16 * 2);
+        assert_eq!(bytes(names::SVC_STATS), 4096 * 16 * 4);
     }
 }

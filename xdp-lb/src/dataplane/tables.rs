@@ -59,8 +59,8 @@ impl classify::Tables for KernelTables<'_> {
         self.control.vip_bank
     }
 
-    fn vip_mask(&self) -> u32 {
-        self.control.vip_mask
+    fn vip_slots(&self) -> u32 {
+        self.control.vip_mask + 1
     }
 
     fn vip_slot(&self, index: u32) -> Option<&VipSlot> {

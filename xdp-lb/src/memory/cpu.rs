@@ -113,8 +113,8 @@ impl classify::Tables for Cpu<'_> {
     fn vip_bank(&self) -> u32 {
         self.maps.control.vip_bank
     }
-    fn vip_mask(&self) -> u32 {
-        self.maps.control.vip_mask
+    fn vip_slots(&self) -> u32 {
+        self.maps.control.vip_mask + 1
     }
     fn vip_slot(&self, index: u32) -> Option<&VipSlot> {
         self.maps.vips.get(index as usize)

@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use bytemuck::Zeroable;
 use xdp_lb_common::{
-    backend::KIND_TUNNEL,
     decap::{AllowList, MAX_SOURCES, Prefix4, Prefix6},
     flow::MAX_TTL,
     ring::{NO_BACKEND, Slot},
@@ -302,7 +301,7 @@ fn tx_ports(early: &[MapOp], live: &[MapOp], observed: &Observed) -> BTreeSet<u3
             MapOp::SetTemplate { template, .. } => Some(**template),
             _ => None,
         })
-        .filter(|t| t.kind == KIND_TUNNEL && t.ifindex < observed.capacity.tx_ports)
+        .filter(|t| t.is_tunnel() && t.ifindex < observed.capacity.tx_ports)
         .map(|t| t.ifindex)
         .collect()
 }

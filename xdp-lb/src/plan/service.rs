@@ -7,8 +7,7 @@ use std::time::Duration;
 use bytemuck::Zeroable;
 use xdp_lb_common::{
     backend::{
-        BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED, Backend, KIND_TUNNEL, KIND_UNRESOLVED, MAX_MEMBERS,
-        Template,
+        BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED, Backend, KIND_UNRESOLVED, MAX_MEMBERS, Template,
     },
     ring::{NO_BACKEND, Slot},
     service::{
@@ -414,7 +413,7 @@ fn last_known(inputs: &Inputs, address: IpAddr, resolution: &Resolution) -> Opti
     }
     let address = map_address(address);
     let mut members = inputs.observed.members.values().flat_map(BTreeMap::values);
-    members.find(|m| m.address == address && m.template().kind == KIND_TUNNEL).map(|m| *m.template())
+    members.find(|m| m.address == address && m.template().is_tunnel()).map(|m| *m.template())
 }
 
 fn block_len(members: usize) -> Result<u32, PlanError> {

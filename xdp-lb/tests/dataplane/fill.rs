@@ -6,7 +6,7 @@ use bytemuck::Zeroable as _;
 use xdp_lb::dataplane::{KernelMaps, Loaded};
 use xdp_lb::state::{MapOp, Maps as _, Observed};
 use xdp_lb_common::{
-    backend::{BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_TUNNEL, Template},
+    backend::{BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_IPV4, Template},
     control::VipBank,
     decap::{AllowList, Prefix4},
     encap::constant_sum,
@@ -98,12 +98,11 @@ pub fn template(index: u32) -> Template {
     bytes[14..34].copy_from_slice(&ip);
     Template {
         bytes,
-        source_bits: 16,
-        kind: KIND_TUNNEL,
-        len: 34,
+        source_shift: 63 - 16,
+        kind: KIND_IPV4,
         tos_keep: 0xff,
         tos_set: 0,
-        reserved: 0,
+        max_inner: u16::MAX - 20,
         ifindex: LO,
     }
 }

@@ -170,7 +170,7 @@ fn the_tables_of_explain_choose_what_the_kernel_chooses() {
         let to = words(&mapped(VIP));
         let to = Addresses { version: Version::V4, l3: 14, source: [0; 2], destination: to };
         let vip = classify::vip(&tables, &to).expect("the VIP");
-        assert_eq!(classify::service(&tables, vip, UDP, PORT.to_be_bytes()), SERVICE);
+        assert_eq!(classify::service(&tables, vip, UDP, PORT), SERVICE);
         let config = *maps.service(SERVICE).unwrap().config();
         let flow =
             Flow { service: SERVICE, config: &config, hash: flow_hash(port), segment: Segment::Datagram };

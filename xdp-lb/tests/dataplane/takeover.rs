@@ -39,11 +39,11 @@ fn what_does_not_fit_the_pinned_maps_is_refused() {
     let Some(root) = root() else { return };
     drop(open(&root));
     let limits = Limits { backends: 99, ..limits() };
-    let shape = Shape::balancer(&limits, &flow_table(), load::hz().unwrap());
+    let shape = Shape::balancer(&limits, &flow_table(), load::machine().unwrap());
     let error = Loaded::open_or_create(&root, &Setup { shape, ..setup() }).unwrap_err();
     let text = error.to_string();
     assert!(
-        matches!(error, LoadError::LayoutMismatch { map: "backends", found: 64, wanted: 99, .. }),
+        matches!(error, LoadError::LayoutMismatch { map: "backends", found: 64, wanted: 128, .. }),
         "{text}"
     );
     assert!(text.contains("xdp-lb detach"), "{text}");
@@ -84,7 +84,7 @@ fn nothing_pinned_and_no_bpffs_say_so() {
 #[test]
 fn the_backend_side_loads_with_small_maps() {
     let Some(root) = root() else { return };
-    let shape = Shape::decap_only(&limits(), load::hz().unwrap());
+    let shape = Shape::decap_only(&limits(), load::machine().unwrap());
     let setup = Setup { shape, seed: 0, program: Program::Decap };
     let mut loaded = Loaded::open_or_create(&root, &setup).unwrap();
     assert_eq!(loaded.program().unwrap().info().unwrap().name_as_str(), Some("xdp_decap"));

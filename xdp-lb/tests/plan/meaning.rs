@@ -81,7 +81,7 @@ pub fn destinations(maps: &MemoryMaps) -> BTreeMap<(IpAddr, u8, u16), String> {
         };
         for protocol in [TCP, UDP] {
             for port in ports() {
-                let id = classify::service(&cpu, slot, protocol, port.to_be_bytes());
+                let id = classify::service(&cpu, slot, protocol, port);
                 if id != 0 {
                     let name = names.get(&id).map_or("missing", name).to_owned();
                     found.insert((address, protocol, port), name);
