@@ -22,6 +22,14 @@ pub const KIND_IPV4: u8 = 1;
 pub const KIND_IPV6: u8 = 2;
 /// This node is the backend: the inner packet goes up the stack as it is.
 pub const KIND_LOCAL: u8 = 3;
+/// An IPv4 header, UDP and a GUE header (variant 0). Where the length goes, the template holds the UDP port.
+pub const KIND_GUE_IPV4: u8 = 4;
+/// An IPv6 header, UDP and a GUE header (variant 0). Where the length goes, the template holds the UDP port.
+pub const KIND_GUE_IPV6: u8 = 5;
+/// An IPv4 header and UDP (GUE variant 1). Where the length goes, the template holds the UDP port.
+pub const KIND_GUE1_IPV4: u8 = 6;
+/// An IPv6 header and UDP (GUE variant 1). Where the length goes, the template holds the UDP port.
+pub const KIND_GUE1_IPV6: u8 = 7;
 
 /// Longest header: Ethernet and IPv6.
 pub const HEADER_LEN: usize = 54;
@@ -54,7 +62,7 @@ impl Template {
     /// True when packets leave in a tunnel.
     #[must_use]
     pub const fn is_tunnel(&self) -> bool {
-        matches!(self.kind, KIND_IPV4 | KIND_IPV6)
+        !matches!(self.kind, KIND_UNRESOLVED | KIND_LOCAL)
     }
 }
 

@@ -111,7 +111,7 @@ pub fn choose<T: Tables, S: Copy + Into<Segment>>(tables: &T, flow: &Flow<S>) ->
 fn track<T: Tables>(tables: &T, flow: &Flow, index: u32, slot: Slot) -> Option<Choice> {
     let set = tables.flow_set(flow.hash)?;
     let tick = tables.tick();
-    let key = FlowKey::new(flow.service, flow.hash);
+    let key = FlowKey::new(flow.config.ring, flow.hash);
     let entry = find(&set, key, flow.hash);
     // Expired means that another flow may take the way, not that this one is forgotten: who sends a datagram every
     // half minute (a registration) would never be confirmed. TCP has `before`, and a spoofed SYN must not last.
@@ -188,8 +188,12 @@ fn miss<T: Tables>(
     // the slot must not become clean under them.
     let again = expired.0 != 0 && expired.backend() == choice.backend && flow.segment != Segment::Syn;
     let ttl = if again { flow.config.flow_ttl } else { flow.config.unconfirmed_ttl };
-    let fresh =
-        FlowEntry::new(FlowKey::new(flow.service, flow.hash), choice.backend, tick.wrapping_add(ttl), false);
+    let fresh = FlowEntry::new(
+        FlowKey::new(flow.config.ring, flow.hash),
+        choice.backend,
+        tick.wrapping_add(ttl),
+        false,
+    );
     let remembered = remember(tables, flow, set, fresh, slot.is_dirty(), tick);
     // A SYN that nobody remembers must go where its later segments will go: to the slot's older backend.
     if !remembered && flow.segment == Segment::Syn && slot.is_dirty() { before() } else { Some(choice) }
@@ -211,7 +215,7 @@ fn remember<T: Tables>(
         tables.count(FlowEvent::OverLimit);
         return false;
     }
-    let key = FlowKey::new(flow.service, flow.hash);
+    let key = FlowKey::new(flow.config.ring, flow.hash);
     let Some(way) = victim(set, key, flow.hash, tick) else {
         tables.count(FlowEvent::SetFull);
         return false;

@@ -18,10 +18,22 @@ pub const TRACK_SAMPLED: u16 = 2;
 pub const TRACK_WINDOW: u16 = 4;
 /// The flow is the client's address alone.
 pub const CLIENT_IP: u16 = 8;
+/// A packet goes to the backend that owns its destination port.
+pub const DEST_PORT: u16 = 32;
+/// A packet goes to the backend whose id is in its QUIC connection id.
+pub const QUIC_CID: u16 = 64;
+/// A flow goes to the backend whose id is in the ufrag of its STUN Binding requests.
+pub const ICE_UFRAG: u16 = 128;
+/// Affinities that look further than the addresses and ports.
+pub const LOOKS_INSIDE: u16 = DEST_PORT | QUIC_CID | ICE_UFRAG;
+/// Clients are let in by their address.
+pub const SOURCE_RANGES: u16 = 256;
+/// Fragments are refused.
+pub const DROP_FRAGMENTS: u16 = 512;
 /// The service carries UDP; for those who read the maps, the packet path knows from the packet.
 pub const IS_UDP: u16 = 16;
 
-/// One configuration of a service. 28 bytes.
+/// One configuration of a service. 40 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct ServiceConfig {
@@ -35,7 +47,7 @@ pub struct ServiceConfig {
     pub stats_base: u32,
     /// New flows remembered a second.
     pub new_flow_limit: u32,
-    /// `TRACK_*`, [`CLIENT_IP`], [`IS_UDP`].
+    /// `TRACK_*`, affinity, [`IS_UDP`] and the rest.
     pub flags: u16,
     /// Ticks a silent flow is remembered.
     pub flow_ttl: u16,
@@ -43,11 +55,21 @@ pub struct ServiceConfig {
     pub closing_ttl: u16,
     /// Ticks a flow of one packet is remembered.
     pub unconfirmed_ttl: u16,
+    /// Id of the ring, which flow entries name: services that share a ring share its flows.
+    pub ring: u16,
+    /// Bytes of a server id, 1..=8, with [`QUIC_CID`] and [`ICE_UFRAG`].
+    pub id_len: u8,
+    /// First octet of our connection ids with [`QUIC_CID`]: config rotation bits and length.
+    pub cid_first: u8,
+    /// Root page of the port slices with [`DEST_PORT`]: leaves hold ring-local indices plus one, 0 is nobody.
+    pub slices: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<ServiceConfig>() == 28);
+const _: () = assert!(size_of::<ServiceConfig>() == 40);
 
-/// A service. 128 bytes; the packet path reads the first 64.
+/// A service. 152 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Service {
@@ -61,7 +83,7 @@ pub struct Service {
     pub name: [u8; NAME_LEN],
 }
 
-const _: () = assert!(size_of::<Service>() == 128);
+const _: () = assert!(size_of::<Service>() == 152);
 
 impl Service {
     /// The configuration that packets see.

@@ -54,8 +54,9 @@ pub struct VipSlot {
     pub udp_root: u32,
     /// `VIP_*` bits; 0 is an empty slot.
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Services that take the fragments of TCP and of UDP without looking at ports: those of addresses where all
+    /// services of the protocol keep a client at one backend and share a ring. 0 where a table must tell.
+    pub fragments: [u16; 2],
     /// Shortcuts of the TCP ports, then of the UDP ports.
     pub ranges: [[PortRange; RANGES]; 2],
 }

@@ -130,7 +130,7 @@ impl Tables {
         ops.push(MapOp::PutRing { base: 0, slots });
         ops.push(MapOp::SetSlots { base: 0, changes });
         for (id, flags) in [(TCP_SERVICE, 0), (UDP_SERVICE, TRACK_EXACT | IS_UDP)] {
-            ops.push(MapOp::PutService { id, entry: Box::new(service(flags, state.new_flow_limit)) });
+            ops.push(MapOp::PutService { id, entry: Box::new(service(id, flags, state.new_flow_limit)) });
         }
         let [high, low] = PORT.to_be_bytes().map(usize::from);
         for ((root, leaf), id) in ROOT_PAGES.into_iter().zip(LEAF_PAGES).zip([TCP_SERVICE, UDP_SERVICE]) {
@@ -187,7 +187,7 @@ fn header(address: Ipv4Addr) -> [u8; HEADER_LEN] {
     bytes
 }
 
-fn service(flags: u16, new_flow_limit: u32) -> Service {
+fn service(ring: u16, flags: u16, new_flow_limit: u32) -> Service {
     let config = ServiceConfig {
         slot_base: 0,
         table_size: TABLE_SIZE,
@@ -198,6 +198,8 @@ fn service(flags: u16, new_flow_limit: u32) -> Service {
         flow_ttl: 75,
         closing_ttl: 10,
         unconfirmed_ttl: 20,
+        ring,
+        ..ServiceConfig::default()
     };
     Service { live: 0, used: 1, configs: [config; 2], name: [0; 64] }
 }
@@ -230,7 +232,7 @@ fn vips(len: u32) -> Vec<VipSlot> {
             let only = PortRange { first: PORT, last: PORT, service, reserved: 0 };
             [only, PortRange::default()]
         });
-        slots[index] = VipSlot { address, tcp_root, udp_root, flags, reserved: 0, ranges };
+        slots[index] = VipSlot { address, tcp_root, udp_root, flags, fragments: [0; 2], ranges };
     }
     slots
 }

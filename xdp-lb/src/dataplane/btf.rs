@@ -172,9 +172,10 @@ structures! {
         vip_bank layout seed vip_mask flow_set_mask tick_shift second_shift hz generation decap_bank reserved
     }
     PortRange { first last service reserved }
-    VipSlot { address tcp_root udp_root flags reserved ranges }
+    VipSlot { address tcp_root udp_root flags fragments ranges }
     ServiceConfig {
         slot_base table_size backend_base stats_base new_flow_limit flags flow_ttl closing_ttl unconfirmed_ttl
+        ring id_len cid_first slices reserved
     }
     Service { live used configs name }
     Traffic { packets bytes }

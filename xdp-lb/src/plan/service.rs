@@ -59,7 +59,7 @@ pub(super) fn create(
         early.push(MapOp::PutRing { base: slot_base, slots });
     }
     early.push(MapOp::ClearStats { service: Some(id), base: stats_base, len: stats_len(stats_base, block) });
-    let place = Place { slot_base, table_size: size, backend_base, stats_base };
+    let place = Place { slot_base, table_size: size, backend_base, stats_base, ring: id };
     let config = config(inputs, wanted, place, false);
     let mut service = Service { used: 1, configs: [config; 2], ..Service::zeroed() };
     let len = wanted.name.len().min(NAME_LEN - 1);
@@ -119,6 +119,7 @@ pub(super) fn change(
         table_size: old.table_size,
         backend_base: old.backend_base,
         stats_base: old.stats_base,
+        ring: id,
     };
     if highest > block as usize {
         block = block_len(highest)?;
@@ -283,6 +284,7 @@ struct Place {
     table_size: u32,
     backend_base: u32,
     stats_base: u32,
+    ring: u16,
 }
 
 /// Ring-local indexes that a new backend must not get.
@@ -491,6 +493,11 @@ fn config(inputs: &Inputs, wanted: &model::Service, place: Place, window: bool) 
         flow_ttl: ticks(wanted.flow_timeout, observed),
         closing_ttl: ticks(CLOSING.min(wanted.flow_timeout), observed),
         unconfirmed_ttl: ticks(UNCONFIRMED.min(wanted.flow_timeout), observed),
+        ring: place.ring,
+        id_len: 0,
+        cid_first: 0,
+        slices: 0,
+        reserved: 0,
     }
 }
 

@@ -77,7 +77,7 @@ fn wanted(
                 tcp_root: pages.root(&tcp)?,
                 udp_root: pages.root(&udp)?,
                 flags: VIP_USED | VIP_BALANCED | pass,
-                reserved: 0,
+                fragments: [0; 2],
                 ranges: [ranges(&tcp), ranges(&udp)],
             },
         );

@@ -77,6 +77,8 @@ pub fn config() -> ServiceConfig {
         flow_ttl: 70,
         closing_ttl: 3,
         unconfirmed_ttl: 9,
+        ring: SERVICE,
+        ..ServiceConfig::default()
     }
 }
 
