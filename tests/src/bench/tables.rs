@@ -139,7 +139,7 @@ impl Tables {
         }
         let bank = VipBank { bank: 1, salt: 0 };
         ops.push(MapOp::PutVips { bank: bank.bank, slots: vips(self.maps.capacity().vip_slots) });
-        ops.push(MapOp::SwitchVips { word: bank.pack() });
+        ops.push(MapOp::SwitchVips { word: bank.pack(self.maps.capacity().vip_slots) });
         ops.push(MapOp::SetSources { list: Box::new(sources()) });
         ops.iter().try_for_each(|op| self.maps.apply(op)).context("fill the tables")
     }
