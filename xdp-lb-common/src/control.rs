@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Layout of all map values. An agent that finds another number does not touch the maps.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Node-wide state. 64 bytes; only the banks and the generation change while the program runs.
 #[repr(C)]
