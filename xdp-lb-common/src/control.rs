@@ -71,6 +71,6 @@ impl VipBank {
     /// To the map's word; at most 2^23 `slots`.
     #[must_use]
     pub const fn pack(self, slots: u32) -> u32 {
-        (self.bank & 1) * slots | self.salt << SLOT_BITS
+        ((self.bank & 1) * slots) | (self.salt << SLOT_BITS)
     }
 }
