@@ -265,22 +265,19 @@ fn replace<S: Set>(set: &S, key: FlowKey, fresh: FlowEntry) {
     }
 }
 
-/// The way for a new flow: its own if another CPU stored it meanwhile or it expired there, else a free one, in its own
-/// half if there is one; the hash breaks ties so that CPUs storing different flows rarely take the same way. Never a
-/// live one.
+/// The way for a new flow: the first that is its own (another CPU stored it meanwhile, or it expired there) or free, in
+/// its own half if there is one; never a live one. All CPUs try a flow's ways in the same order, so one that stored it
+/// meanwhile is met before any way that is still free. The order is the hash's: CPUs that store different flows rarely
+/// want the same way.
 #[inline(always)]
 fn victim<S: Set>(set: &S, key: FlowKey, hash: FlowHash, tick: u16) -> Option<usize> {
-    for way in 0..WAYS {
-        if key.match_mask(set.load(way)) != 0 {
-            return Some(way);
-        }
-    }
     let own = own_half(hash);
     let start = (hash.0 >> 29) as usize;
     for half in [own, own ^ HALF] {
         for step in 0..HALF {
             let way = half + (start + step) % HALF;
-            if FlowEntry(set.load(way)).is_free(tick) {
+            let entry = set.load(way);
+            if key.match_mask(entry) != 0 || FlowEntry(entry).is_free(tick) {
                 return Some(way);
             }
         }
