@@ -78,6 +78,14 @@ impl Tables {
     /// # Errors
     /// Names the map or program that failed.
     pub fn load(object: &[u8], program: Program, state: State) -> Result<Self> {
+        Self::load_for(object, program, state, IFINDEX)
+    }
+
+    /// The same with tunnels that leave by the interface `ifindex`.
+    ///
+    /// # Errors
+    /// Names the map or program that failed.
+    pub fn load_for(object: &[u8], program: Program, state: State, ifindex: u32) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = BpffsRoot::new(format!("/sys/fs/bpf/xlb-bench-{}-{n}", std::process::id()));
@@ -95,7 +103,7 @@ impl Tables {
         let loaded = Loaded::with_object(&root, &setup, object).inspect_err(|_| drop(load::remove(&root)))?;
         let maps = loaded.maps()?;
         let mut tables = Self { loaded: Some(loaded), root, maps };
-        tables.fill(state)?;
+        tables.fill(state, ifindex)?;
         Ok(tables)
     }
 
@@ -118,9 +126,9 @@ impl Tables {
         Ok(Tally { counters: self.maps.counters().context("read counters")?, forwarded: sum(traffic) })
     }
 
-    fn fill(&mut self, state: State) -> Result<()> {
+    fn fill(&mut self, state: State, ifindex: u32) -> Result<()> {
         let mut ops: Vec<MapOp> = (0..BACKENDS)
-            .map(|local| MapOp::PutBackend { index: local.into(), entry: Box::new(backend(local)) })
+            .map(|local| MapOp::PutBackend { index: local.into(), entry: Box::new(backend(local, ifindex)) })
             .collect();
         let slots: Vec<u16> = (0..TABLE_SIZE).map(member).collect();
         // All that changed is the dirty bit: rows with and without it send the same packets to the same backends.
@@ -152,7 +160,7 @@ fn member(slot: u32) -> u16 {
     (hash::mix(u64::from(slot)) % u64::from(BACKENDS)) as u16
 }
 
-fn backend(local: u16) -> Backend {
+fn backend(local: u16, ifindex: u32) -> Backend {
     let [high, low] = local.to_be_bytes();
     let address = Ipv4Addr::new(10, 1, high, low);
     let template = Template {
@@ -162,7 +170,7 @@ fn backend(local: u16) -> Backend {
         tos_keep: 0xff,
         tos_set: 0,
         max_inner: u16::MAX - 20,
-        ifindex: IFINDEX,
+        ifindex,
     };
     Backend {
         live: 0,

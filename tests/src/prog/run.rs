@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::sys::{XdpMd, test_run};
+use super::sys::{XdpMd, live_frames, test_run};
 
 /// Shortest packet that the kernel runs a program on: an Ethernet header.
 pub const MIN_PACKET: usize = 14;
@@ -156,6 +156,28 @@ pub fn run_repeated(
         verdict: XdpAction::try_from(answer.retval)?,
         packet: packet.to_vec(),
         duration_ns: answer.duration_ns,
+    })
+}
+
+/// Sends `frames` copies of `packet` as real frames through `program`, whose verdicts are carried out on the interface
+/// that `ctx` names. The kernel does not restore them: the program must write anew what its receiver changes.
+///
+/// # Errors
+/// The kernel's, which before 5.18 does not know live frames.
+pub fn run_live(program: BorrowedFd<'_>, packet: &[u8], ctx: &Ctx, frames: u32) -> Result<u32, Failure> {
+    const BATCH: u32 = 64;
+    let length = packet.len();
+    let data_end = u32::try_from(length).map_err(|_| Failure::Length(length))?;
+    let context = XdpMd {
+        data_end,
+        ingress_ifindex: ctx.ingress_ifindex,
+        rx_queue_index: ctx.rx_queue,
+        ..XdpMd::default()
+    };
+    live_frames(program, packet, context, frames, BATCH).map_err(|error| Failure::Refused {
+        error,
+        ctx: ctx.clone(),
+        length,
     })
 }
 

@@ -99,6 +99,33 @@ pub(super) fn test_run(
     })
 }
 
+/// Sends `frames` copies of `data_in` as real frames: what `program` says becomes of them is done, on the interface that
+/// `context` names. Returns mean nanoseconds of a frame.
+pub(super) fn live_frames(
+    program: BorrowedFd<'_>,
+    data_in: &[u8],
+    context: XdpMd,
+    frames: u32,
+    batch: u32,
+) -> io::Result<u32> {
+    const LIVE_FRAMES: u32 = 1 << 1;
+    let mut attr = TestRunAttr {
+        prog_fd: u32::try_from(program.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        data_size_in: u32::try_from(data_in.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        data_in: data_in.as_ptr() as u64,
+        repeat: frames,
+        ctx_size_in: 24,
+        ctx_in: &raw const context as u64,
+        flags: LIVE_FRAMES,
+        batch_size: batch,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: as in `test_run`; nothing is written but `attr`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRunAttr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attr.duration) }
+}
+
 /// Loads an XDP program from its instructions, for the harness's own tests.
 #[cfg(test)]
 pub(super) fn load_xdp(instructions: &[u64]) -> io::Result<std::os::fd::OwnedFd> {
