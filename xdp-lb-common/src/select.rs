@@ -31,6 +31,11 @@ pub trait Set {
     fn load(&self, way: usize) -> u64;
     /// Replaces the entry in `way`, below [`WAYS`].
     fn store(&self, way: usize, entry: u64);
+    /// `way` itself. Kernels before 6.10 see only some sums to be below [`WAYS`]; theirs is checked once more.
+    #[inline(always)]
+    fn computed(&self, way: usize) -> usize {
+        way
+    }
 }
 
 /// Where the selection's tables live.
@@ -275,7 +280,7 @@ fn victim<S: Set>(set: &S, key: FlowKey, hash: FlowHash, tick: u16) -> Option<us
     let start = (hash.0 >> 29) as usize;
     for half in [own, own ^ HALF] {
         for step in 0..HALF {
-            let way = half + (start + step) % HALF;
+            let way = set.computed(half + (start + step) % HALF);
             let entry = set.load(way);
             if key.match_mask(entry) != 0 || FlowEntry(entry).is_free(tick) {
                 return Some(way);

@@ -19,6 +19,6 @@ mod tally;
 pub use agent::{Agent, desired};
 pub use pinned::Pinned;
 pub use privilege::{Skipped, available};
-pub use run::{Ctx, Failure, MAX_PACKET, MIN_PACKET, Outcome, XdpAction, run, run_live, run_repeated};
+pub use run::{Ctx, Failure, MAX_PACKET, MIN_PACKET, Outcome, XdpAction, run, run_live, run_repeated, takes};
 pub use subject::Subject;
 pub use tally::{Counted, Tally, assert_counted, counted, sum};

@@ -58,18 +58,18 @@ pub(super) struct Answer {
 
 /// Runs `program` `repeat` times on `data_in` and lets the kernel write what became of it to `data_out`.
 ///
-/// The kernel refuses with `ENOSPC` rather than write more than `data_out` holds.
+/// The kernel refuses with `ENOSPC` rather than write more than `data_out` holds, and before 5.15 with `EINVAL` when it
+/// gets a context.
 pub(super) fn test_run(
     program: BorrowedFd<'_>,
     data_in: &[u8],
     data_out: &mut [u8],
-    context: XdpMd,
+    context: Option<XdpMd>,
     repeat: u32,
 ) -> io::Result<Answer> {
     let length = |buffer: &[u8]| u32::try_from(buffer.len()).map_err(|_| io::ErrorKind::InvalidInput);
-    let context_in = context;
+    let context_in = context.unwrap_or_default();
     let mut context_out = XdpMd::default();
-    let context_size = 24;
     let mut attr = TestRunAttr {
         prog_fd: u32::try_from(program.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
         data_size_in: length(data_in)?,
@@ -77,12 +77,13 @@ pub(super) fn test_run(
         data_in: data_in.as_ptr() as u64,
         data_out: data_out.as_mut_ptr() as u64,
         repeat,
-        ctx_size_in: context_size,
-        ctx_size_out: context_size,
-        ctx_in: &raw const context_in as u64,
-        ctx_out: &raw mut context_out as u64,
         ..TestRunAttr::default()
     };
+    if context.is_some() {
+        let size = 24;
+        (attr.ctx_size_in, attr.ctx_size_out) = (size, size);
+        (attr.ctx_in, attr.ctx_out) = (&raw const context_in as u64, &raw mut context_out as u64);
+    }
     // SAFETY: `attr` has the layout of the `test` member and its full size is passed. Every pointer in it is to a
     // buffer of at least the size beside it that lives beyond the call: the kernel reads `data_in` and `context_in`
     // and writes at most `data_size_out` and `ctx_size_out` bytes to the two others, which nothing else refers to.

@@ -299,6 +299,37 @@ pub fn machine() -> Result<Machine, LoadError> {
 
 /// Loads object and program on the maps below `maps`; those that are missing are made and pinned there.
 fn load(object: &[u8], setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
+    let linked = link(object, setup, maps)?;
+    let mut loader = EbpfLoader::new();
+    for map in setup.shape.maps().iter().filter(|spec| spec.kind != MapKind::Table) {
+        loader.map_max_entries(map.name, map.max_entries).map_pin_path(map.name, maps.join(map.name));
+    }
+    let mut ebpf = loader.load(linked.bytes()).map_err(LoadError::Object)?;
+    let name = setup.program.name();
+    program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
+    Ok(ebpf)
+}
+
+/// An object with the tables' maps and the constants in it. Good while it lives: it holds the tables.
+pub struct LinkedObject {
+    linked: linker::Linked,
+    _tables: Vec<OwnedFd>,
+}
+
+impl LinkedObject {
+    /// Its bytes, which a loader of ordinary maps can take.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.linked.bytes()
+    }
+}
+
+/// Puts the tables below `maps` and the constants of `setup` into `object`; tables that are missing are made and pinned
+/// there.
+///
+/// # Errors
+/// [`LoadError::Unmarked`], or a table that cannot be opened or made.
+pub fn link(object: &[u8], setup: &Setup, maps: &Path) -> Result<LinkedObject, LoadError> {
     let specs = setup.shape.maps();
     let mut tables = Vec::new();
     for name in names::TABLES {
@@ -309,14 +340,7 @@ fn load(object: &[u8], setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
         constants: Constant::ALL.map(|constant| value(constant, setup)),
     };
     let linked = linker::link(object, &marks).ok_or(LoadError::Unmarked)?;
-    let mut loader = EbpfLoader::new();
-    for map in specs.iter().filter(|spec| spec.kind != MapKind::Table) {
-        loader.map_max_entries(map.name, map.max_entries).map_pin_path(map.name, maps.join(map.name));
-    }
-    let mut ebpf = loader.load(linked.bytes()).map_err(LoadError::Object)?;
-    let name = setup.program.name();
-    program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
-    Ok(ebpf)
+    Ok(LinkedObject { linked, _tables: tables })
 }
 
 /// What the program is loaded with.

@@ -66,7 +66,9 @@ fn ways(row: &Requirement, distro: Distro, facts: &Facts) -> Vec<Vec<Cmd>> {
         Item::BpfLinker => bpf_linker(distro, facts, install),
         _ if packages.is_empty() => Vec::new(),
         Item::Nginx => vec![vec![install(), stop_nginx(facts.systemd)]],
-        Item::Cc | Item::Curl | Item::Iproute2 | Item::Bpftool => vec![vec![install()]],
+        Item::Cc | Item::Curl | Item::Iproute2 | Item::Bpftool | Item::Qemu | Item::Xz | Item::DebianKeys => {
+            vec![vec![install()]]
+        }
     }
 }
 
@@ -159,9 +161,14 @@ fn by_hand(item: Item) -> String {
              bpf-linker 0.13 on the path"
         ),
         Item::Bpffs => "as root: mount -t bpf bpf /sys/fs/bpf".to_owned(),
-        Item::Cc | Item::Curl | Item::Iproute2 | Item::Bpftool | Item::Nginx => {
-            "install it with this system's package manager".to_owned()
-        }
+        Item::Cc
+        | Item::Curl
+        | Item::Iproute2
+        | Item::Bpftool
+        | Item::Nginx
+        | Item::Qemu
+        | Item::Xz
+        | Item::DebianKeys => "install it with this system's package manager".to_owned(),
     }
 }
 

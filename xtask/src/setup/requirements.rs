@@ -3,6 +3,7 @@
 //! [`super::detect`] finds out what is there, [`mod@super::plan`] turns the rest into commands.
 
 use super::distro::Distro;
+use crate::vm::EMULATOR;
 
 /// One thing that must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +24,12 @@ pub enum Item {
     Nginx,
     /// `/sys/fs/bpf`.
     Bpffs,
+    /// The emulator of other machines.
+    Qemu,
+    /// Unpacks kernel modules.
+    Xz,
+    /// The keys of Debian's archive.
+    DebianKeys,
 }
 
 /// What it is needed for.
@@ -32,7 +39,21 @@ pub enum Need {
     Build,
     /// Only running and testing want it.
     Run,
+    /// Only tests on other kernels want it.
+    Vm,
 }
+
+impl Need {
+    /// Whether a row that is there for `other` must be met for this: what runs must have been built, but a virtual
+    /// machine needs nothing of the lab.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        other == self || other == Self::Build
+    }
+}
+
+/// Where Debian's packages of keys put the archive's.
+pub const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A row of the table.
 pub struct Requirement {
@@ -75,7 +96,7 @@ const fn everywhere(names: &'static [&'static str]) -> Packages {
 }
 
 /// The table, in the order of installation: curl fetches keys for what follows.
-pub const REQUIREMENTS: [Requirement; 8] = [
+pub const REQUIREMENTS: [Requirement; 11] = [
     Requirement {
         item: Item::Cc,
         name: "cc",
@@ -149,6 +170,30 @@ pub const REQUIREMENTS: [Requirement; 8] = [
         need: Need::Run,
         probe: ("", ""),
         packages: everywhere(&[]),
+    },
+    Requirement {
+        item: Item::Qemu,
+        name: "qemu",
+        why: "the machines in which other kernels run",
+        need: Need::Vm,
+        probe: (EMULATOR, "--version"),
+        packages: everywhere(&["qemu-system-x86"]),
+    },
+    Requirement {
+        item: Item::Xz,
+        name: "xz",
+        why: "newer kernels' modules are compressed by it",
+        need: Need::Vm,
+        probe: ("xz", "--version"),
+        packages: everywhere(&["xz-utils"]),
+    },
+    Requirement {
+        item: Item::DebianKeys,
+        name: "keys of Debian's archive",
+        why: "kernels come from there, on every distribution",
+        need: Need::Vm,
+        probe: ("", ""),
+        packages: everywhere(&["debian-archive-keyring"]),
     },
 ];
 
