@@ -1,0 +1,76 @@
+//! What health means to the planner: a desired state in which backends that do not answer are down.
+//!
+//! To the planner a dead backend is one that the operator called down: its gate closes and its flows are freed at
+//! once. `on_all_down: keep` waits until nobody is still being tried, so that a service that has just come does not
+//! send its first packets to backends that nobody has seen answer.
+
+use std::collections::BTreeMap;
+
+use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING};
+
+use super::board::Key;
+use super::check::OnAllDown;
+use super::machine::State;
+use super::snapshot::HealthSnapshot;
+use crate::model::{AdminState, Backend, Desired, Service, Share};
+use crate::plan;
+use crate::state::Observed;
+use crate::template::from_map;
+
+/// `desired` as the planner is to see it.
+#[must_use]
+pub fn apply(desired: &Desired, health: &HealthSnapshot) -> Desired {
+    let mut desired = desired.clone();
+    for service in desired.services.iter_mut().filter(|service| service.health.is_some()) {
+        judge(service, health);
+    }
+    desired
+}
+
+fn judge(service: &mut Service, health: &HealthSnapshot) {
+    let name: std::sync::Arc<str> = service.name.as_str().into();
+    let state = |backend: &Backend| {
+        let key = Key { service: name.clone(), backend: backend.address };
+        health.targets.get(&key).map_or(State::Starting, |target| target.state)
+    };
+    let mut takers = service.backends.iter().filter(|backend| takes(backend)).map(state).peekable();
+    let all_down = takers.peek().is_some() && takers.all(|state| state == State::Down);
+    if all_down && service.on_all_down == OnAllDown::Keep {
+        return;
+    }
+    for backend in &mut service.backends {
+        let dead = match backend.state {
+            AdminState::Active => state(backend) != State::Up,
+            // What drains has flows to keep, whoever has asked it yet.
+            AdminState::Drain => state(backend) == State::Down,
+            AdminState::Down => false,
+        };
+        if dead {
+            backend.state = AdminState::Down;
+        }
+    }
+}
+
+/// Whether the file lets new flows go there.
+fn takes(backend: &Backend) -> bool {
+    backend.state == AdminState::Active && backend.weight > 0 && backend.share > Share::NONE
+}
+
+/// The states that the maps have: what an earlier agent, or a time without checks, left. A backend whose drain is
+/// over says nothing about its health and is left out.
+#[must_use]
+pub fn taken_over(observed: &Observed) -> BTreeMap<Key, State> {
+    let mut states = BTreeMap::new();
+    for (id, service) in &observed.services {
+        let name: std::sync::Arc<str> = plan::name(service).into();
+        for member in observed.members.get(id).into_iter().flat_map(BTreeMap::values) {
+            let state = match (member.state & BACKEND_ALIVE != 0, member.state & BACKEND_DRAINING != 0) {
+                (true, _) => State::Up,
+                (false, false) => State::Down,
+                (false, true) => continue,
+            };
+            states.insert(Key { service: name.clone(), backend: from_map(member.address) }, state);
+        }
+    }
+    states
+}
