@@ -25,6 +25,7 @@ pub mod hash;
 pub mod names;
 pub mod parse;
 mod pod;
+pub mod probe;
 pub mod reason;
 pub mod ring;
 pub mod select;

@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::machine::{Change, Machine, State};
-use super::reason::{Answer, Failure, Unable};
+use super::reason::{Answer, Failure, Suspect, Unable};
 use super::schedule::Schedule;
 use super::snapshot::{BUCKETS, HealthSnapshot, TargetHealth};
 use super::ways::Way;
 
 /// Questions to one backend that may be under way: the next may begin before the last has timed out, by the jitter.
 const OVERLAP: u32 = 2;
+
+/// One silence in so many is looked into anew.
+const RECHECK: u64 = 10;
 
 /// A backend of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +77,7 @@ pub struct Board {
     due: BTreeSet<(Duration, Key)>,
     serial: u64,
     changes: u64,
+    words: u64,
 }
 
 impl Board {
@@ -136,6 +140,7 @@ impl Board {
         entry.under_way = entry.under_way.saturating_sub(1);
         let answer = match answer {
             Answer::Unable(unable) => {
+                self.words += u64::from(entry.unable.as_ref() != Some(&unable));
                 entry.unable = Some(unable);
                 return None;
             }
@@ -153,10 +158,10 @@ impl Board {
         };
         entry.unable = None;
         let before = entry.machine.reason().cloned();
+        let answer = answer.map_err(|failure| carried_over(failure, before.as_ref()));
         let change = entry.machine.observe(&entry.target.check, now, answer);
-        if change.is_some() || entry.machine.reason() != before.as_ref() {
-            self.changes += 1;
-        }
+        self.changes += u64::from(change.is_some());
+        self.words += u64::from(change.is_some() || entry.machine.reason() != before.as_ref());
         change
     }
 
@@ -164,8 +169,32 @@ impl Board {
     pub fn explain(&mut self, key: &Key, serial: u64, better: Failure) -> bool {
         let entry = self.entries.get_mut(key).filter(|entry| entry.serial == serial);
         let differs = entry.is_some_and(|entry| entry.machine.explain(better));
-        self.changes += u64::from(differs);
+        self.words += u64::from(differs);
         differs
+    }
+
+    /// Whether it is worth asking if the node of a backend lives that is silent through the tunnel: until it is
+    /// known, and now and then.
+    #[must_use]
+    pub fn wants_suspect(&self, key: &Key) -> bool {
+        let Some(entry) = self.entries.get(key) else { return false };
+        match entry.machine.reason() {
+            Some(Failure::Silent { suspect: Suspect::Unknown, .. }) => true,
+            Some(Failure::Silent { .. }) => entry.bad.is_multiple_of(RECHECK),
+            _ => false,
+        }
+    }
+
+    /// Why the last question to a backend could not be asked.
+    #[must_use]
+    pub fn unable(&self, key: &Key) -> Option<&Unable> {
+        self.entries.get(key)?.unable.as_ref()
+    }
+
+    /// How many changes there were, of states and of words.
+    #[must_use]
+    pub fn changes(&self) -> (u64, u64) {
+        (self.changes, self.words)
     }
 
     /// What is known of one backend.
@@ -195,7 +224,11 @@ impl Board {
             };
             (key.clone(), health)
         };
-        HealthSnapshot { changes: self.changes, targets: self.entries.iter().map(one).collect() }
+        HealthSnapshot {
+            changes: self.changes,
+            words: self.words,
+            targets: self.entries.iter().map(one).collect(),
+        }
     }
 
     fn insert(&mut self, key: Key, target: Target, machine: Machine, now: Duration) {
@@ -224,6 +257,17 @@ impl Board {
             self.due.remove(&(entry.schedule.at(entry.round), key.clone()));
             self.changes += 1;
         }
+    }
+}
+
+/// What was found out about an earlier silence holds for the next.
+fn carried_over(failure: Failure, before: Option<&Failure>) -> Failure {
+    match (&failure, before) {
+        (
+            Failure::Silent { address, suspect: Suspect::Unknown },
+            Some(Failure::Silent { address: same, suspect }),
+        ) if address == same => Failure::Silent { address: *same, suspect: *suspect },
+        _ => failure,
     }
 }
 

@@ -28,3 +28,8 @@ pub use self::schedule::Schedule;
 pub use self::snapshot::{HealthSnapshot, TargetHealth};
 pub use self::verdict::{apply, taken_over};
 pub use self::ways::{Way, Ways};
+
+#[cfg(feature = "agent")]
+pub mod probe;
+#[cfg(feature = "agent")]
+pub mod runner;

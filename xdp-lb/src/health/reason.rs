@@ -143,6 +143,9 @@ pub enum Unable {
     /// More backends than a tunnel's mark can tell apart.
     #[error("more than 65535 backends to be asked through tunnels")]
     TooMany,
+    /// The program for questions does not write such headers.
+    #[error("health checks cannot be asked through this kind of tunnel yet; use via: direct")]
+    OtherTunnel,
     /// All ports are in use.
     #[error("no port is free to ask from")]
     NoPort,

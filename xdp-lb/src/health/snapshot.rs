@@ -13,8 +13,10 @@ pub const BUCKETS: [u64; 8] = [1, 5, 10, 50, 100, 500, 1000, 5000];
 /// All backends that are asked, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HealthSnapshot {
-    /// Grows with every change of a state or a reason: equal numbers mean nothing to do for the planner.
+    /// Grows with every change of a state or of who is asked: equal numbers mean nothing to do for the planner.
     pub changes: u64,
+    /// Grows with every change of a reason.
+    pub words: u64,
     /// By service and backend.
     pub targets: BTreeMap<Key, TargetHealth>,
 }

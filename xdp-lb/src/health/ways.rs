@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use xdp_lb_common::backend::{KIND_LOCAL, KIND_TUNNEL, Template};
+use xdp_lb_common::backend::{KIND_IPV4, KIND_IPV6, KIND_LOCAL, Template};
 
 use super::board::{Key, Target};
 use super::check::Via;
@@ -35,6 +35,8 @@ pub enum Way {
     None(UnresolvedReason),
     /// No mark is left.
     NoMark,
+    /// Through a kind of tunnel that the program for questions does not write.
+    OtherTunnel,
 }
 
 /// The marks that are given out and what each leads through.
@@ -111,7 +113,10 @@ impl Ways {
             Resolution::Unresolved(reason) => Some(reason.clone()),
             Resolution::Resolved(_) | Resolution::Local => None,
         };
-        if fresh.kind == KIND_TUNNEL {
+        if fresh.is_tunnel() && !matches!(fresh.kind, KIND_IPV4 | KIND_IPV6) {
+            return Way::OtherTunnel;
+        }
+        if fresh.is_tunnel() {
             if self.templates.insert(mark, fresh) != Some(fresh) {
                 writes.push((mark, fresh));
             }

@@ -1,0 +1,1 @@
+//! Probers against servers on loopback.
