@@ -340,7 +340,7 @@ impl Agent {
     ) -> Result<(), super::ReconcileError> {
         let resolve = |address| resolve(desired, snapshot, address);
         let judged =
-            self.health.as_mut().map(|h| h.judge(desired, &resolve, &self.reconciler.maps().observe()));
+            self.health.as_mut().map(|h| h.judge(desired, &resolve, || self.reconciler.maps().observe()));
         let run = Run {
             desired: judged.as_ref().unwrap_or(desired),
             resolve: &resolve,
@@ -350,8 +350,8 @@ impl Agent {
             generation,
         };
         let done = self.reconciler.reconcile(&run);
-        if let Some(health) = &mut self.health {
-            health.index(&self.reconciler.maps().observe());
+        if let Some(health) = self.health.as_mut().filter(|_| done.is_ok()) {
+            health.index(|| self.reconciler.maps().observe());
         }
         self.due = done?.wake;
         Ok(())

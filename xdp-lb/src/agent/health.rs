@@ -40,6 +40,10 @@ pub struct HealthChecks {
     words: Option<HealthMap>,
     /// Where each backend stands in the maps.
     index: BTreeMap<u32, Key>,
+    /// Whether that still holds: backends change their places with the configuration alone.
+    is_indexed: bool,
+    /// Who is asked.
+    asked: BTreeSet<Key>,
     /// Changes that the planner has seen.
     seen: u64,
 }
@@ -69,6 +73,8 @@ impl HealthChecks {
             ways: Ways::new(WAY_COUNT),
             words,
             index: BTreeMap::new(),
+            is_indexed: false,
+            asked: BTreeSet::new(),
             seen: 0,
         };
         checks.prepare(desired).await?;
@@ -104,12 +110,13 @@ impl HealthChecks {
         Ok(())
     }
 
-    /// Asks what `desired` says from now on, and returns it as the planner is to see it.
+    /// Asks what `desired` says from now on, and returns it as the planner is to see it. The maps are looked at when
+    /// somebody is new.
     pub fn judge(
         &mut self,
         desired: &Desired,
         resolve: &dyn Fn(IpAddr) -> Resolution,
-        observed: &Observed,
+        observe: impl FnOnce() -> Observed,
     ) -> Desired {
         let (targets, writes) = self.ways.plan(desired, resolve);
         for (mark, template) in writes {
@@ -118,7 +125,12 @@ impl HealthChecks {
                 error!(mark, %error, "write map {}", xdp_lb_common::probe::WAYS);
             }
         }
-        let snapshot = self.health.set(targets, &health::taken_over(observed));
+        let asked: BTreeSet<Key> = targets.keys().cloned().collect();
+        let known =
+            if asked.is_subset(&self.asked) { BTreeMap::new() } else { health::taken_over(&observe()) };
+        self.is_indexed &= asked == self.asked;
+        self.asked = asked;
+        let snapshot = self.health.set(targets, &known);
         self.seen = snapshot.changes;
         health::apply(desired, &snapshot)
     }
@@ -135,8 +147,12 @@ impl HealthChecks {
         self.health.changes()
     }
 
-    /// After the maps have changed: whom the words are about.
-    pub fn index(&mut self, observed: &Observed) {
+    /// After the maps have been brought to what was judged: whom the words are about.
+    pub fn index(&mut self, observe: impl FnOnce() -> Observed) {
+        if self.is_indexed {
+            return self.tell();
+        }
+        let observed = observe();
         self.index.clear();
         for (id, service) in &observed.services {
             let (name, base): (Arc<str>, _) = (plan::name(service).into(), service.config().backend_base);
@@ -145,6 +161,7 @@ impl HealthChecks {
                 self.index.insert(base + u32::from(local), key);
             }
         }
+        self.is_indexed = true;
         self.tell();
     }
 
