@@ -87,7 +87,7 @@ fn question(packet: &mut Packet) -> Option<i32> {
     if !is_carried(&way.template) {
         return None;
     }
-    let ip = Ip::read(packet)?;
+    let ip = Ip::read(packet).filter(|ip| ip.protocol == TCP || ip.protocol == UDP)?;
     let &[s0, s1, d0, d1] = packet.get::<4>(ip.l4)?;
     let port = u16::from_be_bytes([s0, s1]);
     let entry = PORTS.get_ptr_mut(u32::from(port.checked_sub(FIRST_PORT)?))?;
