@@ -275,3 +275,6 @@ async fn round(prober: &impl Prober, room: &Semaphore, due: &Due) -> Answer {
     }
     worst
 }
+
+#[cfg(test)]
+mod tests;

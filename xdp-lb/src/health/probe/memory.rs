@@ -23,7 +23,18 @@ pub enum Behaviour {
 #[derive(Clone, Debug, Default)]
 pub struct MemoryProber {
     behaviours: Arc<Mutex<BTreeMap<IpAddr, Behaviour>>>,
-    asked: Arc<Mutex<u64>>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+/// Questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// So far.
+    pub asked: u64,
+    /// Under way now.
+    pub under_way: u64,
+    /// Under way at the same time, at most.
+    pub peak: u64,
 }
 
 impl MemoryProber {
@@ -34,8 +45,15 @@ impl MemoryProber {
 
     /// Questions so far.
     #[must_use]
-    pub fn asked(&self) -> u64 {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self) -> UnderWay<'_> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        (counts.asked, counts.under_way) = (counts.asked + 1, counts.under_way + 1);
+        counts.peak = counts.peak.max(counts.under_way);
+        UnderWay(self)
     }
 
     fn behaviour(&self, backend: IpAddr) -> Behaviour {
@@ -44,9 +62,18 @@ impl MemoryProber {
     }
 }
 
+/// A question until it is answered or given up.
+struct UnderWay<'a>(&'a MemoryProber);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).under_way -= 1;
+    }
+}
+
 impl Prober for MemoryProber {
     async fn ask(&self, target: Arc<Target>, backend: IpAddr, address: IpAddr) -> Answer {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let _under_way = self.count();
         match self.behaviour(backend) {
             Behaviour::Good => Answer::Good(Duration::from_micros(100)),
             Behaviour::Bad(failure) => Answer::Bad(failure),

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use self::fault::Fault;
-pub use self::memory::{Behaviour, MemoryProber};
+pub use self::memory::{Behaviour, Counts, MemoryProber};
 use self::sockets::Origin;
 pub use self::tunnels::Tunnels;
 use super::{Answer, Failure, Kind, Suspect, Target, Unable, Way};
