@@ -350,3 +350,30 @@ fn an_edge_node_that_is_a_backend_asks_itself_at_home() -> Result<()> {
     assert_eq!(requests(&lab)?.keys().collect::<Vec<_>>(), ["backend1"]);
     Ok(())
 }
+
+#[test]
+fn direct_questions_see_the_application_and_not_the_way_there() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, backends: 1, ..Options::default() })?;
+    let own = |n: u8| lab.backend(n).role.address().both().map(|ip| SocketAddr::new(ip, WEB)).to_vec();
+    let web = Server::start(&lab.backend(1).ns, "own", &own(1))?;
+    let times = "interval: 200ms, timeout: 200ms, rise: 1, fall: 1";
+    let tcp = vec![format!("health_check: {{ kind: http, port: {WEB}, via: direct, {times} }}")];
+    let file = EdgeFile { more: [tcp, Vec::new()], ..EdgeFile::new(1) };
+    let tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+    let words = |service: &str| {
+        let rows = status(&tier.edges[0]).unwrap_or_default();
+        rows.into_iter().find(|row| row.0 == service).map(|row| row.3).unwrap_or_default()
+    };
+    let both = |expected: &dyn Fn(String) -> bool| expected(words("web")) && expected(words("echo"));
+    wait_until("both families to be up", BOUND, || both(&|words| words == "up"))?;
+    // Without the VIP no client is served, which this way of asking does not see: nobody is asked through tunnels, and
+    // no namespace was made.
+    lab.backend(1).remove_from_lo(&vip(VIP).both())?;
+    assert!(!lab.edge(1).ns.netlink().link_names()?.contains(&"xdp-lb-probe".to_owned()));
+    assert!(both(&|words| words == "up"));
+    web.stop()?;
+    wait_until("both to be down", BOUND, || both(&|words| words.contains("connection refused")))
+}

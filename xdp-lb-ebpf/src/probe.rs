@@ -39,7 +39,7 @@ const ICMPV6: u8 = 58;
 const ICMP_LEN: usize = 8;
 /// Go on as if no program were here.
 const NEXT: i32 = TC_ACT_UNSPEC;
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 
 #[btf_map(name = "probe_control")]
 static CONTROL: Array<ProbeControl, 1, MMAP> = Array::new();

@@ -123,9 +123,13 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let (shutdown, stopped) = watch::channel(false);
     let maps = loaded.maps()?;
     let len = maps.capacity().backends;
-    let health = HealthChecks::start(root, len, &desired, stopped.clone()).await?;
-    let mut health_changes = health.changes();
-    let mut agent = Agent { health: Some(health), ..Agent::new(maps, desired, options.allow_moves) };
+    let health = match options.role {
+        Role::Balancer => Some(HealthChecks::start(root, len, &desired, stopped.clone()).await?),
+        Role::Decap => None,
+    };
+    let (_nobody, nothing) = watch::channel(Arc::default());
+    let mut health_changes = health.as_ref().map_or(nothing, HealthChecks::changes);
+    let mut agent = Agent { health, ..Agent::new(maps, desired, options.allow_moves) };
     let followed = agent.followed();
     let (resolver, resolver_task) = Resolver::start(followed.clone(), Timing::default(), stopped).await?;
     let (snapshot, settled) = settle(&resolver, &followed, SETTLE).await;

@@ -60,7 +60,8 @@ impl HealthChecks {
         shutdown: watch::Receiver<bool>,
     ) -> Result<Self> {
         let network = Arc::new(Network::new());
-        let (health, task) = Health::start(Arc::clone(&network), seed(desired), shutdown);
+        let (health, task) =
+            Health::start(Arc::clone(&network), seed(desired), shutdown).context("start health checks")?;
         let words = HealthMap::create(root, len)
             .inspect_err(|error| warn!(%error, "status will not say why backends are down: no map for it"))
             .ok();
@@ -81,8 +82,8 @@ impl HealthChecks {
         Ok(checks)
     }
 
-    /// Builds what questions through tunnels need, if there are any and it is not there. The node's addresses are
-    /// looked up once.
+    /// Builds what questions through tunnels need, if there are any and it is not there, or anew when the node has
+    /// other addresses than before.
     ///
     /// # Errors
     /// What is missing; such questions are then not asked.
@@ -92,21 +93,26 @@ impl HealthChecks {
             return Ok(());
         }
         let interfaces: Vec<String> = desired.interfaces.iter().map(|i| i.name.clone()).collect();
-        let Some(tunnels) = &self.tunnels else {
-            let vips: BTreeSet<IpAddr> = desired.vips.iter().map(|vip| vip.address).collect();
-            let tunnels = Tunnels::build(&interfaces, &vips).await.context("prepare health checks")?;
-            info!(sources = ?tunnels.sources(), "health checks can be asked through tunnels");
-            let tunnels = Arc::new(tunnels);
-            self.network.use_tunnels(Arc::clone(&tunnels));
-            (self.tunnels, self.interfaces) = (Some(tunnels), interfaces.into_iter().collect());
-            return Ok(());
+        let vips: BTreeSet<IpAddr> = desired.vips.iter().map(|vip| vip.address).collect();
+        let same = match &self.tunnels {
+            Some(tunnels) => Tunnels::sources_of_node(&interfaces, &vips).await? == *tunnels.sources(),
+            None => false,
         };
-        for interface in interfaces {
-            if !self.interfaces.contains(&interface) {
-                tunnels.also_at(&interface).context("prepare health checks")?;
-                self.interfaces.insert(interface);
+        if let Some(tunnels) = self.tunnels.as_ref().filter(|_| same) {
+            for interface in interfaces {
+                if !self.interfaces.contains(&interface) {
+                    tunnels.also_at(&interface).context("prepare health checks")?;
+                    self.interfaces.insert(interface);
+                }
             }
+            return Ok(());
         }
+        let tunnels = Arc::new(Tunnels::build(&interfaces, &vips).await.context("prepare health checks")?);
+        info!(sources = ?tunnels.sources(), "health checks can be asked through tunnels");
+        self.network.use_tunnels(Arc::clone(&tunnels));
+        (self.tunnels, self.interfaces) = (Some(tunnels), interfaces.into_iter().collect());
+        // New maps, in which no mark leads anywhere yet.
+        self.ways = Ways::new(WAY_COUNT);
         Ok(())
     }
 

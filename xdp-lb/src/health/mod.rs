@@ -25,7 +25,7 @@ pub use self::check::{Check, HttpCheck, Kind, OnAllDown, Statuses, UdpCheck, Via
 pub use self::machine::{Change, Machine, State};
 pub use self::reason::{Answer, Failure, Suspect, TlsFault, Unable};
 pub use self::schedule::Schedule;
-pub use self::snapshot::{HealthSnapshot, TargetHealth};
+pub use self::snapshot::{BUCKETS, HealthSnapshot, TargetHealth};
 pub use self::verdict::{apply, taken_over};
 pub use self::ways::{Way, Ways};
 

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet, spawn_blocking},
     time::{Instant, sleep_until},
 };
 use tracing::{debug, info, warn};
@@ -49,12 +50,18 @@ impl Health {
 
     /// Starts the scheduler, which ends with `shutdown` after its last question has been given up. `seed` decides
     /// phases and jitter: another one on every node.
+    ///
+    /// It has a thread and a runtime of its own: while the daemon's task is at its plans, answers must not be late.
+    ///
+    /// # Errors
+    /// When the system gives no thread or descriptor for it.
     pub fn start(
         prober: Arc<impl Prober>,
         seed: u64,
         shutdown: watch::Receiver<bool>,
-    ) -> (Self, JoinHandle<()>) {
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         sys::lift_nofile();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (publish, snapshots) = watch::channel(Arc::default());
         let shared = Arc::new(Shared {
             board: Mutex::new(Board::new(seed)),
@@ -69,7 +76,8 @@ impl Health {
             rounds: JoinSet::new(),
             published: Published { changes: (0, 0), at: shared.started },
         };
-        (Self { shared, snapshots }, tokio::spawn(scheduler.run(shutdown)))
+        let task = spawn_blocking(move || runtime.block_on(scheduler.run(shutdown)));
+        Ok((Self { shared, snapshots }, task))
     }
 
     /// Makes `targets` the ones that are asked, new ones with the state that `known` has of them, and returns what is

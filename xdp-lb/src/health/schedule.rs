@@ -52,5 +52,5 @@ impl Schedule {
 /// A part of `whole`, 0 or more and less than it, that `word` chooses.
 fn part(whole: Duration, word: u64) -> Duration {
     let nanos = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos((u128::from(nanos) * u128::from(word) >> 64) as u64)
+    Duration::from_nanos(((u128::from(nanos) * u128::from(word)) >> 64) as u64)
 }

@@ -79,6 +79,10 @@ impl Tunnels {
             Requests::open()
         };
         let requests = inside.run(open).await.map_err(ended)??;
+        // A node may have IPv6 off by default and on where it is used. Where this cannot be written, adding the address
+        // says whether it had to be.
+        let ipv6 = || drop(std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "0"));
+        inside.run(ipv6).await.map_err(ended)?;
         let outside = probe_link::build(&node, &requests, inside.as_fd(), &sources).await?;
         let settled = inside.run(|| {
             [Offload::Checksum, Offload::Tso, Offload::Gso]
@@ -108,6 +112,17 @@ impl Tunnels {
         let programs = inside.run(attach).await.map_err(ended)??;
         let ports = Arc::new(Mutex::new((FIRST_PORT..=u16::MAX).collect()));
         Ok(Self { programs: Mutex::new(programs), maps, sources, ports, inside })
+    }
+
+    /// Addresses that a new one would ask from.
+    ///
+    /// # Errors
+    /// [`TunnelsError::Link`].
+    pub async fn sources_of_node(
+        interfaces: &[String],
+        vips: &BTreeSet<IpAddr>,
+    ) -> Result<Sources, TunnelsError> {
+        Ok(probe_link::sources(&Requests::open()?, interfaces, vips).await?)
     }
 
     /// Takes answers at another interface as well.

@@ -26,7 +26,7 @@ impl Stand {
     fn start() -> Self {
         let prober = MemoryProber::default();
         let (shutdown, stopped) = watch::channel(false);
-        let (health, task) = Health::start(Arc::new(prober.clone()), 7, stopped);
+        let (health, task) = Health::start(Arc::new(prober.clone()), 7, stopped).unwrap();
         Self { prober, health, shutdown, task }
     }
 
