@@ -32,9 +32,12 @@ enum Word {
     SipOptions,
 }
 
-/// Reads `on_all_down`.
-pub(super) fn on_all_down(keys: &Mapping<'_>) -> OnAllDown {
+/// Reads `on_all_down`, which means something where backends are `checked`.
+pub(super) fn on_all_down(keys: &Mapping<'_>, checked: bool) -> OnAllDown {
     const FATES: &[(&str, OnAllDown)] = &[("keep", OnAllDown::Keep), ("drop", OnAllDown::Drop)];
+    if let Some(item) = keys.get("on_all_down").filter(|_| !checked) {
+        item.findings.warn(&item.spot, "has no effect without a `health_check`");
+    }
     keys.leaf("on_all_down", OnAllDown::Keep, leaf::choice(FATES, &[])).unwrap_or_default()
 }
 

@@ -40,6 +40,7 @@ pub(super) fn read(
     let affinity = keys.leaf("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, later));
     keys.leaf("fragments", (), leaf::choice(&[("drop", ())], &["forward"]));
     let health = super::health::read(&keys, protocol, ports.as_ref());
+    let on_all_down = super::health::on_all_down(&keys, health.as_ref().is_none_or(Option::is_some));
     let table_size = match keys.get("table_size") {
         Some(item) => item.placed(leaf::table_size),
         None => table_size.cloned(),
@@ -65,7 +66,7 @@ pub(super) fn read(
         drain: drain(&keys),
         encap,
         health,
-        on_all_down: super::health::on_all_down(&keys),
+        on_all_down,
         backends: keys.required("backends", "[]").and_then(|item| backends(&item)),
     })
 }

@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use xdp_lb_common::probe::INSIDE_MAC;
 
@@ -69,7 +70,8 @@ pub async fn sources(
         .filter_map(|message| Some((rank(message.header.index), usable(message)?)))
         .filter(|(_, address)| !vips.contains(address))
         .collect();
-    found.sort();
+    // Stable: the kernel lists primary addresses first.
+    found.sort_by_key(|(rank, _)| *rank);
     let v4 = found.iter().find_map(|(_, ip)| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
     let v6 = found.iter().find_map(|(_, ip)| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
     Ok(Sources { v4, v6 })
@@ -141,7 +143,7 @@ async fn add_address(inside: &Requests, index: u32, address: IpAddr) -> Result<(
     let length = if address.is_ipv4() { 32 } else { 128 };
     let mut request = inside.handle().address().add(index, address, length);
     // Nobody else is on the link: no duplicate address detection.
-    request.message_mut().header.flags |= rtnetlink::packet_route::address::AddressHeaderFlags::Nodad;
+    request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
     requests::done(|| format!("give {INSIDE} the address {address}"), request.execute()).await
 }
 
@@ -153,7 +155,7 @@ async fn add_route(inside: &Requests, index: u32, address: IpAddr) -> Result<(),
             let route = RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
                 .pref_source(from)
-                .scope(rtnetlink::packet_route::route::RouteScope::Link)
+                .scope(RouteScope::Link)
                 .output_interface(index)
                 .build();
             requests::done(what, inside.handle().route().add(route).execute()).await
@@ -169,10 +171,14 @@ async fn add_route(inside: &Requests, index: u32, address: IpAddr) -> Result<(),
     }
 }
 
-/// The address of a message, if others can reach it and it is not one of the VIPs that we hold.
+/// The address of a message, if others can reach it, it is there to stay, and it is not one of the VIPs that we hold.
+/// A secondary IPv4 address and a temporary IPv6 address (RFC 8981) have the same flag.
 fn usable(message: &AddressMessage) -> Option<IpAddr> {
     let ours = message.attributes.contains(&AddressAttribute::RoutePriority(MARK));
-    if message.header.scope != AddressScope::Universe || ours {
+    // Tentative ones stay: after a boot, most are for a second.
+    let doubtful =
+        AddressHeaderFlags::Secondary | AddressHeaderFlags::Dadfailed | AddressHeaderFlags::Deprecated;
+    if message.header.scope != AddressScope::Universe || message.header.flags.intersects(doubtful) || ours {
         return None;
     }
     let (mut local, mut address) = (None, None);

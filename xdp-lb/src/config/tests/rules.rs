@@ -314,6 +314,8 @@ fn a_check_says_what_it_needs_and_nothing_else() {
     wrong(&udp("kind: sip-options, expect: \"299-200\""), "expect", "a status code or a range");
     wrong(&udp(&format!("kind: udp, payload: {}", "x".repeat(1201))), "payload", "is 1201");
     wrong(&udp("kind: stun, rises: 2"), "rises", "did you mean `rise`");
+    let kept = edge(&service("a", "203.0.113.1", "udp", "80", ", on_all_down: keep"));
+    assert_eq!(good(&kept).warnings[0].path, "services[0].on_all_down");
     // All at once.
     assert_eq!(bad(&udp("kind: http, port: 0, path: x, rise: 0, via: air")).len(), 4);
 }
