@@ -44,6 +44,10 @@ pub struct HealthChecks {
     is_indexed: bool,
     /// Who is asked.
     asked: BTreeSet<Key>,
+    /// Who the file says is to be asked.
+    named: BTreeSet<Key>,
+    /// Backends that are gone from the file are asked as long as they drain.
+    somebody_leaves: bool,
     /// Changes that the planner has seen.
     seen: u64,
 }
@@ -76,6 +80,8 @@ impl HealthChecks {
             index: BTreeMap::new(),
             is_indexed: false,
             asked: BTreeSet::new(),
+            named: BTreeSet::new(),
+            somebody_leaves: false,
             seen: 0,
         };
         checks.prepare(desired).await?;
@@ -117,28 +123,36 @@ impl HealthChecks {
     }
 
     /// Asks what `desired` says from now on, and returns it as the planner is to see it. The maps are looked at when
-    /// somebody is new.
+    /// somebody comes or leaves.
     pub fn judge(
         &mut self,
         desired: &Desired,
         resolve: &dyn Fn(IpAddr) -> Resolution,
         observe: impl FnOnce() -> Observed,
     ) -> Desired {
-        let (targets, writes) = self.ways.plan(desired, resolve);
+        // Nobody is leaving without a change of the file; once somebody is, the maps say for how long.
+        let named = named(desired);
+        let observed = (self.somebody_leaves || named != self.named).then(observe);
+        let asked = observed.as_ref().and_then(|observed| health::with_leaving(desired, observed));
+        (self.somebody_leaves, self.named) = (asked.is_some(), named);
+        let asked = asked.as_ref().unwrap_or(desired);
+
+        let (targets, writes) = self.ways.plan(asked, resolve);
         for (mark, template) in writes {
             let written = self.tunnels.as_ref().map(|tunnels| tunnels.maps().set_way(mark, &template));
             if let Some(Err(error)) = written {
                 error!(mark, %error, "write map {}", xdp_lb_common::probe::WAYS);
             }
         }
-        let asked: BTreeSet<Key> = targets.keys().cloned().collect();
-        let known =
-            if asked.is_subset(&self.asked) { BTreeMap::new() } else { health::taken_over(&observe()) };
-        self.is_indexed &= asked == self.asked;
-        self.asked = asked;
+        let keys: BTreeSet<Key> = targets.keys().cloned().collect();
+        self.is_indexed &= keys == self.asked;
+        self.asked = keys;
+        let known = observed.as_ref().map(health::taken_over).unwrap_or_default();
         let snapshot = self.health.set(targets, &known);
         self.seen = snapshot.changes;
-        health::apply(desired, &snapshot)
+        let mut judged = health::apply(asked, &snapshot);
+        health::without_leaving(&mut judged, desired);
+        judged
     }
 
     /// Whether the planner has not seen the latest changes.
@@ -194,6 +208,16 @@ impl HealthChecks {
     pub async fn end(self) -> Result<()> {
         self.task.await.with_context(|| format!("end the task {}", Health::TASK))
     }
+}
+
+/// Backends of services with checks.
+fn named(desired: &Desired) -> BTreeSet<Key> {
+    let checked = desired.services.iter().filter(|service| service.health.is_some());
+    let keys = checked.flat_map(|service| {
+        let name: Arc<str> = service.name.as_str().into();
+        service.backends.iter().map(move |b| Key { service: name.clone(), backend: b.address })
+    });
+    keys.collect()
 }
 
 /// Another phase on every node, the same after a restart: by the outer sources, which no two nodes share, and the name.

@@ -26,7 +26,7 @@ pub use self::machine::{Change, Machine, State};
 pub use self::reason::{Answer, Failure, Suspect, TlsFault, Unable};
 pub use self::schedule::Schedule;
 pub use self::snapshot::{BUCKETS, HealthSnapshot, TargetHealth};
-pub use self::verdict::{apply, taken_over};
+pub use self::verdict::{apply, taken_over, with_leaving, without_leaving};
 pub use self::ways::{Way, Ways};
 
 #[cfg(feature = "agent")]
