@@ -5,6 +5,7 @@
 pub mod config;
 pub mod explain;
 pub mod gates;
+pub mod health;
 pub mod maglev;
 pub mod memory;
 pub mod model;

@@ -127,6 +127,47 @@ pub(super) fn live_frames(
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attr.duration) }
 }
 
+/// The part of `struct __sk_buff` that a caller may set; the rest of its 192 bytes are zero.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SkBuff {
+    len: u32,
+    pkt_type: u32,
+    mark: u32,
+    rest: [u32; 45],
+}
+
+const _: () = assert!(size_of::<SkBuff>() == 192);
+
+/// Runs a TC program once on `data_in`, on a socket buffer with `mark`; returns what it returned and the length of what
+/// became of the packet in `data_out`.
+pub(super) fn test_run_skb(
+    program: BorrowedFd<'_>,
+    data_in: &[u8],
+    data_out: &mut [u8],
+    mark: u32,
+) -> io::Result<(u32, u32)> {
+    let length = |buffer: &[u8]| u32::try_from(buffer.len()).map_err(|_| io::ErrorKind::InvalidInput);
+    let context = SkBuff { len: 0, pkt_type: 0, mark, rest: [0; 45] };
+    let mut attr = TestRunAttr {
+        prog_fd: u32::try_from(program.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        data_size_in: length(data_in)?,
+        data_size_out: length(data_out)?,
+        data_in: data_in.as_ptr() as u64,
+        data_out: data_out.as_mut_ptr() as u64,
+        ctx_size_in: 192,
+        ctx_in: &raw const context as u64,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: as in `test_run`; the kernel reads 192 bytes of `context` and writes no context back.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRunAttr>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((attr.retval, attr.data_size_out))
+}
+
 /// Loads an XDP program from its instructions, for the harness's own tests.
 #[cfg(test)]
 pub(super) fn load_xdp(instructions: &[u64]) -> io::Result<std::os::fd::OwnedFd> {

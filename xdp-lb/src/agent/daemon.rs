@@ -15,6 +15,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
+    health::HealthChecks,
     interfaces::{followed, resolve},
     reconcile::{Reconciler, Run},
 };
@@ -25,6 +26,7 @@ use crate::{
         load::{self, remove},
     },
     file,
+    health::HealthSnapshot,
     model::{Desired, Interface},
     netlink::{
         NextHops as _, Resolver, Timing,
@@ -119,7 +121,15 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let mut loaded = open(root, &desired, options.role)?;
     info!(taken_over = loaded.took_over(), pins = %root, "program and maps loaded");
     let (shutdown, stopped) = watch::channel(false);
-    let mut agent = Agent::new(loaded.maps()?, desired, options.allow_moves);
+    let maps = loaded.maps()?;
+    let len = maps.capacity().backends;
+    let health = match options.role {
+        Role::Balancer => Some(HealthChecks::start(root, len, &desired, stopped.clone()).await?),
+        Role::Decap => None,
+    };
+    let (_nobody, nothing) = watch::channel(Arc::default());
+    let mut health_changes = health.as_ref().map_or(nothing, HealthChecks::changes);
+    let mut agent = Agent { health, ..Agent::new(maps, desired, options.allow_moves) };
     let followed = agent.followed();
     let (resolver, resolver_task) = Resolver::start(followed.clone(), Timing::default(), stopped).await?;
     let (snapshot, settled) = settle(&resolver, &followed, SETTLE).await;
@@ -156,6 +166,7 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                     let followed = agent.followed_by(&desired);
                     resolver.follow(followed.clone());
                     let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
+                    agent.prepare_health(&desired).await;
                     if agent.adopt(desired, &snapshot) {
                         if let Err(e) = attach_all(&mut loaded, options, &agent.desired) {
                             error!("reload: {e:#}");
@@ -173,6 +184,10 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                 }
                 agent.try_reconcile(&changes.borrow_and_update().clone());
             }
+            Ok(()) = health_changes.changed() => {
+                let health = health_changes.borrow_and_update().clone();
+                agent.on_health(&health, &changes.borrow().clone());
+            }
             () = sleep_until(wake.into()) => agent.try_reconcile(&changes.borrow().clone()),
             _ = survey.tick() => {
                 agent.survey();
@@ -185,6 +200,9 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
 
     shutdown.send_replace(true);
     resolver_task.await.context("end the task next-hops")?;
+    if let Some(health) = agent.health.take() {
+        health.end().await?;
+    }
     match options.on_exit {
         OnExit::Keep => {
             info!("leaving; forwarding goes on, `xdp-lb detach` would stop it");
@@ -288,6 +306,8 @@ async fn hold_vips(desired: &Desired) -> Result<Option<LoopbackVips>> {
 struct Agent {
     reconciler: Reconciler<KernelMaps>,
     desired: Desired,
+    /// Without it, backends are what the file says.
+    health: Option<HealthChecks>,
     allow_moves: bool,
     started: Instant,
     /// Seconds since 1970 at which something falls due.
@@ -299,7 +319,15 @@ struct Agent {
 impl Agent {
     fn new(maps: KernelMaps, desired: Desired, allow_moves: bool) -> Self {
         let reconciler = Reconciler::new(maps);
-        Self { reconciler, desired, allow_moves, started: Instant::now(), due: None, retry: None }
+        Self {
+            reconciler,
+            desired,
+            health: None,
+            allow_moves,
+            started: Instant::now(),
+            due: None,
+            retry: None,
+        }
     }
 
     fn reconcile(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), super::ReconcileError> {
@@ -315,16 +343,40 @@ impl Agent {
         generation: u32,
     ) -> Result<(), super::ReconcileError> {
         let resolve = |address| resolve(desired, snapshot, address);
+        let judged =
+            self.health.as_mut().map(|h| h.judge(desired, &resolve, || self.reconciler.maps().observe()));
         let run = Run {
-            desired,
+            desired: judged.as_ref().unwrap_or(desired),
             resolve: &resolve,
             now: unix_now(),
             uptime: self.started.elapsed(),
             allow_moves: self.allow_moves,
             generation,
         };
-        self.due = self.reconciler.reconcile(&run)?.wake;
+        let done = self.reconciler.reconcile(&run);
+        if let Some(health) = self.health.as_mut().filter(|_| done.is_ok()) {
+            health.index(|| self.reconciler.maps().observe());
+        }
+        self.due = done?.wake;
         Ok(())
+    }
+
+    /// Before a new configuration: what cannot be had is logged, and such checks are not asked.
+    async fn prepare_health(&mut self, desired: &Desired) {
+        if let Some(health) = &mut self.health
+            && let Err(e) = health.prepare(desired).await
+        {
+            error!("reload: {e:#}");
+        }
+    }
+
+    fn on_health(&mut self, health: &HealthSnapshot, snapshot: &Arc<Snapshot>) {
+        let Some(checks) = &mut self.health else { return };
+        if checks.has_changed(health) {
+            self.try_reconcile(snapshot);
+        } else {
+            checks.tell();
+        }
     }
 
     /// Reconciles; a failure is logged and tried again later, with pauses that grow.

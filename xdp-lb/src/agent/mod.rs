@@ -3,6 +3,7 @@
 //! ```text
 //!  SIGHUP -> file -> Desired --+
 //!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel
+//!  health -> who answers ------+
 //!  clock -> survey, deadlines -+
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! the next one takes over what it finds.
 
 mod daemon;
+mod health;
 mod interfaces;
 pub mod log;
 mod reconcile;

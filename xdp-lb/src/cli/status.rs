@@ -16,9 +16,10 @@ use super::{
     table::{self, Align, Table},
 };
 use crate::{
-    dataplane::{BpffsRoot, KernelMaps, attach},
+    dataplane::{BpffsRoot, KernelMaps, attach, health_map},
     state::{Maps as _, Observed},
     status::{self, Count, Interface, Listener, Member, Path, Readings, Service, Status, Word as _},
+    template::from_map,
 };
 
 /// Arguments of `status`.
@@ -101,6 +102,7 @@ fn read(maps: &KernelMaps, observed: &Observed, root: &BpffsRoot) -> anyhow::Res
             readings.members.extend(traffic.map(|traffic| ((id, local), traffic)));
         }
     }
+    readings.health = health(observed, root);
     match maps.tick() {
         Ok(tick) => readings.flows = Some(status::flows(maps.flow_sets().map(|(_, set)| set), tick)),
         Err(error) => {
@@ -108,6 +110,26 @@ fn read(maps: &KernelMaps, observed: &Observed, root: &BpffsRoot) -> anyhow::Res
         }
     }
     Ok(readings)
+}
+
+/// Health in words, where an agent has left some.
+fn health(observed: &Observed, root: &BpffsRoot) -> BTreeMap<(u16, u16), status::Health> {
+    let said = health_map::read(root).unwrap_or_else(|error| {
+        to_stderr(format_args!("warning: health is not shown: read {}: {error}", root.health().display()));
+        BTreeMap::new()
+    });
+    let mut health = BTreeMap::new();
+    for (&id, service) in &observed.services {
+        for (&local, member) in observed.members.get(&id).into_iter().flatten() {
+            let index = service.config().backend_base + u32::from(local);
+            // An index that has changed hands since says nothing about its new holder.
+            if let Some((_, words)) = said.get(&index).filter(|(a, _)| *a == from_map(member.address)) {
+                let (words, since) = (words.text.clone(), words.since);
+                health.insert((id, local), status::Health { words, since });
+            }
+        }
+    }
+    health
 }
 
 fn attached(root: &BpffsRoot) -> anyhow::Result<Vec<Interface>> {
@@ -199,6 +221,7 @@ fn backends(services: &[Service], now: u64) -> String {
         ("PACKETS", Right),
         ("BYTES", Right),
         ("NEXT HOP", Left),
+        ("HEALTH", Left),
     ]);
     for (service, m) in services.iter().flat_map(|s| s.backends.iter().map(move |m| (s, m))) {
         table.row([
@@ -212,6 +235,7 @@ fn backends(services: &[Service], now: u64) -> String {
             number(m.packets),
             m.bytes.map_or_else(|| "-".to_owned(), table::bytes),
             path(&m.path),
+            m.health.as_ref().map_or_else(|| "-".to_owned(), |health| health.words.clone()),
         ]);
     }
     table.render()

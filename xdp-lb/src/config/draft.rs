@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::finding::{Placed, Spot};
+use crate::health::{Check, OnAllDown};
 use crate::model::{
     Affinity, Backend, DrainPolicy, Dscp, FlowTable, Interface, Limits, Log, Node, Protocol, TableSize,
     Tracking, Vip,
@@ -64,6 +65,9 @@ pub(super) struct ServiceDraft {
     pub table_size: Option<Placed<TableSize>>,
     pub drain: DrainPolicy,
     pub encap: EncapDraft,
+    /// The outer `None`: a mistake; the inner: no check.
+    pub health: Option<Option<Check>>,
+    pub on_all_down: OnAllDown,
     /// `None` if the list itself is missing or no list.
     pub backends: Option<PlacedList<Backend>>,
 }

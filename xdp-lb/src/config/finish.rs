@@ -56,6 +56,8 @@ fn service(draft: ServiceDraft) -> Option<Service> {
             source_v6: draft.encap.source_v6.value(),
             dscp: draft.encap.dscp.value().unwrap_or_default(),
         },
+        health: draft.health?,
+        on_all_down: draft.on_all_down,
         backends: draft.backends?.items.into_iter().map(|backend| backend.value).collect(),
     })
 }

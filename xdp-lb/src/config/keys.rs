@@ -64,16 +64,16 @@ sections! {
     SERVICE "services[]" [
         now("name"), now("vip"), now("protocol"), now("ports"), now("affinity"), now("fragments"),
         now("tracking"), now("flow_timeout"), now("new_flow_limit"), now("table_size"), now("drain"), now("encap"),
-        now("health_check"), now("backends"),
-        later("source_ranges"), later("slow_start"), later("on_all_down"), later("zone_policy"), later("advertise"),
+        now("health_check"), now("on_all_down"), now("backends"),
+        later("source_ranges"), later("slow_start"), later("zone_policy"), later("advertise"),
     ]
     SERVICE_ENCAP "services[].encap" [
         now("kind"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"), later("gue"),
     ]
     DRAIN "services[].drain" [now("mode"), now("max")]
     HEALTH_CHECK "services[].health_check" [
-        now("kind"),
-        later("interval"), later("timeout"), later("rise"), later("fall"), later("via"),
+        now("kind"), now("interval"), now("timeout"), now("rise"), now("fall"), now("via"), now("port"), now("path"),
+        now("host"), now("payload"), now("expect"),
     ]
     BACKEND "services[].backends[]" [
         now("address"), now("weight"), now("zone"), now("state"), now("share"),

@@ -16,6 +16,7 @@ mod decap;
 mod draft;
 mod finding;
 mod finish;
+mod health;
 mod keys;
 mod leaf;
 mod limits;

@@ -39,7 +39,8 @@ pub(super) fn read(
     let later = &["dest-port", "ice-ufrag", "quic-cid"];
     let affinity = keys.leaf("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, later));
     keys.leaf("fragments", (), leaf::choice(&[("drop", ())], &["forward"]));
-    health_check(&keys);
+    let health = super::health::read(&keys, protocol, ports.as_ref());
+    let on_all_down = super::health::on_all_down(&keys, health.as_ref().is_none_or(Option::is_some));
     let table_size = match keys.get("table_size") {
         Some(item) => item.placed(leaf::table_size),
         None => table_size.cloned(),
@@ -64,6 +65,8 @@ pub(super) fn read(
         table_size,
         drain: drain(&keys),
         encap,
+        health,
+        on_all_down,
         backends: keys.required("backends", "[]").and_then(|item| backends(&item)),
     })
 }
@@ -90,17 +93,6 @@ fn flow_timeout(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Durati
         Protocol::Tcp => Duration::from_secs(125 * 60),
         Protocol::Udp => Duration::from_secs(5 * 60),
     })
-}
-
-/// `kind: none` is what this release does anyway; anything else would promise a check that never runs.
-fn health_check(keys: &Mapping<'_>) {
-    let Some(check) = keys.get("health_check").and_then(|item| item.mapping(&keys::HEALTH_CHECK)) else {
-        return;
-    };
-    let later = &["tcp", "http", "https", "udp", "stun", "sip-options"];
-    if let Some(kind) = check.required("kind", "none") {
-        kind.leaf(leaf::choice(&[("none", ())], later));
-    }
 }
 
 fn drain(keys: &Mapping<'_>) -> DrainPolicy {

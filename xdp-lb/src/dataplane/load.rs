@@ -278,9 +278,15 @@ pub fn claim(root: &BpffsRoot) -> Result<Option<File>, LoadError> {
 /// [`LoadError::Detach`] or [`LoadError::Pin`] with the first pin that stays.
 pub fn remove(root: &BpffsRoot) -> Result<(), LoadError> {
     attach::detach_all(root)?;
-    for path in
-        [root.links(), root.program(), root.new_program(), root.maps(), root.new_maps(), root.path().into()]
-    {
+    for path in [
+        root.links(),
+        root.program(),
+        root.new_program(),
+        root.health(),
+        root.maps(),
+        root.new_maps(),
+        root.path().into(),
+    ] {
         remove_tree(&path)?;
     }
     Ok(())

@@ -140,6 +140,7 @@ fn readings_find_their_owners() {
     counters.drops.no_service = 9;
     counters.flows.hit = 4;
     let readings = Readings {
+        health: BTreeMap::new(),
         counters,
         services: BTreeMap::from([(web, Traffic { packets: 7, bytes: 700 })]),
         members: BTreeMap::from([((web, local(3)), Traffic { packets: 5, bytes: 500 })]),

@@ -112,7 +112,17 @@ const ROWS: &[Row] = &[
     ("", "    encap:", "", &[]),
     ("services[0].encap.dscp", "      dscp: _", "46", &["64", "x"]),
     ("", "    health_check:", "", &[]),
-    ("services[0].health_check.kind", "      kind: _", "none", &["tcp", "x", ""]),
+    ("services[0].health_check.kind", "      kind: _", "https", &["ping", "HTTP", "[tcp]", ""]),
+    ("services[0].health_check.interval", "      interval: _", "1m", SPAN),
+    ("services[0].health_check.timeout", "      timeout: _", "250ms", SPAN),
+    ("services[0].health_check.rise", "      rise: _", "4", NUMBER),
+    ("services[0].health_check.fall", "      fall: _", "1", NUMBER),
+    ("services[0].health_check.via", "      via: _", "direct", WORD),
+    ("services[0].health_check.port", "      port: _", "8443", NUMBER),
+    ("services[0].health_check.path", "      path: _", "/healthz", &["healthz", "\"/a b\"", "[/]", ""]),
+    ("services[0].health_check.host", "      host: _", "sip.example", &["two words", "{ a: b }"]),
+    ("services[0].health_check.expect", "      expect: _", "200-204", &["[200]", "{ a: b }", "~"]),
+    ("services[0].on_all_down", "    on_all_down: _", "drop", WORD),
     ("", "    backends:", "", &[]),
     (
         "services[0].backends[0].address",
@@ -179,9 +189,20 @@ fn check(choice: impl Fn(usize, &Row) -> Option<&'static str>) {
 fn the_unbroken_file_is_good_and_nothing_in_it_is_ignored() {
     let desired = good(&broken(|_, _| None).0).desired;
     let shown = format!("{desired:?}");
-    for part in
-        ["65261", "Native", "Json", "Debug", "Pass", "Sampled", "7800s", "Shed", "5420.5s", "Set(46)", "6554"]
-    {
+    for part in [
+        "65261",
+        "Native",
+        "Json",
+        "Debug",
+        "Pass",
+        "Sampled",
+        "7800s",
+        "Shed",
+        "5420.5s",
+        "Set(46)",
+        "6554",
+        "sip.example",
+    ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
 }
