@@ -135,13 +135,13 @@ fn hosts(said: &[Message]) -> (Vec<u8>, Vec<u8>) {
     )
 }
 
-fn talk() -> Talk {
+fn start() -> Talk {
     Talk::new(peer("10.0.0.1", THEIRS), false)
 }
 
 #[test]
 fn everything_is_announced_before_the_end_of_the_rib() {
-    let (mut talk, said) = talk().up(&[10, 11], restarting());
+    let (mut talk, said) = start().up(&[10, 11], restarting());
     assert_eq!(hosts(&said), (vec![10, 11], vec![]));
     // One UPDATE for two prefixes with equal attributes, then one mark for each family.
     assert_eq!(said.len(), 3, "{said:?}");
@@ -160,7 +160,7 @@ fn everything_is_announced_before_the_end_of_the_rib() {
 
 #[test]
 fn a_router_without_graceful_restart_gets_no_marks() {
-    let (_, said) = talk().up(&[10], vec![]);
+    let (_, said) = start().up(&[10], vec![]);
     assert_eq!(said.len(), 1);
 }
 
@@ -205,7 +205,7 @@ fn only_the_first_session_after_a_restart_says_so() {
 
 #[test]
 fn silence_ends_a_session_and_keepalives_prevent_it() {
-    let (mut talk, _) = talk().up(&[10], vec![]);
+    let (mut talk, _) = start().up(&[10], vec![]);
     assert_eq!(talk.session.hold_time(), Some(9));
     // A third of the hold time.
     assert_eq!(talk.session.wake(), Some(at(4)));
@@ -223,7 +223,7 @@ fn silence_ends_a_session_and_keepalives_prevent_it() {
 
 #[test]
 fn what_the_router_ends_a_session_with_is_told() {
-    let (mut talk, _) = talk().up(&[10], vec![]);
+    let (mut talk, _) = start().up(&[10], vec![]);
     let data = rustbgpd_wire::notification::encode_shutdown_communication("maintenance");
     talk.hear(&Message::Notification(NotificationMessage::new(NotificationCode::Cease, 2, data)), at(3));
     let why = talk.down();
@@ -236,7 +236,7 @@ fn what_the_router_ends_a_session_with_is_told() {
 
 #[test]
 fn another_as_is_refused() {
-    let mut talk = talk();
+    let mut talk = start();
     talk.session.connected("10.0.0.2".parse().unwrap(), at(1));
     talk.said(at(1));
     talk.hear(&open(65_002, vec![]), at(1));
@@ -253,7 +253,7 @@ fn garbage_ends_the_session_and_another_begins() {
         ([vec![0xff; 16], vec![0, 19, 99]].concat(), (1, 3)),
         ([vec![0xff; 16], vec![0, 23, 2, 0, 9, 0, 0]].concat(), (3, 1)),
     ] {
-        let (mut talk, _) = talk().up(&[10], vec![]);
+        let (mut talk, _) = start().up(&[10], vec![]);
         talk.session.received(&garbage, at(2));
         assert_eq!(talk.session.state(), State::Idle, "{garbage:02x?}");
         assert!(talk.down().contains("the router sent"));
@@ -267,7 +267,7 @@ fn garbage_ends_the_session_and_another_begins() {
 
 #[test]
 fn messages_may_come_in_any_pieces() {
-    let mut talk = talk();
+    let mut talk = start();
     talk.wish(&[10]);
     talk.session.connected("10.0.0.2".parse().unwrap(), at(1));
     talk.said(at(1));
@@ -282,7 +282,7 @@ fn messages_may_come_in_any_pieces() {
 
 #[test]
 fn idle_lasts_longer_with_every_failure_but_not_for_ever() {
-    let mut talk = talk();
+    let mut talk = start();
     let (mut now, mut pauses) = (at(1), Vec::new());
     for _ in 0..9 {
         talk.session.connected("10.0.0.2".parse().unwrap(), now);
@@ -309,7 +309,7 @@ fn idle_lasts_longer_with_every_failure_but_not_for_ever() {
 
 #[test]
 fn a_router_that_does_not_answer_is_asked_every_few_seconds() {
-    let mut talk = talk();
+    let mut talk = start();
     let mut now = at(0);
     let mut dialled = 0;
     while now < at(120) {
@@ -333,7 +333,7 @@ fn a_router_that_does_not_answer_is_asked_every_few_seconds() {
 
 #[test]
 fn a_refresh_is_answered_with_everything_of_its_family() {
-    let (mut talk, _) = talk().up(&[10, 11], vec![]);
+    let (mut talk, _) = start().up(&[10, 11], vec![]);
     talk.hear(&Message::RouteRefresh(RouteRefreshMessage::new(Afi::Ipv6, Safi::Unicast)), at(2));
     assert_eq!(talk.said(at(2)), []);
     talk.hear(&Message::RouteRefresh(RouteRefreshMessage::new(Afi::Ipv4, Safi::Unicast)), at(2));
@@ -343,7 +343,7 @@ fn a_refresh_is_answered_with_everything_of_its_family() {
 
 #[test]
 fn received_routes_are_counted_limited_and_forgotten_with_the_session() {
-    let (mut talk, _) = talk().up(&[10], vec![]);
+    let (mut talk, _) = start().up(&[10], vec![]);
     let attributes = |prefixes: Vec<Prefix>| rib::Changes {
         withdraw: vec![],
         announce: vec![(
@@ -382,7 +382,7 @@ fn received_routes_are_counted_limited_and_forgotten_with_the_session() {
 
 #[test]
 fn a_router_that_takes_nothing_is_given_up() {
-    let (mut talk, _) = talk().up(&[10], vec![]);
+    let (mut talk, _) = start().up(&[10], vec![]);
     talk.wish(&[11]);
     talk.session.waits_to_write(at(10));
     // Some progress starts the wait anew.
@@ -401,13 +401,13 @@ fn a_router_that_takes_nothing_is_given_up() {
 
 #[test]
 fn leaving_says_why_and_cutting_says_nothing() {
-    let (mut talk, _) = self::talk().up(&[10], vec![]);
+    let (mut talk, _) = start().up(&[10], vec![]);
     talk.session.stop("the agent ends", at(2));
     let bytes = talk.session.farewell();
     assert!(bytes.windows(14).any(|w| w == b"the agent ends"));
     assert_eq!((talk.session.state(), talk.session.wake()), (State::Idle, None));
 
-    let (mut talk, _) = self::talk().up(&[10], vec![]);
+    let (mut talk, _) = start().up(&[10], vec![]);
     talk.wish(&[]);
     talk.session.cut();
     assert_eq!(talk.session.orders(), [Order::Close]);
@@ -417,7 +417,7 @@ fn leaving_says_why_and_cutting_says_nothing() {
 
 #[test]
 fn bfd_takes_the_session_down_at_once() {
-    let (mut talk, _) = talk().up(&[10], vec![]);
+    let (mut talk, _) = start().up(&[10], vec![]);
     talk.session.bfd_down("nothing heard for 300 ms", at(2));
     assert_eq!(talk.session.state(), State::Idle);
     assert_eq!(talk.down(), "BFD: nothing heard for 300 ms");
@@ -433,7 +433,7 @@ proptest! {
     /// Whatever a router sends and whenever: no panic, and a session that is not stopped always comes again.
     #[test]
     fn any_router(steps in proptest::collection::vec((0u8..9, 0u64..400, proptest::collection::vec(any::<u8>(), 0..60)), 0..60)) {
-        let mut talk = talk();
+        let mut talk = start();
         let mut now = at(0);
         for (step, pause, bytes) in steps {
             now += Duration::from_secs(pause / 20);
