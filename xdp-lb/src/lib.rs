@@ -31,3 +31,5 @@ pub mod dataplane;
 pub mod file;
 #[cfg(feature = "agent")]
 pub mod netlink;
+#[cfg(feature = "agent")]
+pub mod socket;

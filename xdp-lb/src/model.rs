@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::bgp::settings::Bgp;
 use crate::health::{Check, OnAllDown};
 
 /// The whole of one configuration.
@@ -30,6 +31,8 @@ pub struct Desired {
     pub services: Vec<Service>,
     /// The backend side, when this node also takes tunnels off.
     pub decap: Option<Decap>,
+    /// Whom the VIPs are announced to, and when.
+    pub bgp: Option<Bgp>,
 }
 
 /// Identity of this node.

@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{error, info, warn};
 
 use super::{
+    announce::{self, Announcer},
     health::HealthChecks,
     interfaces::{followed, resolve},
     reconcile::{Reconciler, Run},
@@ -45,6 +47,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(100);
 /// Longest pause after a failed write.
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Writes that fail for shorter are no reason to withdraw anything: what was written before forwards.
+const FAILING: Duration = Duration::from_secs(1);
 
 /// Which half of the product runs here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,17 +157,30 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
         "ready: forwarding"
     );
 
+    let mut announcer = Some(Announcer::start(&agent.desired, loaded.took_over())?);
+    let mut leaving: Option<Leaving> = None;
+
     let mut changes = resolver.changes();
     let mut survey = interval(SURVEY);
     survey.set_missed_tick_behavior(MissedTickBehavior::Delay);
     survey.reset();
     loop {
         let wake = agent.wake_at();
+        if let Some(announcer) = &announcer {
+            agent.announce(announcer, &changes.borrow(), root)?;
+        }
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            // Everything goes on until the routers send nothing here any more; who asks twice does not wait.
+            Some(()) = either(&mut terminate, &mut interrupt) => match announcer.take() {
+                Some(announcer) => leaving = Some(Box::pin(announcer.leave(options.on_exit))),
+                None => break,
+            },
+            () = left(&mut leaving) => break,
             _ = hangup.recv() => {
                 if let Some(desired) = reread(options, &agent.desired) {
+                    if let Some(announcer) = &mut announcer {
+                        announcer.configure(&desired).await?;
+                    }
                     let followed = agent.followed_by(&desired);
                     resolver.follow(followed.clone());
                     let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
@@ -175,6 +193,8 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                             Ok(held) => vips = held,
                             Err(e) => error!("reload: {e:#}"),
                         }
+                    } else if let Some(announcer) = &mut announcer {
+                        announcer.configure(&agent.desired).await?;
                     }
                 }
             }
@@ -219,6 +239,23 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
             info!("detached; nothing is left in the kernel");
             Ok(Ended::Detached)
         }
+    }
+}
+
+/// The routers are being told that we leave.
+type Leaving = Pin<Box<dyn Future<Output = ()>>>;
+
+async fn left(leaving: &mut Option<Leaving>) {
+    match leaving {
+        Some(leaving) => leaving.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn either(a: &mut Signal, b: &mut Signal) -> Option<()> {
+    tokio::select! {
+        a = a.recv() => a,
+        b = b.recv() => b,
     }
 }
 
@@ -411,6 +448,22 @@ impl Agent {
                 true
             }
         }
+    }
+
+    /// States what announcements follow.
+    fn announce(&self, announcer: &Announcer, snapshot: &Snapshot, root: &BpffsRoot) -> Result<()> {
+        if announcer.has_died() {
+            bail!("the thread bgp ended; restart the agent, forwarding goes on meanwhile");
+        }
+        if announcer.is_silent() {
+            return Ok(());
+        }
+        let attached = attached(root)?.into_iter().map(|a| a.interface).collect();
+        let failing = self.retry.filter(|(_, pause)| *pause >= FAILING);
+        let failure = failing.map(|_| "writes to the maps keep failing, see the log".to_owned());
+        let observed = self.reconciler.maps().observe();
+        announcer.tell(announce::facts(&self.desired, &observed, &snapshot.links, &attached, failure));
+        Ok(())
     }
 
     fn survey(&mut self) {

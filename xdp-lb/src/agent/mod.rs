@@ -4,12 +4,14 @@
 //!  SIGHUP -> file -> Desired --+
 //!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel
 //!  health -> who answers ------+
-//!  clock -> survey, deadlines -+
+//!  clock -> survey, deadlines -+                                   |
+//!                                         announce: facts -> bgp <'
 //! ```
 //!
 //! Programs and maps are pinned: what forwards goes on when this process ends, is killed or replaced, and
 //! the next one takes over what it finds.
 
+mod announce;
 mod daemon;
 mod health;
 mod interfaces;

@@ -174,9 +174,8 @@ mod tests {
 
     #[test]
     fn byte_for_byte() {
-        let bytes = [
-            0x23, 0xe0, 3, 24, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 0x86, 0xa0, 0, 0x0f, 0x42, 0x40, 0, 0, 0, 0,
-        ];
+        let bytes =
+            [0x23, 0xe0, 3, 24, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 0x86, 0xa0, 0, 0x0f, 0x42, 0x40, 0, 0, 0, 0];
         assert_eq!(packet().encode(), bytes);
         assert_eq!(Packet::decode(&bytes), Ok(packet()));
         // Padding behind it is allowed.

@@ -355,7 +355,8 @@ mod tests {
     #[test]
     fn the_slower_of_both_sides_rules() {
         let mut session = session(State::Up);
-        let slow = Packet { fin: true, desired_tx: 500_000, required_rx: 400_000, multiplier: 5, ..from(State::Up) };
+        let slow =
+            Packet { fin: true, desired_tx: 500_000, required_rx: 400_000, multiplier: 5, ..from(State::Up) };
         session.received(&slow, ms(10));
         assert_eq!(session.detection_time(), ms(2500));
         session.tick(ms(10));

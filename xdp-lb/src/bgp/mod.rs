@@ -20,10 +20,13 @@
 //! | `io` | sockets, timers, tasks: the only part that touches the machine |
 
 pub mod decide;
+#[cfg(feature = "agent")]
+pub mod io;
 pub mod presence;
 pub mod rib;
 pub mod session;
 pub mod settings;
+pub mod status;
 #[cfg(test)]
 mod testing;
 mod wire;

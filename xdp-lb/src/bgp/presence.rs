@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(p.step(seconds(0), &verdict(Wish::Retire), drain), []);
         let change = |presence, reason: &str| Change { address: VIP, presence, reason: reason.into() };
         let announced = change(Presence::Announced, "Announce");
-        assert_eq!(p.step(seconds(1), &verdict(Wish::Announce), drain), [announced.clone()]);
+        assert_eq!(p.step(seconds(1), &verdict(Wish::Announce), drain), std::slice::from_ref(&announced));
         assert_eq!(p.step(seconds(2), &verdict(Wish::Announce), drain), []);
         let draining = Presence::Draining { until: seconds(13) };
         assert_eq!(p.step(seconds(3), &verdict(Wish::Retire), drain), [change(draining, "Retire")]);

@@ -316,6 +316,12 @@ impl Session {
         self.orders.push(Order::Close);
     }
 
+    /// Whether it has been stopped or cut and waits for nothing any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.stopped && self.local.is_none()
+    }
+
     /// State of the session.
     #[must_use]
     pub fn state(&self) -> State {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -28,6 +29,9 @@ pub struct Args {
     /// One part alone
     #[arg(value_name = "PART")]
     part: Option<Part>,
+    /// With `bgp`: where the agent writes it (`bgp.status_file` of its configuration)
+    #[arg(long, value_name = "FILE", default_value = "/run/xdp-lb/bgp.json")]
+    bgp_file: PathBuf,
     #[command(flatten)]
     output: Output,
 }
@@ -41,8 +45,7 @@ enum Part {
     Backends,
     /// Interfaces that run the program
     Interfaces,
-    /// Not supported yet
-    #[value(hide = true)]
+    /// BGP and BFD sessions, what routers are told and why: from the running agent
     Bgp,
 }
 
@@ -57,7 +60,9 @@ struct ServiceMember<'a> {
 /// Shows the status.
 pub fn run(args: &Args, root: &BpffsRoot) -> anyhow::Result<ExitCode> {
     if matches!(args.part, Some(Part::Bgp)) {
-        super::bad_usage("status", "status bgp is not supported yet: this version speaks no BGP".into());
+        let status = crate::bgp::io::read_status(&args.bgp_file)?;
+        args.output.print(&status, super::bgp::table)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let maps = KernelMaps::open_read_only(root)?;
     let observed = maps.observe();

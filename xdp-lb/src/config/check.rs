@@ -20,6 +20,7 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
     }
     vips_are_not_backends(draft, findings);
     let Some(services) = &draft.services else {
+        super::bgp::check(draft, &[], findings);
         return;
     };
     if services.items.is_empty() {
@@ -35,6 +36,7 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
         tunnel_sources(service, findings);
         somebody_takes_flows(service, findings);
     }
+    super::bgp::check(draft, services, findings);
     seed(draft, findings);
 }
 

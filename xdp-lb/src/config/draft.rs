@@ -2,11 +2,12 @@
 //!
 //! Made by [`super::sections`], judged by [`super::check`], turned into the desired state by [`super::finish`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::bgp::{AdvertiseDraft, BgpDraft, PolicyDraft};
 use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
@@ -30,6 +31,9 @@ pub(super) struct Draft {
     /// `None`: the key is absent.
     pub services: Option<Listed<ServiceDraft>>,
     pub decap: Option<DecapDraft>,
+    pub bgp: Option<BgpDraft>,
+    /// What the `vips` section says about announcements.
+    pub announcements: BTreeMap<IpAddr, PolicyDraft>,
 }
 
 /// A list with the place of the list.
@@ -70,6 +74,7 @@ pub(super) struct ServiceDraft {
     pub on_all_down: OnAllDown,
     /// `None` if the list itself is missing or no list.
     pub backends: Option<PlacedList<Backend>>,
+    pub advertise: AdvertiseDraft,
 }
 
 /// Ports with the places that claim them.

@@ -9,9 +9,19 @@ use crate::model::{Decap, Desired, Encap, Interface, Ports, Service, Unmatched, 
 
 /// `None` when a part is missing, which a recorded mistake explains.
 pub(super) fn desired(draft: Draft) -> Option<Desired> {
+    let mut whens = BTreeMap::new();
     let services: Vec<Service> = match draft.services {
-        Some(services) => services.items.into_iter().map(service).collect::<Option<_>>()?,
+        Some(services) => {
+            let named =
+                |draft: &ServiceDraft| Some((draft.name.as_ref()?.value.clone(), draft.advertise.when));
+            whens.extend(services.items.iter().filter_map(named));
+            services.items.into_iter().map(service).collect::<Option<_>>()?
+        }
         None => Vec::new(),
+    };
+    let bgp = match draft.bgp {
+        Some(bgp) => Some(super::bgp::finish(bgp, &services, &whens, &draft.announcements)?),
+        None => None,
     };
     Some(Desired {
         node: draft.node,
@@ -23,6 +33,7 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         vips: vips(&services, draft.policies),
         services,
         decap: draft.decap.map(decap),
+        bgp,
     })
 }
 

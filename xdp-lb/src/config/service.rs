@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::bgp;
 use super::draft::{EncapDraft, PlacedList, PortsDraft, ServiceDraft};
 use super::finding::Placed;
 use super::keys;
@@ -68,6 +69,7 @@ pub(super) fn read(
         health,
         on_all_down,
         backends: keys.required("backends", "[]").and_then(|item| backends(&item)),
+        advertise: bgp::advertise(&keys),
     })
 }
 

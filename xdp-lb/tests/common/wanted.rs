@@ -71,5 +71,6 @@ pub fn desired(services: Vec<Service>) -> Desired {
         vips: vips.into_iter().map(|address| Vip { address, unmatched: Unmatched::Drop }).collect(),
         services,
         decap: None,
+        bgp: None,
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the whole module, through [`super::parse`].
 
+mod bgp;
 mod documented;
 mod examples;
 mod mutations;

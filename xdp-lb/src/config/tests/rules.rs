@@ -246,14 +246,13 @@ fn metrics_feed_the_limit_of_series() {
 
 #[test]
 fn later_work_is_refused_by_name() {
-    for key in ["peers", "admin", "bgp", "kubernetes"] {
+    for key in ["peers", "admin", "kubernetes"] {
         only(&edge(&format!(" []\n{key}: {{ enabled: false }}\n")), key, "not supported yet");
     }
     for (key, value) in [
         ("source_ranges", "{ deny: [] }"),
         ("slow_start", "60s"),
         ("zone_policy", "{ prefer: local }"),
-        ("advertise", "{ when: always }"),
         ("fragments", "forward"),
         ("affinity", "ice-ufrag"),
         ("affinity", "quic-cid"),
