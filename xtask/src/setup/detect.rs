@@ -66,7 +66,15 @@ impl Facts {
             },
             Item::Bpffs => bpffs(&std::fs::read_to_string("/proc/mounts").unwrap_or_default()),
             Item::DebianKeys => file(DEBIAN_KEYS),
-            Item::Cc | Item::Curl | Item::Iproute2 | Item::Bpftool | Item::Nginx | Item::Qemu | Item::Xz => {
+            Item::Cc
+            | Item::Curl
+            | Item::Iproute2
+            | Item::Bpftool
+            | Item::Nginx
+            | Item::Frr
+            | Item::Bird
+            | Item::Qemu
+            | Item::Xz => {
                 tool(row.probe.0, row.probe.1)
             }
         };

@@ -22,6 +22,10 @@ pub enum Item {
     Bpftool,
     /// The lab's web server.
     Nginx,
+    /// The lab's router.
+    Frr,
+    /// Another router for the tests.
+    Bird,
     /// `/sys/fs/bpf`.
     Bpffs,
     /// The emulator of other machines.
@@ -96,7 +100,7 @@ const fn everywhere(names: &'static [&'static str]) -> Packages {
 }
 
 /// The table, in the order of installation: curl fetches keys for what follows.
-pub const REQUIREMENTS: [Requirement; 11] = [
+pub const REQUIREMENTS: [Requirement; 13] = [
     Requirement {
         item: Item::Cc,
         name: "cc",
@@ -162,6 +166,22 @@ pub const REQUIREMENTS: [Requirement; 11] = [
         need: Need::Run,
         probe: ("nginx", "-v"),
         packages: everywhere(&["nginx-light"]),
+    },
+    Requirement {
+        item: Item::Frr,
+        name: "FRR",
+        why: "a router that the lab's BGP tests and `run --bgp` announce to",
+        need: Need::Run,
+        probe: ("vtysh", "--help"),
+        packages: everywhere(&["frr"]),
+    },
+    Requirement {
+        item: Item::Bird,
+        name: "BIRD 2",
+        why: "another router, for the lab's BGP tests",
+        need: Need::Run,
+        probe: ("bird", "--version"),
+        packages: everywhere(&["bird2"]),
     },
     Requirement {
         item: Item::Bpffs,
