@@ -138,7 +138,8 @@ pub struct Session {
     /// What the event at hand would end the session by.
     cause: Option<String>,
     last_down: Option<(Duration, String)>,
-    told: Option<String>,
+    /// Why it does not come up.
+    failing: Option<String>,
     counts: Counts,
 }
 
@@ -164,7 +165,7 @@ impl Session {
             failures: 0,
             cause: None,
             last_down: None,
-            told: None,
+            failing: None,
             counts: Counts::default(),
         }
     }
@@ -341,7 +342,13 @@ impl Session {
         self.established.as_ref().map(|e| e.since)
     }
 
-    /// When it last went down or failed to come up, and why.
+    /// Why it does not come up, as far as the last attempt told.
+    #[must_use]
+    pub fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
+    }
+
+    /// When it last went down, and why.
     #[must_use]
     pub fn last_down(&self) -> Option<&(Duration, String)> {
         self.last_down.as_ref()
@@ -506,12 +513,11 @@ impl Session {
         // In Idle most events mean nothing, and without a change of state a failure is one of dialling.
         let dialling = matches!(state, SessionState::Connect | SessionState::Active);
         if let Some(why) = self.cause.take().filter(|_| state != before || dialling) {
-            self.last_down = Some((now, why.clone()));
             if was_up {
+                self.last_down = Some((now, why.clone()));
                 self.orders.push(Order::Tell(Tiding::Down(why)));
-                self.told = None;
-            } else if self.told.as_ref() != Some(&why) {
-                self.told = Some(why.clone());
+            } else if self.failing.as_ref() != Some(&why) {
+                self.failing = Some(why.clone());
                 self.orders.push(Order::Tell(Tiding::Failing(why)));
             }
         }
@@ -553,7 +559,7 @@ impl Session {
         });
         self.counts.established += 1;
         self.restarted = false;
-        self.told = None;
+        self.failing = None;
         self.orders.push(Order::Tell(Tiding::Up));
         self.speak();
         let keeps = |c: &Capability| matches!(c, Capability::GracefulRestart { .. });
@@ -574,7 +580,7 @@ impl Session {
         let messages = match wire::updates(&changes, established.terms.four_octets) {
             Ok(messages) => messages,
             Err(error) => {
-                self.last_down = Some((established.since, format!("routes cannot be encoded: {error}")));
+                self.failing = Some(format!("routes cannot be encoded: {error}"));
                 return;
             }
         };

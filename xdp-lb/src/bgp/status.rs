@@ -37,10 +37,12 @@ pub struct PeerStatus {
     pub since: Option<u64>,
     /// Times it was established since the agent started.
     pub established: u64,
-    /// When it last went down or failed to come up.
+    /// When it last went down.
     pub last_down: Option<u64>,
     /// Why.
     pub last_down_reason: Option<String>,
+    /// Why it does not come up.
+    pub failing: Option<String>,
     /// Our address on it.
     pub local_address: Option<IpAddr>,
     /// Hold time agreed on, seconds.
@@ -153,6 +155,7 @@ mod tests {
             established: 1,
             last_down: None,
             last_down_reason: None,
+            failing: None,
             local_address: None,
             hold_time: None,
             extended_next_hop: false,

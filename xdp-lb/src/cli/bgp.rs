@@ -21,12 +21,13 @@ fn sessions(status: &Status) -> String {
         ("BFD", Left),
         ("TOLD", Right),
         ("HEARD", Right),
-        ("LAST DOWN", Left),
+        ("TROUBLE", Left),
     ]);
     let ago = |at: u64| table::duration(status.written.saturating_sub(at));
     for peer in &status.peers {
-        let down = match (&peer.last_down_reason, peer.last_down) {
-            (Some(why), Some(at)) => format!("{} ago: {why}", ago(at)),
+        let down = match (&peer.failing, &peer.last_down_reason, peer.last_down) {
+            (Some(why), ..) => format!("does not come up: {why}"),
+            (None, Some(why), Some(at)) => format!("down {} ago: {why}", ago(at)),
             _ => "-".to_owned(),
         };
         table.row([

@@ -378,6 +378,7 @@ fn peer_status(running: &Running, unix: &dyn Fn(Duration) -> u64) -> PeerStatus 
         established: counts.established,
         last_down: report.and_then(|r| r.last_down.as_ref()).map(|(at, _)| unix(*at)),
         last_down_reason: report.and_then(|r| r.last_down.as_ref()).map(|(_, why)| why.clone()),
+        failing: report.and_then(|r| r.failing.clone()),
         local_address: terms.map(|t| t.local),
         hold_time: report.and_then(|r| r.hold_time),
         extended_next_hop: terms.is_some_and(|t| t.extended_next_hop),
