@@ -24,6 +24,7 @@
 //! | `process`, `worker` | processes and threads in a namespace |
 //! | `product` | the `xdp-lb` binary in a namespace |
 //! | `files`, `tier` | configuration files, and the product on all edge nodes and backends with them |
+//! | `bgp` | BGP between a lab's edge nodes and FRR on its router |
 //! | `rig`, `routers` | a smaller network drawn link by link; FRR and BIRD |
 //! | `traffic` | servers, clients and what they count |
 //! | `id`, `remains`, `janitor`, `leaks` | names of what we made, and that nothing of it stays |
@@ -31,6 +32,7 @@
 //! | `skip`, `wait` | what the machine lacks; waiting with a bound |
 //! | `sys` | the unsafe system calls |
 
+pub mod bgp;
 pub mod bpffs;
 pub mod files;
 pub mod id;

@@ -34,17 +34,21 @@ pub struct Frr<'ns> {
 }
 
 impl<'ns> Frr<'ns> {
-    /// Starts it in `ns` with `config`, below the directory `scratch`, and waits until all daemons answer.
+    /// Starts it in `ns` with `config` for zebra and bgpd and `bfd` for bfdd, below the directory `scratch`, and waits
+    /// until all daemons answer. Two texts, because a daemon gives up at the first section of another's.
     ///
     /// # Errors
     /// When one does not.
-    pub fn start(ns: &'ns Namespace, scratch: &Path, config: &str) -> Result<Self> {
+    pub fn start(ns: &'ns Namespace, scratch: &Path, config: &str, bfd: &str) -> Result<Self> {
         let directory = scratch.join(format!("frr-{}", ns.name()));
         fs::create_dir_all(&directory)?;
-        let file = directory.join("frr.conf");
         let log = directory.join("frr.log");
-        fs::write(&file, format!("log file {}\n{config}", log.display()))?;
-        give_to_frr(&[&directory, &file])?;
+        let write = |name: &str, text: &str| -> Result<PathBuf> {
+            let file = directory.join(name);
+            fs::write(&file, format!("log file {}\n{text}", log.display()))?;
+            Ok(file)
+        };
+        give_to_frr(&[&directory, &write("frr.conf", config)?, &write("bfdd.conf", bfd)?])?;
         let mut frr = Self { ns, directory, daemons: Vec::new() };
         for daemon in ["zebra", "bfdd", "bgpd"] {
             frr.start_daemon(daemon)?;
@@ -59,7 +63,8 @@ impl<'ns> Frr<'ns> {
     pub fn start_daemon(&mut self, daemon: &'static str) -> Result<()> {
         let in_directory = |name: &str| self.directory.join(name);
         let mut command = Command::new(Path::new(FRR_DIR).join(daemon));
-        command.arg("-f").arg(in_directory("frr.conf")).arg("-i").arg(in_directory(&format!("{daemon}.pid")));
+        let config = if daemon == "bfdd" { "bfdd.conf" } else { "frr.conf" };
+        command.arg("-f").arg(in_directory(config)).arg("-i").arg(in_directory(&format!("{daemon}.pid")));
         command.arg("-z").arg(in_directory("zserv.api")).arg("--vty_socket").arg(&self.directory);
         command.args(["-P", "0"]);
         if daemon == "bfdd" {

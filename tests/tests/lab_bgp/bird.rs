@@ -163,7 +163,7 @@ router bgp {OURS}
 exit
 "
     );
-    let _reflector = Frr::start(rig.host("rr"), rig.path(), &config)?;
+    let _reflector = Frr::start(rig.host("rr"), rig.path(), &config, "")?;
     let config = format!(
         "router id 10.99.2.253;
 protocol device {{ }}

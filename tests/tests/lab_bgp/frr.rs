@@ -67,7 +67,7 @@ fn ebgp_over_both_families_with_every_attribute() -> Result<()> {
             65_001,
             &[("10.99.1.1", OURS, &[]), ("fd99:1::1", OURS, &["capability extended-nexthop"])],
         );
-        let frr = Frr::start(rig.host("rtr"), rig.path(), &config)?;
+        let frr = Frr::start(rig.host("rtr"), rig.path(), &config, "")?;
         let mut us = Speaker::start(
             &rig,
             "us",
@@ -141,7 +141,7 @@ fn announcements_follow_health_and_faults() -> Result<()> {
     }
     let mut rig = Rig::start(&["us", "rtr"])?;
     rig.link("us", "rtr")?;
-    let frr = Frr::start(rig.host("rtr"), rig.path(), &frr_config(65_001, &[("10.99.1.1", OURS, &[])]))?;
+    let frr = Frr::start(rig.host("rtr"), rig.path(), &frr_config(65_001, &[("10.99.1.1", OURS, &[])]), "")?;
     let mut us = Speaker::start(
         &rig,
         "us",
@@ -211,7 +211,7 @@ fn ibgp_multihop_md5_and_a_wrong_key() -> Result<()> {
     let key = rig.scratch().write("key", "s3cret\n")?;
     let lines = ["password s3cret", "ebgp-multihop 2"];
     let config = frr_config(65_001, &[("10.99.1.1", OURS, &lines), ("fd99:1::1", OURS, &lines)]);
-    let frr = Frr::start(rig.host("rtr"), rig.path(), &config)?;
+    let frr = Frr::start(rig.host("rtr"), rig.path(), &config, "")?;
     let peers = |hops: u8| {
         format!(
             "  peers:
@@ -254,7 +254,7 @@ fn gtsm_both_ways() -> Result<()> {
     rig.link("us", "rtr")?;
     let lines = ["ttl-security hops 1"];
     let config = frr_config(65_001, &[("10.99.1.1", OURS, &lines), ("fd99:1::1", OURS, &lines)]);
-    let _frr = Frr::start(rig.host("rtr"), rig.path(), &config)?;
+    let _frr = Frr::start(rig.host("rtr"), rig.path(), &config, "")?;
     let peers = "  peers:
     - { address: 10.99.1.2, remote_as: 65001, gtsm: true }
     - { address: \"fd99:1::2\", remote_as: 65001, gtsm: true, interface: rtr }";
@@ -276,7 +276,7 @@ fn another_as_is_a_notification_at_both_ends() -> Result<()> {
     let mut rig = Rig::start(&["us", "rtr"])?;
     rig.link("us", "rtr")?;
     let config = frr_config(65_001, &[("10.99.1.1", 65_099, &[]), ("fd99:1::1", OURS, &[])]);
-    let _frr = Frr::start(rig.host("rtr"), rig.path(), &config)?;
+    let _frr = Frr::start(rig.host("rtr"), rig.path(), &config, "")?;
     let us = Speaker::start(
         &rig,
         "us",
@@ -302,7 +302,7 @@ fn routers_restart_links_flap_and_routes_come_back() -> Result<()> {
     let mut rig = Rig::start(&["us", "rtr"])?;
     rig.link("us", "rtr")?;
     let config = frr_config(65_001, &[("10.99.1.1", OURS, &[]), ("fd99:1::1", OURS, &[])]);
-    let mut frr = Frr::start(rig.host("rtr"), rig.path(), &config)?;
+    let mut frr = Frr::start(rig.host("rtr"), rig.path(), &config, "")?;
     let us = Speaker::start(
         &rig,
         "us",
@@ -344,7 +344,7 @@ fn a_crash_keeps_the_routes_and_a_restart_takes_them_over() -> Result<()> {
     }
     let mut rig = Rig::start(&["us", "rtr"])?;
     rig.link("us", "rtr")?;
-    let frr = Frr::start(rig.host("rtr"), rig.path(), &frr_config(65_001, &[("10.99.1.1", OURS, &[])]))?;
+    let frr = Frr::start(rig.host("rtr"), rig.path(), &frr_config(65_001, &[("10.99.1.1", OURS, &[])]), "")?;
     let peers = "  restart_time: 60s\n  peers: [{ address: 10.99.1.2, remote_as: 65001 }]";
     for keep in [false, true] {
         let mut us = Speaker::start(&rig, "us", peers)?;
@@ -388,7 +388,7 @@ fn a_reload_changes_what_it_changes_and_nothing_else() -> Result<()> {
     let mut rig = Rig::start(&["us", "rtr"])?;
     rig.link("us", "rtr")?;
     let config = frr_config(65_001, &[("10.99.1.1", OURS, &[]), ("fd99:1::1", OURS, &[])]);
-    let frr = Frr::start(rig.host("rtr"), rig.path(), &config)?;
+    let frr = Frr::start(rig.host("rtr"), rig.path(), &config, "")?;
     let mut us = Speaker::start(
         &rig,
         "us",
@@ -429,7 +429,7 @@ fn ten_thousand_routes_are_counted_and_too_many_end_the_session() -> Result<()> 
     config = config
         .replace(" address-family ipv4 unicast\n", &format!(" address-family ipv4 unicast\n{networks}"));
     config = config.replace("router bgp 65001\n", "router bgp 65001\n no bgp network import-check\n");
-    let frr = Frr::start(rig.host("rtr"), rig.path(), &config)?;
+    let frr = Frr::start(rig.host("rtr"), rig.path(), &config, "")?;
     let us = Speaker::start(
         &rig,
         "us",

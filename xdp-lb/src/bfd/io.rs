@@ -53,6 +53,8 @@ pub struct News {
     pub change: Option<Change>,
     /// Times it came up and went down.
     pub flaps: (u64, u64),
+    /// How long silence may last at the moment.
+    pub detection_time: Duration,
 }
 
 /// Which receiving socket: whether IPv6, and the port.
@@ -204,12 +206,13 @@ impl Hub {
         if entry.listening(from) != heard.at || ttl.is_none_or(|ttl| ttl < least) || !ours {
             return debug!(%from, ?ttl, "BFD packet discarded: it comes from too far or is for another session");
         }
-        let now = self.began.elapsed();
+        let (now, before) = (self.began.elapsed(), entry.session.detection_time());
         let (answer, change) = entry.session.received(&packet, now);
+        let faster = entry.session.detection_time() != before;
         if let (Some(answer), Some(out)) = (answer, &entry.out) {
             drop(out.try_send(&answer.encode()));
         }
-        if change.is_some() {
+        if change.is_some() || faster {
             self.tell(from, change);
         }
     }
@@ -259,9 +262,10 @@ impl Hub {
             Some(Change::SwitchedOff) => info!(%peer, "BFD switched off by the router"),
             None => {}
         }
-        let (state, flaps) = (entry.session.state(), entry.session.flaps());
+        let session = &entry.session;
+        let (state, flaps, detection_time) = (session.state(), session.flaps(), session.detection_time());
         // Nobody listens only when everything ends.
-        drop(self.news.send(News { peer, state, change, flaps }));
+        drop(self.news.send(News { peer, state, change, flaps, detection_time }));
     }
 }
 

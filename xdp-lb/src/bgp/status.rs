@@ -103,6 +103,8 @@ pub struct BfdStatus {
     pub ups: u64,
     /// Times it went down.
     pub downs: u64,
+    /// How long silence may last at the moment, milliseconds.
+    pub detection_time_ms: u64,
 }
 
 /// One VIP.
@@ -165,7 +167,7 @@ mod tests {
             updates_received: 0,
             updates_sent: 0,
             refreshes: 0,
-            bfd: bfd.map(|state| BfdStatus { state: state.into(), ups: 1, downs: 0 }),
+            bfd: bfd.map(|state| BfdStatus { state: state.into(), ups: 1, downs: 0, detection_time_ms: 300 }),
         };
         let status = Status {
             peers: vec![peer("10.0.0.1", "Established", Some("Up")), peer("fd00::1", "Active", None)],

@@ -33,6 +33,9 @@ struct Running {
     commands: mpsc::UnboundedSender<Command>,
     task: JoinHandle<()>,
     report: Option<Report>,
+    /// Whether the session has been established: BFD starts then. Seen with FRR 8.4: it makes its BFD session anew
+    /// when the BGP session comes up, which would take an early one of ours, and with it the BGP session, down.
+    met: bool,
     bfd: Option<BfdStatus>,
 }
 
@@ -197,7 +200,7 @@ impl Engine {
         let session = Session::new(Arc::clone(&self.bgp), peer.clone(), self.restarted, self.clock.now());
         let task = peer::run(session, self.bgp.local_as, self.clock, receiver, self.reports.clone());
         let task = tokio::task::spawn_local(task);
-        let running = Running { peer, commands, task, report: None, bfd: None };
+        let running = Running { peer, commands, task, report: None, met: false, bfd: None };
         self.tell(&running);
         self.peers.insert(address, running);
         self.soon();
@@ -206,7 +209,7 @@ impl Engine {
     fn watch(&self) {
         let watched = |running: &Running| {
             let link = &running.peer.link;
-            let bfd = running.peer.bfd?;
+            let bfd = running.peer.bfd.filter(|_| running.met)?;
             let interval = u32::try_from(bfd.interval.as_micros()).unwrap_or(u32::MAX);
             let settings = Settings { interval, multiplier: bfd.multiplier };
             let watched =
@@ -222,16 +225,21 @@ impl Engine {
     }
 
     fn report(&mut self, report: Report) {
-        if let Some(running) = self.peers.get_mut(&report.address) {
-            running.report = Some(report);
-            self.soon();
+        let Some(running) = self.peers.get_mut(&report.address) else { return };
+        let met = running.met || report.state == State::Established;
+        let first = met != running.met;
+        (running.met, running.report) = (met, Some(report));
+        if first {
+            self.watch();
         }
+        self.soon();
     }
 
     fn bfd(&mut self, news: News) {
         let Some(running) = self.peers.get_mut(&news.peer) else { return };
         let (ups, downs) = news.flaps;
-        running.bfd = Some(BfdStatus { state: news.state.name().to_owned(), ups, downs });
+        let detection_time_ms = u64::try_from(news.detection_time.as_millis()).unwrap_or(u64::MAX);
+        running.bfd = Some(BfdStatus { state: news.state.name().to_owned(), ups, downs, detection_time_ms });
         if let Some(Change::Down(why)) = news.change {
             drop(running.commands.send(Command::BfdDown(why)));
         }

@@ -74,6 +74,8 @@ pub(super) async fn run(
     let mut task = Task { session, local_as, clock, stream: None, dialling: None, reports, last: None };
     let mut buffer = vec![0; 16 << 10];
     loop {
+        // First, for the last words of a connection may take a moment.
+        task.report();
         let ending = task.obey().await;
         task.write();
         task.report();
@@ -147,7 +149,13 @@ impl Task {
 
     /// Does what the session has ordered. True when it has ended for good.
     async fn obey(&mut self) -> bool {
-        for order in self.session.orders() {
+        let orders = self.session.orders();
+        let tidings = orders.iter().filter_map(|order| match order {
+            Order::Tell(tiding) => Some(tiding),
+            Order::Connect | Order::Close => None,
+        });
+        tidings.for_each(|tiding| self.tell(tiding));
+        for order in orders {
             match order {
                 Order::Connect => {
                     let (link, local_as) = (self.session.peer().link.clone(), self.local_as);
@@ -160,7 +168,7 @@ impl Task {
                         farewell(stream, &last).await;
                     }
                 }
-                Order::Tell(tiding) => self.tell(&tiding),
+                Order::Tell(_) => {}
             }
         }
         self.session.is_over() && self.stream.is_none()
