@@ -52,13 +52,15 @@ impl Section {
     }
 }
 
-/// FRR's side, for all edge nodes of the lab.
+/// FRR's side, for all edge nodes of the lab. Without nexthop objects: after a link flap zebra 8.4 believes that a group
+/// has both members again, while the kernel has taken one out for good.
 #[must_use]
 pub fn frr(lab: &Lab, section: &Section) -> String {
     let addresses = |n: u8| Role::Edge(n).address();
     let edges = || (1u8..).take(lab.edges().len());
     let mut text = format!(
         "frr defaults datacenter
+no zebra nexthop kernel enable
 router bgp {ROUTER_AS}
  bgp router-id 10.1.1.1
  no bgp ebgp-requires-policy
