@@ -54,11 +54,19 @@ impl Speaker {
 
     /// The same of one that comes after a crash.
     pub fn start_as(rig: &Rig, host: &str, more: &str, restarted: bool) -> Result<Self> {
+        let section =
+            format!("bgp:\n  local_as: {OURS}\n  router_id: 10.0.0.11\n  withdraw_grace: 1s\n{more}\n");
+        Self::run(rig, host, &section, restarted)
+    }
+
+    /// Starts one with a whole `bgp` section.
+    pub fn start_with(rig: &Rig, host: &str, section: &str) -> Result<Self> {
+        Self::run(rig, host, section, false)
+    }
+
+    fn run(rig: &Rig, host: &str, section: &str, restarted: bool) -> Result<Self> {
         let status_file = rig.path().join(format!("{host}.json"));
-        let text = format!(
-            "bgp:\n  local_as: {OURS}\n  router_id: 10.0.0.11\n  withdraw_grace: 1s\n  status_file: {}\n{more}\n",
-            status_file.display()
-        );
+        let text = format!("{}\n  status_file: {}\n", section.trim_end(), status_file.display());
         let bgp = settings(&text);
         let ns: &Namespace = rig.host(host);
         let inner = ns.enter(|| Inner::start(bgp, restarted))??;

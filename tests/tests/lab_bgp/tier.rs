@@ -65,7 +65,8 @@ impl<'lab> Scene<'lab> {
         });
         outcome.with_context(|| {
             let status = |n| std::fs::read_to_string(bgp::status_file(lab, n)).unwrap_or_default();
-            let router = ["show bgp ipv4 unicast", "show ip route", "show interface brief", "show bgp nexthop"];
+            let router =
+                ["show bgp ipv4 unicast", "show ip route", "show interface brief", "show bgp nexthop"];
             let said: String = router.iter().map(|q| self.frr.ask(&[q]).unwrap_or_default()).collect();
             format!("{seen}\n{said}\nedge1: {}\nedge2: {}", status(1), status(2))
         })

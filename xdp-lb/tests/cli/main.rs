@@ -77,7 +77,7 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn every_example_passes_the_check() {
-    for name in ["lab", "minimal", "rtc", "decap", "edge-and-backend"] {
+    for name in ["lab", "minimal", "rtc", "decap", "edge-and-backend", "bgp"] {
         let output = xdp_lb(&["check", &example(name)], "");
         assert_eq!(code(&output), 0, "{name}: {}", stderr(&output));
         assert!(stdout(&output).contains("ok, "), "{name}: {}", stdout(&output));
