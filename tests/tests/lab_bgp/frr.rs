@@ -159,26 +159,26 @@ fn announcements_follow_health_and_faults() -> Result<()> {
     wait_until("the kernel's route", BOUND, || kernel().is_ok_and(|r| r.contains("203.0.113.10")))?;
     // The last healthy backend dies: at once, drain_time or not, and within 200 ms.
     let mut slowest = Duration::ZERO;
-    for _ in 0..10 {
+    for _ in 0..20 {
         let begun = Instant::now();
         us.facts(healthy(0));
-        while !frr.paths(VIP4)?.is_empty() {
+        while kernel()?.contains("203.0.113.10") {
             ensure!(begun.elapsed() < BOUND, "never withdrawn");
         }
         slowest = slowest.max(begun.elapsed());
         us.facts(healthy(1));
-        wait_paths(&frr, VIP4, 1)?;
+        wait_until("the kernel's route", BOUND, || kernel().is_ok_and(|r| r.contains("203.0.113.10")))?;
     }
-    println!("from the facts to the router's withdrawal: {slowest:?} at most (asking takes part of it)");
-    ensure!(slowest < Duration::from_millis(400), "{slowest:?}");
+    println!("from the facts to the router's kernel: {slowest:?} at most of 20");
+    ensure!(slowest < Duration::from_millis(200), "{slowest:?}");
     // A fault of the node.
+    wait_paths(&frr, VIP6, 1)?;
     us.facts(Facts { faults: [Fault::NoLink].into(), ..healthy(4) });
     wait_paths(&frr, VIP6, 0)?;
-    let vip = us.status().unwrap().vips[0].clone();
-    assert_eq!(
-        (vip.state.as_str(), vip.reason.as_str()),
-        ("withdrawn", "no interface is up and has carrier")
-    );
+    wait_until("the reason in the status", BOUND, || {
+        let vip = us.status().and_then(|status| status.vips.first().cloned());
+        vip.is_some_and(|vip| vip.state == "withdrawn" && vip.reason == "no interface is up and has carrier")
+    })?;
     us.facts(healthy(4));
     wait_paths(&frr, VIP6, 1)?;
     // Leaving with drain_time: first unattractive, then gone.
@@ -350,7 +350,10 @@ fn a_crash_keeps_the_routes_and_a_restart_takes_them_over() -> Result<()> {
         let mut us = Speaker::start(&rig, "us", peers)?;
         wait_paths(&frr, VIP4, 1)?;
         let gr = frr.neighbour("10.99.1.1")?["gracefulRestartInfo"].clone();
-        ensure!(gr["nBit"].as_bool() != Some(true), "{gr:#}");
+        ensure!(gr["nBit"] == json!(false) && gr["rBit"] == json!(false), "{gr:#}");
+        ensure!(gr["ipv4Unicast"]["fBit"] == json!(true), "{gr:#}");
+        ensure!(gr["endOfRibRecv"] == json!({ "ipv4Unicast": true, "ipv6Unicast": true }), "{gr:#}");
+        ensure!(gr["timers"]["receivedRestartTimer"] == json!(60), "{gr:#}");
         // A process that is killed leaves its connections to the kernel, which cuts them; `on_stop: keep` does the same.
         if keep {
             _ = us.leave(Leave::Keep)
@@ -362,6 +365,10 @@ fn a_crash_keeps_the_routes_and_a_restart_takes_them_over() -> Result<()> {
         })?;
         let next = Speaker::start_as(&rig, "us", peers, true)?;
         next.wait_up("10.99.1.2")?;
+        ensure!(
+            frr.neighbour("10.99.1.1")?["gracefulRestartInfo"]["rBit"] == json!(true),
+            "it has restarted"
+        );
         // Never gone meanwhile, and fresh after the end of the RIB.
         wait_until("the route to be fresh", BOUND, || {
             let paths = frr.paths(VIP4).unwrap_or_default();
@@ -407,6 +414,14 @@ fn a_reload_changes_what_it_changes_and_nothing_else() -> Result<()> {
     us.configure("    - { address: \"fd99:1::2\", remote_as: 65001, next_hop_v4: 10.99.1.1 }", "");
     wait_paths(&frr, VIP4, 1)?;
     assert_eq!(us.wait_up("10.99.1.2")?.established, 1);
+    // Another AS of ours: the router refuses it, and takes the old one again.
+    us.configure("local_as: 4200000001", "local_as: 65077");
+    us.wait_peer("the router to refuse our AS", "10.99.1.2", |p| {
+        p.failing.as_ref().is_some_and(|why| why.contains("2/2 Bad Peer AS"))
+    })?;
+    wait_paths(&frr, VIP4, 0)?;
+    us.configure("local_as: 65077", "local_as: 4200000001");
+    wait_paths(&frr, VIP4, 1)?;
     // An aggregate takes the host route's place.
     us.configure("  peers:", "  aggregates: [{ prefix: 203.0.113.0/24 }]\n  peers:");
     wait_paths(&frr, "203.0.113.0/24", 1)?;

@@ -23,6 +23,8 @@ const SINGLE_HOP: u16 = 3784;
 const MULTIHOP: u16 = 4784;
 /// RFC 5881 section 4.
 const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+/// Datagrams that are taken from one socket at a time.
+const MOST: usize = 1000;
 /// Pause before a socket that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -100,6 +102,7 @@ pub async fn run(
                 heard = hear(&hub.listening) => hub.heard(heard),
                 () = sleep_until(wake) => {}
             }
+            hub.drain();
             hub.tick();
         }
     }
@@ -182,6 +185,24 @@ impl Hub {
         let later = Instant::now() + Duration::from_secs(60);
         let wakes = self.entries.values().map(|entry| self.began + entry.session.wake());
         wakes.min().unwrap_or(later)
+    }
+
+    /// Takes what has come before anything is given up: a thread that got no CPU for a while must not take its own
+    /// lateness for the router's silence.
+    fn drain(&mut self) {
+        let mut buffer = [0; 128];
+        let ports: Vec<Listening> = self.listening.keys().copied().collect();
+        for at in ports {
+            for _ in 0..MOST {
+                let Some(udp) = self.listening.get(&at) else { break };
+                let outcome = socket::receive(udp, &mut buffer);
+                let outcome = outcome.map(|(length, sender, ttl)| (buffer[..length].to_vec(), sender, ttl));
+                match outcome {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    outcome => self.heard(Heard { at, outcome }),
+                }
+            }
+        }
     }
 
     fn heard(&mut self, heard: Heard) {

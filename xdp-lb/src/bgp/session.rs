@@ -299,8 +299,11 @@ impl Session {
         self.event(Event::BfdDown, now);
     }
 
-    /// Ends the session for good, with a NOTIFICATION (Cease, administrative shutdown).
+    /// Ends the session for good: everything is withdrawn, or a router might keep it over a graceful restart, and then
+    /// comes a NOTIFICATION (Cease, administrative shutdown).
     pub fn stop(&mut self, why: &str, now: Duration) {
+        self.wishes = Arc::default();
+        self.speak();
         self.stopped = true;
         self.deadlines = Deadlines::default();
         self.cause = Some(why.to_owned());

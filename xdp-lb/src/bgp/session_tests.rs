@@ -403,8 +403,10 @@ fn a_router_that_takes_nothing_is_given_up() {
 fn leaving_says_why_and_cutting_says_nothing() {
     let (mut talk, _) = start().up(&[10], vec![]);
     talk.session.stop("the agent ends", at(2));
-    let bytes = talk.session.farewell();
-    assert!(bytes.windows(14).any(|w| w == b"the agent ends"));
+    let said = messages(&mut talk.session.farewell().freeze());
+    assert_eq!(hosts(&said), (vec![], vec![10]), "withdrawn first");
+    let Some(Message::Notification(last)) = said.last() else { panic!("{said:?}") };
+    assert!(words(last).contains("6/2") && words(last).contains("\"the agent ends\""), "{last:?}");
     assert_eq!((talk.session.state(), talk.session.wake()), (State::Idle, None));
 
     let (mut talk, _) = start().up(&[10], vec![]);

@@ -16,7 +16,7 @@ const ALLOWED: [(&str, &str); 12] = [
     ("xdp-lb-ebpf/src/probe.rs", "packet memory and map values of the TC programs"),
     ("xdp-lb-ebpf/src/maps.rs", "values behind map pointers"),
     ("xdp-lb/src/dataplane/", "bpf(2) and mapped memory"),
-    ("xdp-lb/src/socket.rs", "setsockopt and recvmsg"),
+    ("xdp-lb/src/socket.rs", "setsockopt, recvmsg and setpriority"),
     ("tests/src/bench/cpu.rs", "sched_setaffinity"),
     ("tests/src/lab/sys.rs", "namespaces, mounts, ioctls and bpf(2)"),
     ("tests/src/prog/sys.rs", "BPF_PROG_TEST_RUN"),

@@ -1,7 +1,7 @@
 //! The engine: facts become wishes, wishes go to the peer tasks, their reports become the status file.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,6 +30,8 @@ const END: Duration = Duration::from_secs(2);
 
 struct Running {
     peer: Peer,
+    /// Who we are on the session: AS and identifier.
+    identity: (u32, Ipv4Addr),
     commands: mpsc::UnboundedSender<Command>,
     task: JoinHandle<()>,
     report: Option<Report>,
@@ -117,6 +119,9 @@ impl Engine {
     fn order(&mut self, orders: &Orders) {
         let changed = *self.bgp != *orders.bgp;
         if changed {
+            if self.bgp.status_file != orders.bgp.status_file {
+                file::remove(&self.bgp.status_file);
+            }
             self.bgp = Arc::clone(&orders.bgp);
         }
         // Nothing is said before the facts are known: everything must be announced before the end of the RIB.
@@ -165,11 +170,12 @@ impl Engine {
     fn staff(&mut self) {
         let wanted: BTreeMap<IpAddr, Peer> =
             self.bgp.peers.iter().map(|peer| (peer.link.address, peer.clone())).collect();
-        let identity = |running: &Running, peer: &Peer| running.peer.link == peer.link;
+        let own = (self.bgp.local_as, self.bgp.router_id);
+        let same = |running: &Running, peer: &Peer| running.peer.link == peer.link && running.identity == own;
         let gone: Vec<IpAddr> = self
             .peers
             .iter()
-            .filter(|(address, running)| wanted.get(address).is_none_or(|peer| !identity(running, peer)))
+            .filter(|(address, running)| wanted.get(address).is_none_or(|peer| !same(running, peer)))
             .map(|(address, _)| *address)
             .collect();
         for address in gone {
@@ -200,7 +206,8 @@ impl Engine {
         let session = Session::new(Arc::clone(&self.bgp), peer.clone(), self.restarted, self.clock.now());
         let task = peer::run(session, self.bgp.local_as, self.clock, receiver, self.reports.clone());
         let task = tokio::task::spawn_local(task);
-        let running = Running { peer, commands, task, report: None, met: false, bfd: None };
+        let identity = (self.bgp.local_as, self.bgp.router_id);
+        let running = Running { peer, identity, commands, task, report: None, met: false, bfd: None };
         self.tell(&running);
         self.peers.insert(address, running);
         self.soon();

@@ -69,6 +69,9 @@ impl Speaker {
             .build()
             .context("start a runtime for BGP")?;
         let work = move || {
+            if let Err(error) = crate::socket::go_first() {
+                tracing::debug!(%error, "the thread of BGP keeps an ordinary priority");
+            }
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, engine::run(bgp, restarted, receiver, published));
             // Nobody waits when the speaker was dropped.
