@@ -100,11 +100,13 @@ pub enum Constant {
     SecondShift,
     /// 1 when the balancer also takes tunnels off.
     Decap,
+    /// 1 when every packet's end is told (`log.level: trace`).
+    Trace,
 }
 
 impl Constant {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Seed,
         Self::VipSlots,
         Self::ServiceMask,
@@ -118,6 +120,7 @@ impl Constant {
         Self::TickShift,
         Self::SecondShift,
         Self::Decap,
+        Self::Trace,
     ];
 }
 

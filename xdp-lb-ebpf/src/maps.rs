@@ -23,7 +23,7 @@ use xdp_lb_common::{
     ring::{RingWord, Slot},
     select,
     service::Service,
-    stats::{Counters, Traffic},
+    stats::{Counters, Ended, Traffic},
     vip::{PortPage, VipSlot},
 };
 
@@ -251,15 +251,40 @@ fn count_traffic(stats: *mut Traffic, bytes: u64) {
     }
 }
 
+/// True when every packet's end is told.
+#[inline(always)]
+pub fn trace() -> bool {
+    constant!(Trace as u32) != 0
+}
+
+/// Why the last packet on this CPU ended, for who tells it; the next one begins as forwarded.
+#[inline(always)]
+pub fn take_ended() -> u64 {
+    let counters = COUNTERS.pointer(cpu(), constant!(CpuMask as u32));
+    // SAFETY: this CPU's element.
+    unsafe { core::mem::replace(&mut (*counters).ended, Ended::Forwarded.pack()) }
+}
+
+#[inline(always)]
+fn note(ended: Ended) {
+    if trace() {
+        let counters = COUNTERS.pointer(cpu(), constant!(CpuMask as u32));
+        // SAFETY: this CPU's element.
+        unsafe { (*counters).ended = ended.pack() };
+    }
+}
+
 /// Counts a packet that went to the kernel.
 #[inline(always)]
 pub fn count_pass(reason: PassReason) {
+    note(Ended::Passed(reason));
     add(|c| &raw mut c.passes, reason);
 }
 
 /// Counts a dropped packet.
 #[inline(always)]
 pub fn count_drop(reason: DropReason) {
+    note(Ended::Dropped(reason));
     add(|c| &raw mut c.drops, reason);
 }
 

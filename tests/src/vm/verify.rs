@@ -55,7 +55,7 @@ pub fn all(found: &mut dyn FnMut(&Verified)) -> Result<()> {
         (small, Program::Decap, "", Vec::new()),
     ] {
         let pins = Pins::of_process();
-        let setup = Setup { shape, seed: desired.seed, program };
+        let setup = Setup { shape, seed: desired.seed, program, trace: false };
         let mut loaded = Loaded::open_or_create(&pins.0, &setup)?;
         let info = loaded.program()?.info()?;
         let linked = load::link(object::BALANCER, &setup, &pins.0.maps())?;

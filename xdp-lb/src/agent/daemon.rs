@@ -19,6 +19,7 @@ use super::{
     announce::{self, Announcer},
     health::HealthChecks,
     interfaces::{followed, resolve},
+    packets,
     reconcile::{Reconciler, Run},
 };
 use crate::{
@@ -29,7 +30,7 @@ use crate::{
     },
     file,
     health::HealthSnapshot,
-    model::{Desired, Interface},
+    model::{Desired, Interface, LogLevel},
     netlink::{
         NextHops as _, Resolver, Timing,
         addresses::{HostVips as _, LoopbackVips},
@@ -126,6 +127,9 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let mut loaded = open(root, &desired, options.role)?;
     info!(taken_over = loaded.took_over(), pins = %root, "program and maps loaded");
     let (shutdown, stopped) = watch::channel(false);
+    let packets = (desired.log.level == LogLevel::Trace)
+        .then(|| packets::tell(&mut loaded, stopped.clone()).map(tokio::spawn))
+        .transpose()?;
     let maps = loaded.maps()?;
     let len = maps.capacity().backends;
     let health = match options.role {
@@ -220,6 +224,9 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
 
     shutdown.send_replace(true);
     resolver_task.await.context("end the task next-hops")?;
+    if let Some(packets) = packets {
+        packets.await.context("end the task packets")?;
+    }
     if let Some(health) = agent.health.take() {
         health.end().await?;
     }
@@ -268,7 +275,8 @@ fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
         ),
         Role::Decap => (Shape::decap_only(&desired.limits, machine), Program::Decap),
     };
-    Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program })?)
+    let trace = desired.log.level == LogLevel::Trace;
+    Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program, trace })?)
 }
 
 /// The file again, if it can be used.

@@ -16,6 +16,7 @@ mod daemon;
 mod health;
 mod interfaces;
 pub mod log;
+mod packets;
 mod reconcile;
 
 pub use self::daemon::{Ended, OnExit, Role, RunOptions, load, run};

@@ -19,6 +19,7 @@ use aya::{
     maps::{MapData, MapInfo, MapType},
     programs::{ProgramError, Xdp},
 };
+use aya_log::EbpfLogger;
 use xdp_lb_common::{
     control::{Control, LAYOUT},
     names::{self, Constant},
@@ -72,6 +73,8 @@ pub struct Setup {
     pub seed: u64,
     /// Program.
     pub program: Program,
+    /// The program tells what became of every packet.
+    pub trace: bool,
 }
 
 /// Why the program could not be loaded.
@@ -137,6 +140,9 @@ pub enum LoadError {
     /// The object could not be brought into the kernel.
     #[error("load the kernel half: {}", chain(.0))]
     Object(aya::EbpfError),
+    /// What the program tells cannot be read.
+    #[error("read what the program tells of packets: {}", chain(.0.as_ref()))]
+    PacketLog(Box<aya_log::Error>),
     /// The object does not use a table: a broken build.
     #[error("the kernel half does not name all of its tables")]
     Unmarked,
@@ -253,6 +259,14 @@ impl Loaded {
         KernelMaps::open(&self.root, Access::Write)
     }
 
+    /// What the program tells of packets, for one reader. Nothing comes without [`Setup::trace`].
+    ///
+    /// # Errors
+    /// [`LoadError::PacketLog`].
+    pub fn packet_log<L: log::Log>(&mut self, log: L) -> Result<EbpfLogger<L>, LoadError> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, log).map_err(|e| LoadError::PacketLog(Box::new(e)))
+    }
+
     /// Gives the program its name at once: nobody sees the root without one.
     fn pin_program(&mut self) -> Result<(), LoadError> {
         let (new, path) = (self.root.new_program(), self.root.program());
@@ -351,7 +365,7 @@ pub fn link(object: &[u8], setup: &Setup, maps: &Path) -> Result<LinkedObject, L
 
 /// What the program is loaded with.
 fn value(constant: Constant, setup: &Setup) -> u64 {
-    let Setup { shape, seed, program } = setup;
+    let Setup { shape, seed, program, trace } = setup;
     let capacity = &shape.capacity;
     let number = match constant {
         Constant::Seed => return *seed,
@@ -366,6 +380,7 @@ fn value(constant: Constant, setup: &Setup) -> u64 {
         Constant::FlowSetMask => capacity.flow_sets - 1,
         Constant::TickShift => shape.tick_shift,
         Constant::SecondShift => shape.second_shift,
+        Constant::Trace => u32::from(*trace),
         Constant::Decap => u32::from(*program == Program::Balancer { decap: true }),
     };
     number.into()

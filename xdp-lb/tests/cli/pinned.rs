@@ -69,7 +69,8 @@ fn fill(root: &BpffsRoot) {
     let text = fs::read_to_string(example("lab")).unwrap();
     let desired = config::parse(&text).unwrap().desired;
     let shape = Shape::balancer(&desired.limits, &desired.flow_table, load::machine().unwrap());
-    let setup = Setup { shape, seed: desired.seed, program: Program::Balancer { decap: false } };
+    let setup =
+        Setup { shape, seed: desired.seed, program: Program::Balancer { decap: false }, trace: false };
     let mut loaded = Loaded::open_or_create(root, &setup).unwrap();
     let mut maps = loaded.maps().unwrap();
     let out = NextHop {
