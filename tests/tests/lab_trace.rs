@@ -16,14 +16,16 @@ fn every_packet_says_what_became_of_it() -> Result<()> {
         return Ok(());
     }
     let before = Leaks::note()?;
-    let lab = Lab::start(&Options { edges: 1, backends: 1, ..Options::default() })?;
+    let lab = Lab::start(&Options { backends: 1, ..Options::default() })?;
     let id = lab.id();
     {
         let _servers = files::serve(lab.backends())?;
-        let _decap = Node::start(&lab, lab.backend(1), Daemon::Decap, &files::decap_file(Mode::Native))?;
+        let mut decap = Node::start(&lab, lab.backend(1), Daemon::Decap, &files::decap_file(Mode::Native))?;
         let text = EdgeFile::new(1).text(1).replace("level: info", "level: trace");
         ensure!(text.contains("level: trace"));
         let mut edge = Node::start(&lab, lab.edge(1), Daemon::Run, &text)?;
+        decap.product.wait_ready()?;
+        edge.product.wait_ready()?;
         let client = lab.client(1);
         let [backend, _] = lab.backend(1).role.address().both();
         for vip in plan::vip(VIP).both() {
@@ -31,8 +33,11 @@ fn every_packet_says_what_became_of_it() -> Result<()> {
                 client.ns.enter(move || {
                     let any: SocketAddr =
                         if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
-                    let socket = std::net::UdpSocket::bind(any).expect("bind");
-                    socket.send_to(payload, (vip, port)).expect("send");
+                    // Enough flows that some come to this edge node.
+                    for _ in 0..40 {
+                        let socket = std::net::UdpSocket::bind(any).expect("bind");
+                        socket.send_to(payload, (vip, port)).expect("send");
+                    }
                 })
             };
             let mark = edge.product.process().mark();
