@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use super::report::{Line, say};
 
 /// The group tests load the program for each group, which takes a minute in an emulator: one test has all rows. And
-/// thousands of runs say nothing about a kernel; one takes 20 ms on 5.10, which patches its own code for each.
+/// thousands of runs, which take minutes on 5.10, say nothing about a kernel.
 const SELECTION: [&str; 4] =
     ["--include-ignored", "--skip=group::", "--skip=every_outer_checksum", "--skip=source_and_label"];
 

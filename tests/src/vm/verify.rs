@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use aya::maps::MapData;
+use aya::maps::{MapFd, MapInfo};
+use aya::programs::ProgramInfo;
 use aya_obj::{Object, ProgramSection};
 use xdp_lb::config;
 use xdp_lb::dataplane::{BpffsRoot, Loaded, Program, Setup, Shape, load, object};
@@ -49,19 +50,21 @@ pub fn all(found: &mut dyn FnMut(&Verified)) -> Result<()> {
     let mut others: Vec<&str> = object.programs.keys().map(String::as_str).collect();
     others.retain(|name| ![PROGRAM_BALANCER, PROGRAM_DECAP].contains(name));
     others.sort_unstable();
-    for (shape, program, suffix, also) in [
-        (balancer, Program::Balancer { decap: false }, "", others),
-        (balancer, Program::Balancer { decap: true }, "+decap", Vec::new()),
-        (small, Program::Decap, "", Vec::new()),
+    for (shape, program, trace, suffix, also) in [
+        (balancer, Program::Balancer { decap: false }, false, "", others),
+        (balancer, Program::Balancer { decap: true }, false, "+decap", Vec::new()),
+        (balancer, Program::Balancer { decap: true }, true, "+decap+trace", Vec::new()),
+        (small, Program::Decap, false, "", Vec::new()),
+        (small, Program::Decap, true, "+trace", Vec::new()),
     ] {
         let pins = Pins::of_process();
-        let setup = Setup { shape, seed: desired.seed, program, trace: false };
+        let setup = Setup { shape, seed: desired.seed, program, trace };
         let mut loaded = Loaded::open_or_create(&pins.0, &setup)?;
         let info = loaded.program()?.info()?;
         let linked = load::link(object::BALANCER, &setup, &pins.0.maps())?;
         let types = info.btf_id().map(sys::btf_by_id).transpose().context("open the object's types")?;
         for name in [program.name()].into_iter().chain(also) {
-            let mut verified = verify(&pins.0, linked.bytes(), types.as_ref().map(AsFd::as_fd), name)
+            let mut verified = verify(&pins.0, linked.bytes(), &info, types.as_ref().map(AsFd::as_fd), name)
                 .with_context(|| format!("verify {name}"))?;
             let remembered = info.verified_instruction_count().filter(|_| name == program.name());
             ensure!(
@@ -92,14 +95,19 @@ impl Drop for Pins {
 }
 
 /// Verifies the program `name` of a linked object on the maps below `root`, with the object's `types` as they are loaded.
-fn verify(root: &BpffsRoot, linked: &[u8], types: Option<BorrowedFd<'_>>, name: &str) -> Result<Verified> {
+fn verify(
+    root: &BpffsRoot,
+    linked: &[u8],
+    info: &ProgramInfo,
+    types: Option<BorrowedFd<'_>>,
+    name: &str,
+) -> Result<Verified> {
     let mut object = Object::parse(linked)?;
     let program = object.programs.get(name).context("the object holds no such program")?.clone();
     let maps: Vec<_> = object.maps.drain().collect();
-    let open = |name: &str| MapData::from_pin(root.map(name)).with_context(|| format!("open map {name}"));
-    let pinned = maps.iter().map(|(name, _)| open(name)).collect::<Result<Vec<_>>>()?;
+    let opened = maps.iter().map(|(name, _)| open(root, info, name)).collect::<Result<Vec<_>>>()?;
     let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    let numbers = pinned.iter().map(|map| map.fd().as_fd().as_raw_fd());
+    let numbers = opened.iter().map(|map| map.as_fd().as_raw_fd());
     object.relocate_maps(
         maps.iter().zip(numbers).map(|((name, map), fd)| (name.as_str(), fd, map)),
         &sections,
@@ -115,6 +123,20 @@ fn verify(root: &BpffsRoot, linked: &[u8], types: Option<BorrowedFd<'_>>, name: 
     let took = begun.elapsed();
     let instructions = processed(&log).with_context(|| format!("no count in the verifier's log: {log:?}"))?;
     Ok(Verified { name: name.to_owned(), instructions, took, details: log.trim().replace('\n', ", ") })
+}
+
+/// Opens a map of the object: pinned by the product, or held by the loaded program alone.
+fn open(root: &BpffsRoot, info: &ProgramInfo, name: &str) -> Result<MapFd> {
+    let opening = || format!("open map {name}");
+    let pin = root.map(name);
+    if pin.exists() {
+        return MapInfo::from_pin(pin).and_then(|map| map.fd()).with_context(opening);
+    }
+    let ids = info.map_ids()?.unwrap_or_default();
+    let mut held = ids.iter().filter_map(|id| MapInfo::from_id(*id).ok());
+    let map =
+        held.find(|map| map.name_as_str().is_some_and(|held| !held.is_empty() && name.starts_with(held)));
+    map.context("nobody holds it").and_then(|map| Ok(map.fd()?)).with_context(opening)
 }
 
 /// `struct bpf_insn` as it lies in memory.

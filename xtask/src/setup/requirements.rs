@@ -228,6 +228,18 @@ mod tests {
     }
 
     #[test]
+    fn running_needs_no_emulator_and_an_emulator_no_lab() {
+        let needed = |need: Need| -> Vec<Item> {
+            REQUIREMENTS.iter().filter(|row| need.covers(row.need)).map(|row| row.item).collect()
+        };
+        assert!(needed(Need::Run).contains(&Item::Nginx) && !needed(Need::Run).contains(&Item::Qemu));
+        assert!(needed(Need::Vm).contains(&Item::Qemu) && !needed(Need::Vm).contains(&Item::Nginx));
+        for need in [Need::Build, Need::Run, Need::Vm] {
+            assert!(needed(need).contains(&Item::BpfLinker));
+        }
+    }
+
+    #[test]
     fn every_tool_has_packages_everywhere() {
         for row in REQUIREMENTS.iter().filter(|row| !row.probe.0.is_empty()) {
             for distro in Distro::KNOWN {
