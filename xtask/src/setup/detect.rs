@@ -71,12 +71,11 @@ impl Facts {
             | Item::Iproute2
             | Item::Bpftool
             | Item::Nginx
+            | Item::Nftables
             | Item::Frr
             | Item::Bird
             | Item::Qemu
-            | Item::Xz => {
-                tool(row.probe.0, row.probe.1)
-            }
+            | Item::Xz => tool(row.probe.0, row.probe.1),
         };
         Self {
             items: rows.iter().map(|row| (row.item, state(row))).collect(),
