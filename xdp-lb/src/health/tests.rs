@@ -135,7 +135,7 @@ fn the_better_reason_stays_for_a_while() {
     board.sync(BTreeMap::from([(key("web", 1), target(SECOND))]), &BTreeMap::new(), Duration::ZERO);
     let serial = board.due(SECOND * 2)[0].serial;
     let key = key("web", 1);
-    let mut answer = |board: &mut Board, at, failure| {
+    let answer = |board: &mut Board, at, failure| {
         board.answer(&key, serial, SECOND * at, Answer::Bad(failure));
         board.state(&key).unwrap().reason().unwrap().clone()
     };
