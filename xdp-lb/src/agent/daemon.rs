@@ -109,7 +109,7 @@ pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
     let followed = agent.followed();
     let (resolver, task) = Resolver::start(followed.clone(), Timing::default(), stopped).await?;
     let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
-    agent.reconcile(&snapshot)?;
+    agent.reconcile(&snapshot, Scope::All)?;
     shutdown.send_replace(true);
     task.await.context("end the task next-hops")
 }
@@ -149,7 +149,7 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     if loaded.took_over() {
         agent.survey();
     }
-    agent.reconcile(&snapshot)?;
+    agent.reconcile(&snapshot, Scope::All)?;
 
     // Make before break: the tables are complete before the first packet meets the program.
     let interfaces = attach_all(&mut loaded, options, &agent.desired)?;
@@ -347,12 +347,32 @@ async fn hold_vips(desired: &Desired) -> Result<Option<LoopbackVips>> {
     Ok(Some(vips))
 }
 
+/// How much a reconciliation looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Everything.
+    All,
+    /// Services that health has changed: a death must not wait for the plans of thousands of others.
+    Changed,
+}
+
+/// Names of the services that differ; `None` when more than that does.
+fn changed(planned: &Desired, judged: &Desired) -> Option<BTreeSet<String>> {
+    let (before, now) = (&planned.services, &judged.services);
+    if before.len() != now.len() || before.iter().zip(now).any(|(a, b)| a.name != b.name) {
+        return None;
+    }
+    Some(before.iter().zip(now).filter(|(a, b)| a != b).map(|(_, b)| b.name.clone()).collect())
+}
+
 /// The reconciler with its configuration and its clock.
 struct Agent {
     reconciler: Reconciler<KernelMaps>,
     desired: Desired,
     /// Without it, backends are what the file says.
     health: Option<HealthChecks>,
+    /// What the planner saw last, if all of it was carried out.
+    planned: Option<Desired>,
     allow_moves: bool,
     started: Instant,
     /// Seconds since 1970 at which something falls due.
@@ -368,6 +388,7 @@ impl Agent {
             reconciler,
             desired,
             health: None,
+            planned: None,
             allow_moves,
             started: Instant::now(),
             due: None,
@@ -375,10 +396,10 @@ impl Agent {
         }
     }
 
-    fn reconcile(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), super::ReconcileError> {
+    fn reconcile(&mut self, snapshot: &Arc<Snapshot>, scope: Scope) -> Result<(), super::ReconcileError> {
         let generation = self.reconciler.generation().max(1);
         let desired = self.desired.clone();
-        self.carry_out(&desired, snapshot, generation)
+        self.carry_out(&desired, snapshot, generation, scope)
     }
 
     fn carry_out(
@@ -386,23 +407,34 @@ impl Agent {
         desired: &Desired,
         snapshot: &Snapshot,
         generation: u32,
+        scope: Scope,
     ) -> Result<(), super::ReconcileError> {
         let resolve = |address| resolve(desired, snapshot, address);
-        let judged =
-            self.health.as_mut().map(|h| h.judge(desired, &resolve, || self.reconciler.maps().observe()));
+        let observe = || self.reconciler.maps().observe();
+        let judged = self.health.as_mut().map(|h| h.judge(desired, &resolve, observe));
+        let judged = judged.unwrap_or_else(|| desired.clone());
+        let only = match (scope, &self.planned) {
+            (Scope::Changed, Some(planned)) if self.retry.is_none() => changed(planned, &judged),
+            _ => None,
+        };
         let run = Run {
-            desired: judged.as_ref().unwrap_or(desired),
+            desired: &judged,
             resolve: &resolve,
             now: unix_now(),
             uptime: self.started.elapsed(),
             allow_moves: self.allow_moves,
             generation,
+            only: only.as_ref(),
         };
         let done = self.reconciler.reconcile(&run);
+        // What was left aside keeps its deadlines.
+        let others = self.due.filter(|_| only.is_some());
         if let Some(health) = self.health.as_mut().filter(|_| done.is_ok()) {
             health.index(|| self.reconciler.maps().observe());
         }
-        self.due = done?.wake;
+        self.planned = None;
+        self.due = done?.wake.into_iter().chain(others).min();
+        self.planned = Some(judged);
         Ok(())
     }
 
@@ -418,7 +450,7 @@ impl Agent {
     fn on_health(&mut self, health: &HealthSnapshot, snapshot: &Arc<Snapshot>) {
         let Some(checks) = &mut self.health else { return };
         if checks.has_changed(health) {
-            self.try_reconcile(snapshot);
+            self.try_in(Scope::Changed, snapshot);
         } else {
             checks.tell();
         }
@@ -426,7 +458,11 @@ impl Agent {
 
     /// Reconciles; a failure is logged and tried again later, with pauses that grow.
     fn try_reconcile(&mut self, snapshot: &Arc<Snapshot>) {
-        match self.reconcile(snapshot) {
+        self.try_in(Scope::All, snapshot);
+    }
+
+    fn try_in(&mut self, scope: Scope, snapshot: &Arc<Snapshot>) {
+        match self.reconcile(snapshot, scope) {
             Ok(()) => self.retry = None,
             Err(e) => {
                 let pause = self.retry.map_or(RETRY, |(_, pause)| (pause * 2).min(RETRY_LIMIT));
@@ -439,7 +475,7 @@ impl Agent {
     /// Makes a new configuration the current one, if it can be carried out.
     fn adopt(&mut self, desired: Desired, snapshot: &Arc<Snapshot>) -> bool {
         let generation = self.reconciler.generation() + 1;
-        match self.carry_out(&desired, snapshot, generation) {
+        match self.carry_out(&desired, snapshot, generation, Scope::All) {
             Ok(()) => {
                 info!(generation, services = desired.services.len(), "reloaded");
                 (self.desired, self.retry) = (desired, None);

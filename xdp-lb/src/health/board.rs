@@ -20,6 +20,8 @@ const OVERLAP: u32 = 2;
 
 /// One silence in so many is looked into anew.
 const RECHECK: u64 = 10;
+/// How long an ICMP error explains silences: a node sends few of them a second, however many packets it refuses.
+const TOLD: Duration = Duration::from_secs(30);
 
 /// A backend of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +65,8 @@ struct Entry {
     round: u32,
     under_way: u32,
     unable: Option<Unable>,
+    /// When ICMP last told why.
+    told: Option<Duration>,
     good: u64,
     bad: u64,
     took: [u64; BUCKETS.len() + 1],
@@ -158,17 +162,23 @@ impl Board {
         };
         entry.unable = None;
         let before = entry.machine.reason().cloned();
-        let answer = answer.map_err(|failure| carried_over(failure, before.as_ref()));
+        if answer.as_ref().is_err_and(by_icmp) {
+            entry.told = Some(now);
+        }
+        let holds = entry.told.is_some_and(|at| now.saturating_sub(at) < TOLD);
+        let answer = answer.map_err(|failure| carried_over(failure, before.as_ref(), holds));
         let change = entry.machine.observe(&entry.target.check, now, answer);
         self.changes += u64::from(change.is_some());
         self.words += u64::from(change.is_some() || entry.machine.reason() != before.as_ref());
         change
     }
 
-    /// Puts a better reason in the place of the one that is known; says whether it differs.
+    /// Puts a better reason in the place of a silence; says whether it differs.
     pub fn explain(&mut self, key: &Key, serial: u64, better: Failure) -> bool {
         let entry = self.entries.get_mut(key).filter(|entry| entry.serial == serial);
-        let differs = entry.is_some_and(|entry| entry.machine.explain(better));
+        // A later answer may have had a reason of its own.
+        let silent = |entry: &&mut Entry| matches!(entry.machine.reason(), Some(Failure::Silent { .. }));
+        let differs = entry.filter(silent).is_some_and(|entry| entry.machine.explain(better));
         self.words += u64::from(differs);
         differs
     }
@@ -244,6 +254,7 @@ impl Board {
             round: 0,
             under_way: 0,
             unable: None,
+            told: None,
             good: 0,
             bad: 0,
             took: [0; BUCKETS.len() + 1],
@@ -260,15 +271,27 @@ impl Board {
     }
 }
 
-/// What was found out about an earlier silence holds for the next.
-fn carried_over(failure: Failure, before: Option<&Failure>) -> Failure {
+/// What was found out about an earlier silence holds for the next, and what ICMP told of late for the silences after it.
+fn carried_over(failure: Failure, before: Option<&Failure>, holds: bool) -> Failure {
     match (&failure, before) {
+        (Failure::Silent { .. }, Some(earlier)) if holds && by_icmp(earlier) => earlier.clone(),
         (
             Failure::Silent { address, suspect: Suspect::Unknown },
             Some(Failure::Silent { address: same, suspect }),
         ) if address == same => Failure::Silent { address: *same, suspect: *suspect },
         _ => failure,
     }
+}
+
+/// Reasons that an ICMP error may have brought.
+fn by_icmp(failure: &Failure) -> bool {
+    matches!(
+        failure,
+        Failure::Refused { .. }
+            | Failure::TunnelRefused { .. }
+            | Failure::NodeUnreachable { .. }
+            | Failure::TunnelTooBig { .. }
+    )
 }
 
 /// The same number for the same backend on every node and in every run (FNV-1a).

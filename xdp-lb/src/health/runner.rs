@@ -260,7 +260,8 @@ impl<P: Prober> Scheduler<P> {
     }
 }
 
-/// Asks a backend on every VIP at once. The first bad answer, in the order of the VIPs, is the backend's.
+/// Asks a backend on every VIP at once. The first bad answer in the order of the VIPs is the backend's, but that any other
+/// says more than a silence.
 async fn round(prober: &impl Prober, room: &Semaphore, due: &Due) -> Answer {
     let Due { key, target, .. } = due;
     let addresses = match target.way {
@@ -277,6 +278,7 @@ async fn round(prober: &impl Prober, room: &Semaphore, due: &Due) -> Answer {
     for answer in join_all(asked).await {
         worst = match (worst, answer) {
             (Answer::Good(a), Answer::Good(b)) => Answer::Good(a.max(b)),
+            (Answer::Bad(Failure::Silent { .. }), bad @ Answer::Bad(_)) => bad,
             (bad @ Answer::Bad(_), _) | (_, bad @ Answer::Bad(_)) => bad,
             (unable @ Answer::Unable(_), _) | (_, unable @ Answer::Unable(_)) => unable,
         };

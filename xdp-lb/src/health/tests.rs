@@ -128,6 +128,31 @@ fn words_say_state_progress_and_reason() {
 }
 
 #[test]
+fn the_better_reason_stays_for_a_while() {
+    let address = IpAddr::from([203, 0, 113, 10]);
+    let silent = |suspect| Failure::Silent { address, suspect };
+    let mut board = Board::new(0);
+    board.sync(BTreeMap::from([(key("web", 1), target(SECOND))]), &BTreeMap::new(), Duration::ZERO);
+    let serial = board.due(SECOND * 2)[0].serial;
+    let key = key("web", 1);
+    let answer = |board: &mut Board, at, failure| {
+        board.answer(&key, serial, SECOND * at, Answer::Bad(failure));
+        board.state(&key).unwrap().reason().unwrap().clone()
+    };
+    assert_eq!(answer(&mut board, 1, silent(Suspect::Unknown)), silent(Suspect::Unknown));
+    assert!(board.wants_suspect(&key) && board.explain(&key, serial, silent(Suspect::TunnelOrVip)));
+    assert_eq!(answer(&mut board, 2, silent(Suspect::Unknown)), silent(Suspect::TunnelOrVip));
+    assert!(!board.wants_suspect(&key));
+    // A refusal says more than the silences after it, for which ICMP errors were too many.
+    assert_eq!(answer(&mut board, 3, refused()), refused());
+    assert_eq!(answer(&mut board, 32, silent(Suspect::Unknown)), refused());
+    assert!(!board.wants_suspect(&key) && !board.explain(&key, serial, silent(Suspect::Node)));
+    assert_eq!(answer(&mut board, 33, silent(Suspect::Unknown)), silent(Suspect::Unknown));
+    let status = Failure::Status { got: 503, expected: Statuses(200..=200) };
+    assert_eq!(answer(&mut board, 34, status.clone()), status);
+}
+
+#[test]
 fn an_answer_to_a_question_of_before_counts_for_nobody() {
     let mut board = Board::new(0);
     let one = |interval| BTreeMap::from([(key("web", 1), target(interval))]);

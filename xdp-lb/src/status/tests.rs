@@ -68,6 +68,7 @@ fn observed() -> Observed {
         now: 1000,
         allow_moves: false,
         generation: 3,
+        only: None,
     });
     plan.unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
     maps.observe()

@@ -88,6 +88,7 @@ fn fill(root: &BpffsRoot) {
         now: 1_700_000_000,
         allow_moves: false,
         generation: 4,
+        only: None,
     });
     plan.unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
     attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Generic, false).unwrap();

@@ -17,7 +17,7 @@ use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED};
 use xdp_lb_common::ring::Slot;
 
 use crate::common::agent::Agent;
-use crate::common::wanted::{address, desired, service};
+use crate::common::wanted::{address, desired, service, vip};
 use crate::crash::CAPACITY;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -128,6 +128,27 @@ fn a_death_moves_its_own_slots_and_a_return_brings_them_back() {
     node.answer(3, true, 2);
     node.run(&wanted);
     assert_eq!(node.ring(), before);
+}
+
+#[test]
+fn a_plan_for_whom_health_has_changed_is_the_whole_plan() {
+    let (mut node, one) = risen();
+    let other = Service { name: "other".into(), vips: vec![vip(2)], ..checked(5..=7) };
+    let wanted = desired(vec![one.services[0].clone(), other]);
+    node.run(&wanted);
+    node.answer(3, false, 3);
+    let judged = node.judge(&wanted);
+    let whole = node.agent.plan(&judged).unwrap();
+    let only = BTreeSet::from(["web".to_owned()]);
+    let part = node.agent.plan_only(&judged, Some(&only)).unwrap();
+    assert!(!part.is_empty());
+    assert_eq!(part, whole);
+    // Who is not named is left as it is, but for what is not in the maps yet.
+    let nobody = BTreeSet::new();
+    assert!(node.agent.plan_only(&judged, Some(&nobody)).unwrap().is_empty());
+    let third = Service { name: "third".into(), vips: vec![vip(4)], ..checked(8..=9) };
+    let wanted = desired([judged.services.clone(), vec![third]].concat());
+    assert!(node.agent.plan_only(&wanted, Some(&nobody)).unwrap().services["third"].created);
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl Facts {
             | Item::Iproute2
             | Item::Bpftool
             | Item::Nginx
+            | Item::Nftables
             | Item::Frr
             | Item::Bird
             | Item::Qemu

@@ -68,7 +68,14 @@ fn ways(row: &Requirement, distro: Distro, facts: &Facts) -> Vec<Vec<Cmd>> {
         Item::Nginx => vec![vec![install(), stop("nginx", facts.systemd)]],
         Item::Frr => vec![vec![install(), stop("frr", facts.systemd)]],
         Item::Bird => vec![vec![install(), stop("bird", facts.systemd)]],
-        Item::Cc | Item::Curl | Item::Iproute2 | Item::Bpftool | Item::Qemu | Item::Xz | Item::DebianKeys => {
+        Item::Cc
+        | Item::Curl
+        | Item::Iproute2
+        | Item::Bpftool
+        | Item::Nftables
+        | Item::Qemu
+        | Item::Xz
+        | Item::DebianKeys => {
             vec![vec![install()]]
         }
     }
@@ -168,6 +175,7 @@ fn by_hand(item: Item) -> String {
         | Item::Iproute2
         | Item::Bpftool
         | Item::Nginx
+        | Item::Nftables
         | Item::Frr
         | Item::Bird
         | Item::Qemu

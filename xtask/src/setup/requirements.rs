@@ -22,6 +22,8 @@ pub enum Item {
     Bpftool,
     /// The lab's web server.
     Nginx,
+    /// The lab's service proxy.
+    Nftables,
     /// The lab's router.
     Frr,
     /// Another router for the tests.
@@ -100,11 +102,11 @@ const fn everywhere(names: &'static [&'static str]) -> Packages {
 }
 
 /// The table, in the order of installation: curl fetches keys for what follows.
-pub const REQUIREMENTS: [Requirement; 13] = [
+pub const REQUIREMENTS: [Requirement; 14] = [
     Requirement {
         item: Item::Cc,
         name: "cc",
-        why: "links host programs and build scripts",
+        why: "links host programs and build scripts, compiles the C of ring (TLS)",
         need: Need::Build,
         probe: ("cc", "--version"),
         // xtask itself is linked by cc: xtask/linker.sh brings these two when the very first build finds none.
@@ -166,6 +168,14 @@ pub const REQUIREMENTS: [Requirement; 13] = [
         need: Need::Run,
         probe: ("nginx", "-v"),
         packages: everywhere(&["nginx-light"]),
+    },
+    Requirement {
+        item: Item::Nftables,
+        name: "nft",
+        why: "imitates kube-proxy's rules in the lab's tests of health checks",
+        need: Need::Run,
+        probe: ("nft", "--version"),
+        packages: everywhere(&["nftables"]),
     },
     Requirement {
         item: Item::Frr,
