@@ -74,9 +74,7 @@ impl Facts {
             | Item::Frr
             | Item::Bird
             | Item::Qemu
-            | Item::Xz => {
-                tool(row.probe.0, row.probe.1)
-            }
+            | Item::Xz => tool(row.probe.0, row.probe.1),
         };
         Self {
             items: rows.iter().map(|row| (row.item, state(row))).collect(),
