@@ -62,7 +62,9 @@ impl<'ns> Frr<'ns> {
     /// When it does not answer.
     pub fn start_daemon(&mut self, daemon: &'static str) -> Result<()> {
         let in_directory = |name: &str| self.directory.join(name);
-        let mut command = Command::new(Path::new(FRR_DIR).join(daemon));
+        // A real router has CPUs of its own: what this machine is busy with must not look like a dead path.
+        let mut command = Command::new("nice");
+        command.args(["-n", if daemon == "bfdd" { "-15" } else { "0" }]).arg(Path::new(FRR_DIR).join(daemon));
         let config = if daemon == "bfdd" { "bfdd.conf" } else { "frr.conf" };
         command.arg("-f").arg(in_directory(config)).arg("-i").arg(in_directory(&format!("{daemon}.pid")));
         command.arg("-z").arg(in_directory("zserv.api")).arg("--vty_socket").arg(&self.directory);

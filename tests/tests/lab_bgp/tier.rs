@@ -34,9 +34,12 @@ struct Scene<'lab> {
 
 impl<'lab> Scene<'lab> {
     fn start(lab: &'lab Lab, section: bgp::Section) -> Result<Self> {
+        Self::start_with(lab, section, EdgeFile::new(3))
+    }
+
+    fn start_with(lab: &'lab Lab, section: bgp::Section, file: EdgeFile) -> Result<Self> {
         lab.leave_vips_to_bgp()?;
         let frr = Frr::start(lab.router(), lab.scratch().path(), &bgp::frr(lab, &section), &bgp::bfdd())?;
-        let file = EdgeFile::new(3);
         let tier = Tier::start(lab, Mode::Native, |n| section.add_to(lab, &file.text(n), n))?;
         let scene = Self { frr, tier, bgp: section, file };
         scene.wait_next_hops(lab, &[1, 2])?;
@@ -144,6 +147,40 @@ fn two_next_hops_and_health_by_the_file() -> Result<()> {
     }
     drop(lab);
     before.check(id)
+}
+
+/// From the end of the last server to both nodes' withdrawal: what the checks take (fall x interval, timeout, jitter),
+/// and 200 ms. `on_all_down: keep`, the default, goes on sending; it is nothing to announce.
+#[test]
+fn a_dead_pool_is_withdrawn_though_packets_still_go_there() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options::default())?;
+    let servers = files::serve(lab.backends())?;
+    let times = "interval: 300ms, timeout: 200ms, rise: 2, fall: 2";
+    let file = EdgeFile {
+        more: [
+            vec![format!("health_check: {{ kind: tcp, {times} }}")],
+            vec![format!("health_check: {{ kind: udp, payload: \"12345678\", {times} }}")],
+        ],
+        ..EdgeFile::new(3)
+    };
+    let scene = Scene::start_with(&lab, bgp::Section::default(), file)?;
+    let begun = Instant::now();
+    drop(servers);
+    let dropped = begun.elapsed();
+    scene.wait_next_hops(&lab, &[])?;
+    let took = begun.elapsed();
+    println!("a dead pool: withdrawn {took:?} after its servers began to end, which took {dropped:?}");
+    // A build without optimization takes a second for the plans of four services.
+    let slack = if cfg!(debug_assertions) { Duration::from_secs(1) } else { Duration::ZERO };
+    let detection = Duration::from_millis(2 * 300 + 200 + 30 + 100);
+    ensure!(took < dropped + detection + slack + Duration::from_millis(200), "{took:?}");
+    let status = std::fs::read_to_string(bgp::status_file(&lab, 1))?;
+    ensure!(status.contains("has 0 of 3 backends healthy, needs 1"), "{status}");
+    let _servers = files::serve(lab.backends())?;
+    scene.wait_next_hops(&lab, &[1, 2])
 }
 
 /// What one of the four cases came to.

@@ -1,8 +1,10 @@
 //! What the agent tells BGP: the facts that announcements follow, configuration, and the end.
 //!
-//! Health is read from the maps: whoever decides that a backend is up or down, that is what packets meet.
+//! A backend is healthy that takes flows by the maps, and where its service is checked has answered as well: with
+//! `on_all_down: keep` the maps go on as if everybody lived, which is a last resort and nothing to announce.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,10 +17,12 @@ use crate::{
         io::{Leave, Speaker},
         settings::OnStop,
     },
+    health::{HealthSnapshot, Key, State},
     model::{Desired, Interface},
     nexthop::Links,
     plan,
     state::Observed,
+    template::from_map,
 };
 
 /// How long a reload waits for routers to hear of VIPs that it takes away.
@@ -95,6 +99,7 @@ fn on_stop(desired: &Desired) -> OnStop {
 pub(super) fn facts(
     desired: &Desired,
     observed: &Observed,
+    health: &HealthSnapshot,
     links: &Links,
     attached: &BTreeSet<String>,
     failure: Option<String>,
@@ -108,20 +113,26 @@ pub(super) fn facts(
         faults.insert(Fault::NoLink);
     }
     faults.extend(failure.map(|why| Fault::NotApplied { why }));
-    Facts { faults, services: services(desired, observed) }
+    Facts { faults, services: services(desired, observed, health) }
 }
 
-fn services(desired: &Desired, observed: &Observed) -> BTreeMap<String, Health> {
+fn services(desired: &Desired, observed: &Observed, known: &HealthSnapshot) -> BTreeMap<String, Health> {
     let count = |members: &BTreeMap<u16, Backend>, is: &dyn Fn(&Backend) -> bool| {
         u32::try_from(members.values().filter(|member| is(member)).count()).unwrap_or(u32::MAX)
     };
-    let healthy = |member: &Backend| member.state & (BACKEND_ALIVE | BACKEND_DRAINING) == BACKEND_ALIVE;
-    let reachable = |member: &Backend| healthy(member) && member.template().kind != KIND_UNRESOLVED;
     let mut services = BTreeMap::new();
     for (id, service) in &observed.services {
         let name = plan::name(service);
         let Some(wanted) = desired.services.iter().find(|wanted| wanted.name == name) else { continue };
         let members = observed.members.get(id).cloned().unwrap_or_default();
+        let shared: Arc<str> = name.into();
+        let answers = |member: &Backend| {
+            let key = Key { service: shared.clone(), backend: from_map(member.address) };
+            wanted.health.is_none() || known.targets.get(&key).is_some_and(|t| t.state == State::Up)
+        };
+        let takes = |member: &Backend| member.state & (BACKEND_ALIVE | BACKEND_DRAINING) == BACKEND_ALIVE;
+        let healthy = |member: &Backend| takes(member) && answers(member);
+        let reachable = |member: &Backend| healthy(member) && member.template().kind != KIND_UNRESOLVED;
         let health = Health {
             configured: u32::try_from(wanted.backends.len()).unwrap_or(u32::MAX),
             healthy: count(&members, &healthy),

@@ -506,7 +506,9 @@ impl Agent {
         let failing = self.retry.filter(|(_, pause)| *pause >= FAILING);
         let failure = failing.map(|_| "writes to the maps keep failing, see the log".to_owned());
         let observed = self.reconciler.maps().observe();
-        announcer.tell(announce::facts(&self.desired, &observed, &snapshot.links, &attached, failure));
+        let health = self.health.as_ref().map(|health| health.changes().borrow().clone()).unwrap_or_default();
+        let (desired, links) = (&self.desired, &snapshot.links);
+        announcer.tell(announce::facts(desired, &observed, &health, links, &attached, failure));
         Ok(())
     }
 

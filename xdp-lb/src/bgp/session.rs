@@ -36,6 +36,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// A session that lasted so long was no failure.
 const LASTING: Duration = Duration::from_secs(30);
+/// How long a router may take to confirm a session without hold timer: as long as for its OPEN.
+const CONFIRM: Duration = Duration::from_secs(240);
 /// Cease: too many prefixes (RFC 4486).
 const MAX_PREFIXES: u8 = 1;
 
@@ -482,7 +484,14 @@ impl Session {
                 _ => {}
             }
         }
+        if self.fsm.state() == SessionState::OpenConfirm && self.deadlines.hold.is_none() {
+            // A hold time of 0 lets nobody wait for ever for the first KEEPALIVE.
+            self.deadlines.hold = Some(now + CONFIRM);
+        }
         if let Some(negotiated) = up {
+            if negotiated.hold_time == 0 {
+                self.deadlines.hold = None;
+            }
             self.establish(&negotiated, now);
         }
         self.after(before, now);

@@ -222,6 +222,27 @@ fn silence_ends_a_session_and_keepalives_prevent_it() {
 }
 
 #[test]
+fn without_a_hold_time_silence_ends_only_the_handshake() {
+    let never = |asn: u32| match open(asn, vec![]) {
+        Message::Open(open) => Message::Open(OpenMessage { hold_time: 0, ..open }),
+        other => other,
+    };
+    for confirmed in [false, true] {
+        let mut talk = start();
+        talk.session.connected("10.0.0.2".parse().unwrap(), at(1));
+        talk.said(at(1));
+        talk.hear(&never(THEIRS), at(1));
+        talk.said(at(1));
+        if confirmed {
+            talk.hear(&Message::Keepalive, at(2));
+        }
+        assert_eq!(talk.session.wake().is_none(), confirmed, "{:?}", talk.session);
+        talk.session.tick(at(300));
+        assert_eq!(talk.session.state(), if confirmed { State::Established } else { State::Idle });
+    }
+}
+
+#[test]
 fn what_the_router_ends_a_session_with_is_told() {
     let (mut talk, _) = start().up(&[10], vec![]);
     let data = rustbgpd_wire::notification::encode_shutdown_communication("maintenance");
