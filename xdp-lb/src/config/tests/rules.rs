@@ -276,11 +276,6 @@ fn later_work_is_refused_by_name() {
     only(&decap.replace("vips", "mss: auto, vips"), "decap.mss", "not supported yet");
     only(&decap.replace("vips", "gue_port: 6080, vips"), "decap.gue_port", "not supported yet");
     only(&edge(" []\nmetrics: { listen: \"127.0.0.1:9410\" }\n"), "metrics.listen", "not supported yet");
-    only(
-        &edge(" []\nvips: [{ address: 1.2.3.4, advertise: all }]\n"),
-        "vips[0].advertise",
-        "not supported yet",
-    );
 }
 
 #[test]
