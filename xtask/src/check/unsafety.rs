@@ -8,11 +8,12 @@ use super::Outcome;
 use super::source::{code_only, files};
 
 /// Files, and folders ending in `/`, that may hold `unsafe`, with the reason.
-const ALLOWED: [(&str, &str); 13] = [
+const ALLOWED: [(&str, &str); 14] = [
     ("xdp-lb-common/src/pod.rs", "unsafe impl Pod of the shared types"),
     ("xdp-lb-ebpf/src/main.rs", "#[unsafe(..)] names that the loader looks for"),
     ("xdp-lb-ebpf/src/bench.rs", "#[unsafe(..)] names that the loader looks for"),
     ("xdp-lb-ebpf/src/packet.rs", "packet memory and adjust_head"),
+    ("xdp-lb-ebpf/src/trace.rs", "#[unsafe(..)] a function by name"),
     ("xdp-lb-ebpf/src/probe.rs", "packet memory and map values of the TC programs"),
     ("xdp-lb-ebpf/src/maps.rs", "values behind map pointers"),
     ("xdp-lb/src/dataplane/", "bpf(2) and mapped memory"),
