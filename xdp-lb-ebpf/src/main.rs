@@ -1,12 +1,13 @@
 //! The XDP programs: `xdp_lb` balances, `xdp_decap` takes tunnels off on a backend's node.
 //!
-//! `pipeline` is the packet path, `packet` the packet's memory, `maps` the tables, `send` what changes
+//! `pipeline` is the packet path, `fragments` what it does with fragments, `packet` the packet's memory, `maps` the tables, `send` what changes
 //! the packet. What is arithmetic lives in `xdp-lb-common`, where it is tested without a kernel.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the xdp macro wraps documented functions in ones without documentation")]
 
+mod fragments;
 mod maps;
 mod packet;
 mod pipeline;

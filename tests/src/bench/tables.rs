@@ -14,7 +14,7 @@ use xdp_lb::model::{FlowTable, Limits};
 use xdp_lb::state::{MapOp, Maps as _, SlotChange};
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_IPV4, Template};
 use xdp_lb_common::control::VipBank;
-use xdp_lb_common::decap::{AllowList, Prefix4};
+use xdp_lb_common::decap::{ACCEPT_IPIP, AllowList, Prefix4};
 use xdp_lb_common::encap::{V4_HEADER, constant_sum};
 use xdp_lb_common::hash;
 use xdp_lb_common::parse::words;
@@ -96,6 +96,7 @@ impl Tables {
             ring_slots: TABLE_SIZE + 3,
             port_pages: 15,
             backend_stats: BACKENDS.into(),
+            fragments: 1024,
         };
         let flow_table = FlowTable { entries: state.flow_entries, track_window: Duration::ZERO };
         let shape = Shape::balancer(&limits, &flow_table, load::machine()?);
@@ -248,6 +249,7 @@ fn vips(len: u32) -> Vec<VipSlot> {
 /// 172.16.0.0/16.
 fn sources() -> AllowList {
     let mut list: AllowList = bytemuck::Zeroable::zeroed();
+    list.kinds = ACCEPT_IPIP;
     list.v4_count = 1;
     list.v4[0] = Prefix4 { address: [172, 16, 0, 0], mask: [255, 255, 0, 0] };
     list
