@@ -104,7 +104,7 @@ pub fn ports<B: Bytes + ?Sized>(frame: &B, ip: &Ip, fragment: Fragment) -> Resul
             if h[12] >> 4 < 5 {
                 return Err(DropReason::L4Length);
             }
-            (part::<0, 4, _>(h), RawSegment::Tcp { flags: h[13], data: len > TCP_LEAST })
+            (part::<0, 4, _>(h), RawSegment::Tcp { flags: h[13], data: len as u16 })
         }
         UDP => {
             let h = header::<UDP_LEAST, B>(frame, ip)?;

@@ -85,7 +85,7 @@ pub fn target(
 fn by_client(ip: &Ip, service: u16) -> Result<Target, DropReason> {
     let config = maps::service(service).ok_or(DropReason::TableInconsistent)?.config();
     let segment = match ip.protocol {
-        TCP => RawSegment::Tcp { flags: 0, data: true },
+        TCP => RawSegment::Tcp { flags: 0, data: 1 },
         _ => RawSegment::Datagram,
     };
     pipeline::choose(ip, &Ports { pair: 0, segment }, service, config, true)

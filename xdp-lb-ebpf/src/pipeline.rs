@@ -66,7 +66,7 @@ pub fn balance(packet: &mut Packet) -> Verdict {
     match classify::vip(&Tables, &addresses) {
         Some(vip) if vip.flags & VIP_BALANCED != 0 => for_vip(packet, addresses, vip).unwrap_or_else(Drop),
         Some(_) => Pass(PassReason::DecapVip),
-        None if maps::decap() => take_off(packet, addresses),
+        None if maps::decap() => Verdict::Tunnel,
         None => Pass(PassReason::NotAVip),
     }
 }
@@ -74,20 +74,52 @@ pub fn balance(packet: &mut Packet) -> Verdict {
 #[inline(always)]
 fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<Verdict, DropReason> {
     let ip = forget(packet, parse::ip(packet, addresses)?);
-    let target = match ip.fragment {
-        Some(fragment) => fragments::target(packet, &ip, fragment, vip)?,
-        None => match parse::transport(packet, &ip)? {
-            Transport::Ports(ports) => target(&ip, &ports, vip)?,
-            Transport::EchoRequest => return send::echo(packet, &ip),
-            Transport::NeighbourDiscovery => return Ok(Pass(PassReason::NeighbourDiscovery)),
-            Transport::OtherIcmp => return Err(DropReason::IcmpUnhandled),
-            Transport::Other => None,
-        },
-    };
-    match target {
-        Some(target) => send::to_backend(packet, &ip, &target),
-        None => unmatched(vip),
+    if ip.fragment.is_some() {
+        return Ok(Verdict::Fragment);
     }
+    let ports = match parse::transport(packet, &ip)? {
+        Transport::Ports(ports) => ports,
+        Transport::EchoRequest => return send::echo(packet, &ip),
+        Transport::NeighbourDiscovery => return Ok(Pass(PassReason::NeighbourDiscovery)),
+        Transport::OtherIcmp => return Err(DropReason::IcmpUnhandled),
+        Transport::Other => return unmatched(vip),
+    };
+    let target = target(&ip, &ports, vip)?;
+    send_on(packet, &ip, target, vip)
+}
+
+/// A fragment for a VIP, as [`balance`] has found out.
+#[inline(always)]
+pub fn fragment(packet: &mut Packet) -> Verdict {
+    match addresses(packet) {
+        Ok(addresses) => match classify::vip(&Tables, &addresses) {
+            Some(vip) => fragment_for(packet, addresses, vip).unwrap_or_else(Drop),
+            None => Pass(PassReason::NotAVip),
+        },
+        Err(reason) => Pass(reason),
+    }
+}
+
+#[inline(always)]
+fn fragment_for(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<Verdict, DropReason> {
+    let ip = forget(packet, parse::ip(packet, addresses)?);
+    let fragment = ip.fragment.ok_or(DropReason::Fragment)?;
+    let target = fragments::target(packet, &ip, fragment, vip)?;
+    send_on(packet, &ip, target, vip)
+}
+
+/// Sends a packet to its backend, however that was found.
+#[inline(always)]
+fn send_on(
+    packet: &mut Packet,
+    ip: &Ip,
+    target: Option<Target>,
+    vip: &VipSlot,
+) -> Result<Verdict, DropReason> {
+    let Some(target) = target else { return unmatched(vip) };
+    let service = packet.forget(target.service.into(), 14) as u16;
+    let local = packet.forget(target.local.into(), 12) as u16;
+    send::to_backend(packet, ip, &Target { service, local, ..target })
 }
 
 /// A TCP or UDP packet for a VIP.

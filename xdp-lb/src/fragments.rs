@@ -66,10 +66,12 @@ fn alike(a: &Service, b: &Service) -> bool {
         table_size,
         drain,
         encap,
+        health,
+        on_all_down,
         backends,
     } = a;
-    (affinity, table_size, drain, encap, backends)
-        == (&b.affinity, &b.table_size, &b.drain, &b.encap, &b.backends)
+    (affinity, table_size, drain, encap) == (&b.affinity, &b.table_size, &b.drain, &b.encap)
+        && (health, on_all_down, backends) == (&b.health, &b.on_all_down, &b.backends)
 }
 
 #[cfg(test)]

@@ -366,7 +366,7 @@ pub struct Encap {
 }
 
 /// `encap.kind`, with what belongs to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EncapKind {
     /// Nothing.
     #[default]
@@ -381,7 +381,7 @@ pub enum EncapKind {
 }
 
 /// `encap.gue.variant`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GueVariant {
     /// Variant 0: a header of four bytes.
     #[default]
