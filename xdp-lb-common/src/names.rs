@@ -23,6 +23,8 @@ pub const RINGS: &str = "rings";
 pub const RINGS_BEFORE: &str = "rings_before";
 /// Sets of the flow table: [`crate::flow::FlowSet`].
 pub const FLOWS: &str = "flows";
+/// Sets of first fragments, of the same shape as [`FLOWS`]: [`crate::fragment::Entry`] words.
+pub const FRAGMENTS: &str = "fragments";
 /// New flows remembered in the running second, by service id: [`crate::flow::Admission`].
 pub const ADMISSIONS: &str = "admissions";
 /// One [`crate::stats::Counters`] for each CPU.
@@ -37,7 +39,7 @@ pub const DECAP_SOURCES: &str = "decap_sources";
 pub const TX_PORTS: &str = "tx_ports";
 
 /// Maps that live as long as the balancer forwards.
-pub const BALANCER_MAPS: [&str; 14] = [
+pub const BALANCER_MAPS: [&str; 15] = [
     CONTROL,
     VIPS,
     PORTS,
@@ -46,6 +48,7 @@ pub const BALANCER_MAPS: [&str; 14] = [
     RINGS,
     RINGS_BEFORE,
     FLOWS,
+    FRAGMENTS,
     ADMISSIONS,
     COUNTERS,
     SVC_STATS,
@@ -102,11 +105,13 @@ pub enum Constant {
     Decap,
     /// 1 when every packet's end is told (`log.level: trace`).
     Trace,
+    /// Sets of [`FRAGMENTS`] minus one.
+    FragmentSetMask,
 }
 
 impl Constant {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Seed,
         Self::VipSlots,
         Self::ServiceMask,
@@ -121,6 +126,7 @@ impl Constant {
         Self::SecondShift,
         Self::Decap,
         Self::Trace,
+        Self::FragmentSetMask,
     ];
 }
 

@@ -47,9 +47,10 @@ impl Bench {
             Subject::Floor => UnderTest::Own("bench_pass"),
             Subject::Limit => UnderTest::Own("bench_limit"),
             Subject::Balancer(state) => balancer(Program::Balancer { decap: false }, *state)?,
-            Subject::Decap => {
-                balancer(Program::Decap, State { flow_entries: 1024, dirty: false, new_flow_limit: 0 })?
-            }
+            Subject::Decap => balancer(
+                Program::Decap,
+                State { flow_entries: 1024, dirty: false, new_flow_limit: 0, gue: false },
+            )?,
             Subject::Pinned(path) => {
                 let info = ProgramInfo::from_pin(path).with_context(|| format!("open {}", path.display()))?;
                 UnderTest::Pinned(info.fd()?)

@@ -29,6 +29,7 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
     let backends = size("backends", default.backends, 1..=1 << 20);
     let ring_slots = size("ring_slots", default.ring_slots, 1..=1 << 28);
     let port_pages = size("port_pages", default.port_pages, 1..=1 << 20);
+    let fragments = keys.leaf("fragments", default.fragments, leaf::table_entries);
     let pairs = pairs(&keys, &metrics?, default.backend_stats)?;
     spots.insert("backend_stats", pairs.spot);
     let value = Limits {
@@ -37,6 +38,7 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
         backends: backends?,
         ring_slots: ring_slots?,
         port_pages: port_pages?,
+        fragments: fragments?,
         backend_stats: pairs.value,
     };
     Some(LimitsDraft { value, spots })

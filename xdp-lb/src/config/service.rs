@@ -13,7 +13,7 @@ use super::leaf;
 use super::reader::{Item, Mapping};
 use super::sections;
 use crate::model::{
-    AdminState, Affinity, Backend, DrainMode, DrainPolicy, Protocol, Share, TableSize, Tracking,
+    AdminState, Affinity, Backend, DrainMode, DrainPolicy, Fragments, Protocol, Share, TableSize, Tracking,
 };
 
 /// The flow table's age range ends here.
@@ -28,6 +28,7 @@ pub(super) fn read(
     encap: &EncapDraft,
     table_size: Option<&Placed<TableSize>>,
 ) -> Option<ServiceDraft> {
+    const FRAGMENTS: &[(&str, Fragments)] = &[("forward", Fragments::Forward), ("drop", Fragments::Drop)];
     const PROTOCOLS: &[(&str, Protocol)] = &[("udp", Protocol::Udp), ("tcp", Protocol::Tcp)];
     const AFFINITIES: &[(&str, Affinity)] =
         &[("five-tuple", Affinity::FiveTuple), ("client-ip", Affinity::ClientIp)];
@@ -39,25 +40,23 @@ pub(super) fn read(
     let ports = keys.required("ports", "80").and_then(|item| ports(&item));
     let later = &["dest-port", "ice-ufrag", "quic-cid"];
     let affinity = keys.leaf("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, later));
-    keys.leaf("fragments", (), leaf::choice(&[("drop", ())], &["forward"]));
+    let fragments = keys.leaf("fragments", Fragments::Forward, leaf::choice(FRAGMENTS, &[]));
     let health = super::health::read(&keys, protocol, ports.as_ref());
     let on_all_down = super::health::on_all_down(&keys, health.as_ref().is_none_or(Option::is_some));
     let table_size = match keys.get("table_size") {
         Some(item) => item.placed(leaf::table_size),
         None => table_size.cloned(),
     };
-    let own = keys.get("encap").map(|item| sections::encap(&item, &keys::SERVICE_ENCAP)).unwrap_or_default();
-    let encap = EncapDraft {
-        source_v4: own.source_v4.or(encap.source_v4),
-        source_v6: own.source_v6.or(encap.source_v6),
-        dscp: own.dscp.or(encap.dscp),
-    };
+    let own = keys.get("encap");
+    let own = own.map(|item| sections::encap(&item, &keys::SERVICE_ENCAP, &keys::SERVICE_ENCAP_GUE));
+    let encap = own.unwrap_or_default().or(encap);
     Some(ServiceDraft {
         name,
         vips: vips.unwrap_or_default(),
         protocol,
         ports,
         affinity: affinity.unwrap_or_default(),
+        fragments: fragments.unwrap_or_default(),
         tracking: tracking(&keys, protocol),
         flow_timeout: flow_timeout(&keys, protocol),
         new_flow_limit: keys

@@ -381,6 +381,7 @@ fn value(constant: Constant, setup: &Setup) -> u64 {
         Constant::TickShift => shape.tick_shift,
         Constant::SecondShift => shape.second_shift,
         Constant::Trace => u32::from(*trace),
+        Constant::FragmentSetMask => shape.fragment_sets - 1,
         Constant::Decap => u32::from(*program == Program::Balancer { decap: true }),
     };
     number.into()
