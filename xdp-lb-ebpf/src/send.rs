@@ -12,6 +12,21 @@ use xdp_lb_common::{
 
 use crate::{maps, packet::Packet, verdict::Verdict};
 
+/// Why a packet goes no further on the common way.
+pub enum Stop {
+    /// Nowhere.
+    Drop(DropReason),
+    /// It does not fit the tunnel; [`crate::too_big`] is to look at what was put off.
+    TooBig,
+}
+
+impl From<DropReason> for Stop {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
 /// Puts the packet into the tunnel to ring member `local` and sends it out.
 #[inline(always)]
 pub fn to_backend(
@@ -21,15 +36,19 @@ pub fn to_backend(
     config: &ServiceConfig,
     local: u16,
     hash: FlowHash,
-) -> Result<Verdict, DropReason> {
+) -> Result<Verdict, Stop> {
     let local = u32::from(local);
-    let backend = maps::backend(config.backend_base + local).ok_or(DropReason::TableInconsistent)?;
+    let index = config.backend_base + local;
+    let backend = maps::backend(index).ok_or(DropReason::TableInconsistent)?;
     let template = backend.template();
     let len = ip.len();
     let verdict = match template.kind {
+        KIND_IPV4 | KIND_IPV6 if !encap::fits(template, len) => {
+            return Err(maps::put_off(ip, index, hash));
+        }
         KIND_IPV4 | KIND_IPV6 => into_tunnel(packet, ip, template, hash)?,
         KIND_LOCAL => Verdict::Pass(PassReason::LocalBackend),
-        _ => return Err(DropReason::NextHopUnresolved),
+        _ => return Err(DropReason::NextHopUnresolved.into()),
     };
     maps::count_forwarded(service, config.stats_base + local, len as u64);
     Ok(verdict)
@@ -42,9 +61,6 @@ fn into_tunnel(
     template: &Template,
     hash: FlowHash,
 ) -> Result<Verdict, DropReason> {
-    if !encap::fits(template, ip.len()) {
-        return Err(DropReason::Oversize);
-    }
     let inner = Inner { version: ip.addresses.version, len: ip.len() as u16, tos: ip.tos, hash };
     // The outer IP header takes the old Ethernet header's place; only the difference is new room.
     if template.kind == KIND_IPV4 {

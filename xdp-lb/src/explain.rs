@@ -31,6 +31,7 @@ use xdp_lb_common::{
     ring::NO_BACKEND,
     select::{self, Choice, Flow, Set as _, Why},
     service::{CLIENT_IP, ServiceConfig, TRACK_WINDOW},
+    toobig::LEAST_V6_MTU,
     vip::{VIP_BALANCED, VIP_PASS_UNMATCHED, VipSlot},
 };
 
@@ -171,7 +172,13 @@ fn send(
         }
     }
     if !encap::fits(template, usize::from(query.len)) {
-        return Err(DropReason::Oversize);
+        // Whether the packet may be cut is not in the question: most hosts say that theirs may not.
+        let answered = query.source.is_ipv4() || template.max_inner >= LEAST_V6_MTU;
+        return if answered {
+            Ok(Outcome::Pass(PassReason::TooBigAnswered))
+        } else {
+            Err(DropReason::TooBig)
+        };
     }
     e.tunnel = Some(tunnel(template, query, hash));
     Ok(Outcome::Forward)

@@ -8,11 +8,11 @@ use bytemuck::Zeroable;
 use xdp_lb_common::{
     backend::{KIND_IPV4, KIND_IPV6, KIND_LOCAL, KIND_UNRESOLVED, Template},
     encap::constant_sum,
-    parse::{IPV4_LEN, Version, ethertype},
+    parse::{IPV4_LEN, IPV6_LEN, Version, ethertype},
 };
 
 use crate::{
-    model::{Dscp, Encap},
+    model::{Dscp, Encap, Mtu},
     nexthop::{NextHop, Resolution},
 };
 
@@ -36,6 +36,7 @@ pub fn build(encap: &Encap, backend: IpAddr, resolution: &Resolution) -> Templat
 }
 
 fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
+    let mtu = mtu(encap, hop);
     let (tos_keep, tos_set) = match encap.dscp {
         Dscp::Copy => (0xff, 0),
         Dscp::Set(dscp) => (ECN, dscp << 2),
@@ -47,7 +48,7 @@ fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
         IpAddr::V4(to) => {
             let (source, prefix) = encap.source_v4?;
             t.kind = KIND_IPV4;
-            t.max_inner = u16::MAX - IPV4_LEN as u16;
+            t.max_inner = mtu.saturating_sub(IPV4_LEN as u16);
             t.source_shift = 63 - (32 - prefix.min(32));
             t.bytes[12..14].copy_from_slice(&ethertype(Version::V4));
             t.bytes[14..34].copy_from_slice(&ipv4(source, to));
@@ -55,13 +56,23 @@ fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
         IpAddr::V6(to) => {
             let (source, prefix) = encap.source_v6?;
             t.kind = KIND_IPV6;
-            t.max_inner = u16::MAX;
+            t.max_inner = mtu.saturating_sub(IPV6_LEN as u16);
             t.source_shift = 63 - (128 - prefix.min(128)).min(63);
             t.bytes[12..14].copy_from_slice(&ethertype(Version::V6));
             t.bytes[14..54].copy_from_slice(&ipv6(source, to));
         }
     }
     Some(t)
+}
+
+/// Longest outer packet: what the file says, or the way there; never more than a router on it said.
+fn mtu(encap: &Encap, hop: &NextHop) -> u16 {
+    let wanted = match encap.mtu {
+        Mtu::Auto => hop.mtu,
+        Mtu::Fixed(mtu) => mtu.into(),
+    };
+    let mtu = hop.path_mtu.map_or(wanted, |path| path.min(wanted));
+    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 fn ipv4(source: [u8; 4], destination: Ipv4Addr) -> [u8; 20] {
@@ -98,4 +109,50 @@ pub fn map_address(address: IpAddr) -> [u8; 16] {
 #[must_use]
 pub fn from_map(address: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(address).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the file says goes before the way there, what routers say before both, and each family pays for its header.
+    #[test]
+    fn a_tunnel_holds_its_mtu_less_its_header() {
+        let holds = |mtu, way: u32, path_mtu, backend: &str| {
+            let encap = Encap {
+                source_v4: Some(([172, 16, 0, 0], 16)),
+                source_v6: Some(([0xfd; 16], 128)),
+                dscp: Dscp::Copy,
+                mtu,
+            };
+            let hop = NextHop {
+                ifindex: 2,
+                interface: "eth0".into(),
+                source_mac: [2; 6],
+                destination_mac: [4; 6],
+                mtu: way,
+                path_mtu,
+            };
+            build(&encap, backend.parse().unwrap(), &Resolution::Resolved(hop)).max_inner
+        };
+        let (v4, v6) = ("10.1.2.11", "fd00:1:2::11");
+        assert_eq!([holds(Mtu::Auto, 1500, None, v4), holds(Mtu::Auto, 1500, None, v6)], [1480, 1460]);
+        assert_eq!(
+            [holds(Mtu::Fixed(1400), 1500, None, v4), holds(Mtu::Fixed(1600), 1500, None, v6)],
+            [1380, 1560]
+        );
+        assert_eq!(
+            [holds(Mtu::Auto, 1500, Some(1300), v4), holds(Mtu::Fixed(1600), 1500, Some(1300), v6)],
+            [1280, 1260]
+        );
+        assert_eq!(
+            [holds(Mtu::Auto, 1500, Some(9000), v4), holds(Mtu::Fixed(1400), 1500, Some(1450), v6)],
+            [1480, 1360]
+        );
+        // `lo` says 65536; an IP packet says at most 65535.
+        assert_eq!(
+            [holds(Mtu::Auto, 65_536, None, v4), holds(Mtu::Auto, 65_536, None, v6)],
+            [65_515, 65_495]
+        );
+    }
 }

@@ -6,8 +6,9 @@ use super::draft::DecapDraft;
 use super::finding::Placed;
 use super::keys;
 use super::leaf;
-use super::reader::{Item, must_be};
+use super::reader::Item;
 use super::sections::{addresses, interfaces};
+use crate::model::Mss;
 
 /// Reads the section. `None` if it is no mapping.
 pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
@@ -15,11 +16,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
     for item in keys.get("accept").iter().flat_map(Item::one_or_more) {
         item.leaf(leaf::choice(&[("ipip", ())], &["gue"]));
     }
-    keys.leaf("mss", (), |text| match text {
-        "off" => Ok(()),
-        "auto" => Err("`auto` is not supported yet; use off".to_owned()),
-        _ => must_be("off", text),
-    });
+    let mss = keys.leaf("mss", Mss::Auto, leaf::choice(&[("auto", Mss::Auto), ("off", Mss::Off)], &[]));
     let allow_sources = keys.required("allow_sources", "[172.16.0.0/16]").map(|item| allow_sources(&item));
     let vips = keys.required("vips", "[203.0.113.10]").map(|item| addresses(&item));
     Some(DecapDraft {
@@ -28,6 +25,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
         allow_sources: allow_sources.unwrap_or_default(),
         vips: vips.unwrap_or_default(),
         vip_on_lo: keys.leaf("vip_on_lo", true, leaf::boolean).unwrap_or_default(),
+        mss: mss.unwrap_or_default(),
     })
 }
 

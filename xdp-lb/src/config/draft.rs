@@ -11,8 +11,8 @@ use super::bgp::{AdvertiseDraft, BgpDraft, PolicyDraft};
 use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
-    Affinity, Backend, DrainPolicy, Dscp, FlowTable, Interface, Limits, Log, Node, Protocol, TableSize,
-    Tracking, Vip,
+    Affinity, Backend, DrainPolicy, Dscp, FlowTable, Interface, Limits, Log, Mss, Mtu, Node, Protocol,
+    TableSize, Tracking, Vip,
 };
 
 /// The whole file.
@@ -91,6 +91,7 @@ pub(super) struct EncapDraft {
     pub source_v4: Written<([u8; 4], u8)>,
     pub source_v6: Written<([u8; 16], u8)>,
     pub dscp: Written<Dscp>,
+    pub mtu: Written<Mtu>,
 }
 
 /// A key that may be absent, wrong or there.
@@ -123,4 +124,5 @@ pub(super) struct DecapDraft {
     pub allow_sources: Vec<Placed<(IpAddr, u8)>>,
     pub vips: Vec<Placed<IpAddr>>,
     pub vip_on_lo: bool,
+    pub mss: Mss,
 }

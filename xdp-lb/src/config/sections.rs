@@ -113,18 +113,24 @@ fn next_hop(item: &Item<'_>) -> Option<NextHopSource> {
 pub(super) fn encap(item: &Item<'_>, section: &'static Section) -> EncapDraft {
     let Some(keys) = item.mapping(section) else {
         // Wrong, not absent: a missing source would be a second error for the same mistake.
-        return EncapDraft { source_v4: Written::Wrong, source_v6: Written::Wrong, dscp: Written::Wrong };
+        return EncapDraft {
+            source_v4: Written::Wrong,
+            source_v6: Written::Wrong,
+            dscp: Written::Wrong,
+            mtu: Written::Wrong,
+        };
     };
     keys.leaf("kind", (), leaf::choice(&[("ipip", ())], &["gue"]));
-    keys.leaf("mtu", (), |text| match text {
-        "auto" => Ok(()),
-        _ => Err("a fixed MTU is not supported yet; use auto".to_owned()),
-    });
     let source_v4 = written(&keys, "source_v4", leaf::source_v4);
     let source_v6 = written(&keys, "source_v6", leaf::source_v6);
     spreads(&keys, "source_v4", 32, source_v4.value().map(|(_, length)| length));
     spreads(&keys, "source_v6", 128, source_v6.value().map(|(_, length)| length));
-    EncapDraft { source_v4, source_v6, dscp: written(&keys, "dscp", leaf::dscp) }
+    EncapDraft {
+        source_v4,
+        source_v6,
+        dscp: written(&keys, "dscp", leaf::dscp),
+        mtu: written(&keys, "mtu", leaf::mtu),
+    }
 }
 
 /// A backend's NIC spreads tunnels over its queues by the outer source alone.

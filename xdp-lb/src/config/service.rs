@@ -51,6 +51,7 @@ pub(super) fn read(
         source_v4: own.source_v4.or(encap.source_v4),
         source_v6: own.source_v6.or(encap.source_v6),
         dscp: own.dscp.or(encap.dscp),
+        mtu: own.mtu.or(encap.mtu),
     };
     Some(ServiceDraft {
         name,

@@ -267,13 +267,12 @@ fn later_work_is_refused_by_name() {
     only(&backend(", ports: \"1-2\""), "services[0].backends[0].ports", "not supported yet");
     only(&backend(", server_id: a"), "services[0].backends[0].server_id", "not supported yet");
     only(&backend(", backup: true"), "services[0].backends[0].backup", "not supported yet");
-    for encap in ["kind: gue", "mtu: 1500", "gue: { port: 1 }"] {
+    for encap in ["kind: gue", "gue: { port: 1 }"] {
         let text = edge(" []\n").replace("encap: {", &format!("encap: {{ {encap},"));
         only(&text, &format!("encap.{}", &encap[..encap.find(':').unwrap()]), "not supported yet");
     }
     let decap = "version: 1\ndecap: { interfaces: [{ name: eth0 }], allow_sources: [10.0.0.0/8], vips: 203.0.113.1 }\n";
     only(&decap.replace("vips", "accept: [ipip, gue], vips"), "decap.accept[1]", "not supported yet");
-    only(&decap.replace("vips", "mss: auto, vips"), "decap.mss", "not supported yet");
     only(&decap.replace("vips", "gue_port: 6080, vips"), "decap.gue_port", "not supported yet");
     only(&edge(" []\nmetrics: { listen: \"127.0.0.1:9410\" }\n"), "metrics.listen", "not supported yet");
 }
