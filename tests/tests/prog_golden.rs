@@ -4,11 +4,11 @@ mod golden;
 
 use std::collections::BTreeSet;
 
-use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, SPREAD, load};
+use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, NARROW, SPREAD, load};
 use golden::net::{VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
-    Row, check, decap, discovery, echo, extensions, flow_label, fragments, gue, lying, passes, services,
-    truncated, tunnels, vlan,
+    Row, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying, passes,
+    services, too_big, truncated, tunnels, vlan,
 };
 use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason, Reason};
 use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, available, run};
@@ -55,6 +55,13 @@ groups! {
     echo_requests: BALANCER, echo::rows;
     neighbour_discovery: BALANCER, discovery::neighbours;
     unhandled_icmp: BALANCER, discovery::unhandled;
+    errors_about_flows: BALANCER, errors::about_flows;
+    errors_refused: BALANCER, errors::refused;
+    errors_about_tunnels: BALANCER, errors::about_tunnels;
+    too_big_fits: NARROW, too_big::fits;
+    too_big_told: NARROW, too_big::told;
+    too_big_untold: NARROW, too_big::untold;
+    too_big_headroom: NARROW, too_big::headroom;
     not_ip: BALANCER, passes::not_ip;
     not_a_vip: BALANCER, passes::not_a_vip;
     unserved_ports: BALANCER, services::unserved;
@@ -93,7 +100,7 @@ groups! {
 }
 
 /// Reasons that no row can bring about, and where they are tested instead.
-const ELSEWHERE: [Counted; 6] = [
+const ELSEWHERE: &[Counted] = &[
     // Need time or a death: `prog_fragments`.
     Counted::Drop(DropReason::FragmentLate),
     Counted::Drop(DropReason::FragmentOrphan),
@@ -101,8 +108,9 @@ const ELSEWHERE: [Counted; 6] = [
     Counted::Drop(DropReason::NextHopUnresolved),
     Counted::Pass(PassReason::LocalBackend),
     Counted::Drop(DropReason::TableInconsistent),
-    // Needs more than the one page that a test run has: unit tests of `encap`.
-    Counted::Drop(DropReason::Oversize),
+    // Need an agent that reads, and a thousand packets: `prog_too_big`.
+    Counted::Pass(PassReason::HandedToCutter),
+    Counted::Drop(DropReason::TooBigUnanswered),
 ];
 
 /// A new reason needs a new row.

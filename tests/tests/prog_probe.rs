@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
 use xdp_lb::dataplane::probe::{Place, ProbeMaps, ProbePrograms, load};
-use xdp_lb::model::{Dscp, Encap, EncapKind};
+use xdp_lb::model::{Dscp, Encap, EncapKind, Mtu};
 use xdp_lb::nexthop::{NextHop, Resolution};
 use xdp_lb::template::{build, map_address};
 use xdp_lb_common::probe::{INSIDE_MAC, ProbeControl, TunnelError};
@@ -42,12 +42,15 @@ impl Stand {
             source_v4: Some(([172, 16, 0, 1], 32)),
             source_v6: Some(("fd00:7864:7000::1".parse::<std::net::Ipv6Addr>().unwrap().octets(), 128)),
             dscp: Dscp::Copy,
+            mtu: Mtu::Auto,
         };
         let hop = NextHop {
             ifindex: 1,
             interface: "lo".into(),
             source_mac: [2, 0, 0, 0, 0, 0xa],
             destination_mac: [0, 0, 0x5e, 0, 1, 1],
+            mtu: 1500,
+            path_mtu: None,
         };
         for (mark, backend) in [(1, "10.1.2.11"), (2, "fd00:1:2::11")] {
             let backend: IpAddr = backend.parse().unwrap();

@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Layout of all map values. An agent that finds another number does not touch the maps.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Node-wide state. 64 bytes; only the banks and the generation change while the program runs.
 #[repr(C)]
@@ -30,8 +30,10 @@ pub struct Control {
     pub generation: u32,
     /// Live element of `decap_sources`: 0 or 1.
     pub decap_bank: u32,
+    /// Largest segments that a backend's node offers: [`crate::mss::Limits`].
+    pub mss: u32,
     /// Zero.
-    pub reserved: [u32; 5],
+    pub reserved: [u32; 4],
 }
 
 const _: () = assert!(size_of::<Control>() == 64);

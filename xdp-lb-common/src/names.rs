@@ -4,6 +4,8 @@
 
 /// Program that balances (and decapsulates where one file asks for both).
 pub const PROGRAM_BALANCER: &str = "xdp_lb";
+/// Program that lowers the MSS which a backend's node offers.
+pub const PROGRAM_MSS: &str = "xdp_lb_mss";
 /// Program of the backend side.
 pub const PROGRAM_DECAP: &str = "xdp_decap";
 
@@ -35,11 +37,19 @@ pub const SVC_STATS: &str = "svc_stats";
 pub const BACKEND_STATS: &str = "backend_stats";
 /// Outer sources that may send us tunnels: [`crate::decap::AllowList`].
 pub const DECAP_SOURCES: &str = "decap_sources";
+/// By CPU, of packets too big for their tunnel: [`crate::cut::SlowState`].
+pub const SLOW: &str = "slow";
+/// Perf buffers, by CPU, of packets that the agent cuts into fragments: [`crate::cut::CutRequest`] and the frame.
+pub const CUTS: &str = "cuts";
+/// What the agent's cutter did: one [`crate::cut::CutCounts`].
+pub const CUT_COUNTS: &str = "cut_counts";
+/// What routers said of our tunnels: [`crate::path_mtu::PathMtu`].
+pub const PATH_MTUS: &str = "path_mtus";
 /// Device map for packets that leave by another interface, by interface index.
 pub const TX_PORTS: &str = "tx_ports";
 
 /// Maps that live as long as the balancer forwards.
-pub const BALANCER_MAPS: [&str; 15] = [
+pub const BALANCER_MAPS: [&str; 19] = [
     CONTROL,
     VIPS,
     PORTS,
@@ -55,6 +65,10 @@ pub const BALANCER_MAPS: [&str; 15] = [
     BACKEND_STATS,
     DECAP_SOURCES,
     TX_PORTS,
+    SLOW,
+    CUTS,
+    CUT_COUNTS,
+    PATH_MTUS,
 ];
 
 /// Maps that are tables: one value that holds all elements, whose address is in the program.

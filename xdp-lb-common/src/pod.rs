@@ -15,9 +15,13 @@ macro_rules! pod {
 pod!(
     crate::backend::Backend,
     crate::control::Control,
+    crate::cut::CutCounts,
+    crate::cut::CutRequest,
+    crate::cut::SlowState,
     crate::decap::AllowList,
     crate::flow::Admission,
     crate::flow::FlowSet,
+    crate::path_mtu::PathMtu,
     crate::ring::RingWord,
     crate::service::Service,
     crate::stats::Counters,

@@ -64,9 +64,13 @@ reasons! {
         FragmentRefused fragment_refused "A fragment for a service that says fragments: drop.",
         L4Truncated l4_truncated "The packet ends inside the TCP, UDP or ICMP header.",
         L4Length l4_length "The TCP data offset or the UDP length does not fit the packet.",
-        IcmpUnhandled icmp_unhandled "ICMP for a VIP that is not an echo request.",
+        IcmpUnhandled icmp_unhandled "ICMP for a VIP that is neither an echo request nor an error.",
+        IcmpQuote icmp_quote "An ICMP error for a VIP whose quoted packet is cut short, contradicts itself or has no ports.",
+        IcmpEmbedded icmp_embedded "An ICMP error for a VIP about a packet that another address sent.",
         NoHeadroom no_headroom "The driver left no room in front of the packet for the tunnel header.",
-        Oversize oversize "The packet with its tunnel header would be longer than IP can say.",
+        TooBig too_big "Too big for the tunnel, and nobody can be told: the source is no host, or it is ICMP, or IPv6 in a tunnel of less than 1280 bytes.",
+        TooBigUnanswered too_big_unanswered "Too big for the tunnel; this CPU told enough senders in this second.",
+        CutUnavailable cut_unavailable "Too big for the tunnel, to be cut into fragments, but the agent is down or busy.",
         TunnelSource tunnel_source "A tunnel to one of our VIPs from a source outside allow_sources.",
         TunnelMalformed tunnel_malformed "A tunnel from an allowed source whose inner packet is cut short or lies about its length.",
         TunnelEcn tunnel_ecn "A tunnel marked as congested around a packet that does not know ECN: the mark is a loss (RFC 6040).",
@@ -90,6 +94,9 @@ reasons! {
         GueControl gue_control "A control message of GUE.",
         GueUnknown gue_unknown "GUE of a version, with flags or with a content that is not known here.",
         EchoAnswered echo_answered "An echo request to a VIP, answered.",
+        TooBigAnswered too_big_answered "Too big for the tunnel; the sender was told what fits.",
+        HandedToCutter handed_to_cutter "Too big for the tunnel, IPv4 without DF: the agent sends it on in fragments.",
+        TunnelTooBig tunnel_too_big "A router says that a tunnel of ours is too big for a link; the agent lowers the backend's MTU.",
     }
 }
 

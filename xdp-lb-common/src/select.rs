@@ -13,6 +13,8 @@
 //! An expired entry is one whose way another flow may take. Until somebody does, or the agent sweeps it, a
 //! datagram's flow still counts as remembered, and a TCP segment that goes where the entry says confirms it.
 //!
+//! An ICMP error is about a flow without being one of its packets: [`look`] finds the backend and leaves no trace.
+//!
 //! Generic over the tables: the kernel half, `explain` and the model tests run this very function.
 //! Related work: Beamer (NSDI 2018), Cheetah (NSDI 2020), JET (CoNEXT 2021).
 
@@ -109,6 +111,42 @@ pub fn choose<T: Tables, S: Copy + Into<Segment>>(tables: &T, flow: &Flow<S>) ->
     }
     let Flow { service, config, hash, segment } = *flow;
     track(tables, &Flow { service, config, hash, segment: segment.into() }, index, slot)
+}
+
+/// The backend of a flow, for a packet that is about it (an ICMP error): nothing is stored, admitted or counted.
+///
+/// `first` asks the flow table whatever the slot: for affinities that override it. `None` when a table is inconsistent.
+#[inline(always)]
+pub fn look<T: Tables>(
+    tables: &T,
+    config: &ServiceConfig,
+    hash: FlowHash,
+    tcp: bool,
+    first: bool,
+) -> Option<Choice> {
+    let index = config.slot_base + hash.slot(config.table_size);
+    let slot = tables.slot(index)?;
+    let clean = Choice { backend: slot.backend(), why: Why::Slot };
+    if !slot.is_dirty() && !first {
+        return Some(clean);
+    }
+    let alive = |local: u16| local != NO_BACKEND && tables.is_alive(config.backend_base + u32::from(local));
+    let entry = find(&tables.flow_set(hash)?, FlowKey::new(config.ring, hash), hash);
+    // As `choose` takes it: a connection's entry that expired says nothing.
+    let remembered = entry.0 != 0 && !(tcp && entry.is_free(tables.tick()));
+    if remembered && alive(entry.backend()) {
+        return Some(Choice { backend: entry.backend(), why: Why::Remembered });
+    }
+    if !slot.is_dirty() {
+        return Some(clean);
+    }
+    // Whose backend is gone goes to the new one, here as in `choose`.
+    let before = tables.before(index)?;
+    Some(if tcp && !remembered && alive(before) {
+        Choice { backend: before, why: Why::Before }
+    } else {
+        Choice { backend: slot.backend(), why: Why::Now }
+    })
 }
 
 /// The part that asks the flow table.

@@ -18,7 +18,7 @@
 
 use crate::{
     checksum,
-    parse::{Bytes, ETHERNET_LEN, ICMP, ICMPV6, IPV4_LEN, IPV6_LEN, Ip, Version, Words},
+    parse::{Addresses, Bytes, ETHERNET_LEN, ICMP, ICMPV6, IPV4_LEN, IPV6_LEN, Version, Words},
     word,
 };
 
@@ -30,6 +30,9 @@ pub const V6_HEADER: usize = IPV6_LEN + 8;
 pub const V4_QUOTE: usize = 576 - V4_HEADER;
 /// Most bytes of an IPv6 packet that are quoted: the answer has at most 1280, the least MTU (RFC 4443 section 3.2).
 pub const V6_QUOTE: usize = 1280 - V6_HEADER;
+
+/// The least MTU of an IPv6 link (RFC 8200 section 5): a host sends no less, and takes no offer of less.
+pub const LEAST_V6_MTU: u16 = 1280;
 
 /// TTL of an answer.
 const TTL: u8 = 64;
@@ -54,12 +57,12 @@ pub const fn quote_len(version: Version, len: usize) -> usize {
 /// first the caller must know.
 #[must_use]
 #[inline(always)]
-pub const fn deserves(ip: &Ip) -> bool {
-    if ip.protocol == ICMP || ip.protocol == ICMPV6 {
+pub const fn deserves(protocol: u8, addresses: &Addresses) -> bool {
+    if protocol == ICMP || protocol == ICMPV6 {
         return false;
     }
-    let source: Words = ip.addresses.source;
-    match ip.addresses.version {
+    let source: Words = addresses.source;
+    match addresses.version {
         Version::V4 => {
             let first = (source[1] >> 32) as u8;
             first != 0 && first != 127 && first < 224

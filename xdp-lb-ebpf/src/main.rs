@@ -1,25 +1,34 @@
-//! The XDP programs: `xdp_lb` balances, `xdp_decap` takes tunnels off on a backend's node.
+//! The programs: `xdp_lb` balances, `xdp_decap` takes tunnels off on a backend's node, `xdp_lb_mss` sees what leaves it.
 //!
-//! `pipeline` is the packet path, `fragments` what it does with fragments, `packet` the packet's memory, `maps` the
-//! tables, `send` what changes the packet. What is arithmetic lives in `xdp-lb-common`, where it is tested without a kernel.
+//! `pipeline` is the packet path, `fragments` what it does with fragments, `icmp` what routers say, `too_big` what does
+//! not fit its tunnel, `mss` what servers offer, `packet` the packet's memory, `maps` the tables, `send` what changes the
+//! packet. What is arithmetic lives in `xdp-lb-common`, where it is tested without a kernel.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the xdp macro wraps documented functions in ones without documentation")]
 
 mod fragments;
+mod icmp;
 mod maps;
+mod mss;
 mod packet;
 mod pipeline;
 mod send;
+mod too_big;
 mod trace;
 mod verdict;
 
-use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_UNSPEC, xdp_md},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 
 use crate::{
     packet::Packet,
-    verdict::{FRAGMENT, TUNNEL},
+    send::Stop,
+    verdict::{FRAGMENT, TUNNEL, Verdict},
 };
 
 /// The balancer, which also takes tunnels off where one configuration asks for both.
@@ -28,21 +37,42 @@ use crate::{
 pub fn xdp_lb(ctx: XdpContext) -> u32 {
     let raw = ctx.ctx;
     let action = match pipeline::plain(&mut Packet::new(ctx)) {
-        Some(verdict) => verdict.conclude(),
+        Some(Ok(verdict)) => verdict.conclude(),
+        Some(Err(Stop::Drop(reason))) => Verdict::Drop(reason).conclude(),
+        Some(Err(Stop::TooBig)) => xdp_lb_too_big(raw),
+        // One after the other, not one inside the other: the stack is for all functions together.
         None => match xdp_lb_thorough(raw) {
-            FRAGMENT => xdp_lb_fragment(raw),
+            FRAGMENT => match xdp_lb_fragment(raw) {
+                TOO_BIG => xdp_lb_too_big(raw),
+                action => action,
+            },
             TUNNEL => xdp_lb_tunnel(raw),
+            TOO_BIG => xdp_lb_too_big(raw),
             action => action,
         },
     };
     trace::told(raw, action)
 }
 
+/// No XDP action: the packet that was put off does not fit its tunnel.
+const TOO_BIG: u32 = u32::MAX;
+
 /// What is not a plain packet: a function of its own, so that its many cases take no registers from the others.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn xdp_lb_thorough(ctx: *mut xdp_md) -> u32 {
-    pipeline::balance(&mut Packet::new(XdpContext::new(ctx))).conclude()
+    match pipeline::balance(&mut Packet::new(XdpContext::new(ctx))) {
+        Ok(verdict) => verdict.conclude(),
+        Err(Stop::Drop(reason)) => Verdict::Drop(reason).conclude(),
+        Err(Stop::TooBig) => TOO_BIG,
+    }
+}
+
+/// What does not fit its tunnel: rare, so it is read anew and costs the others nothing.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn xdp_lb_too_big(ctx: *mut xdp_md) -> u32 {
+    too_big::refuse(&mut Packet::new(XdpContext::new(ctx))).unwrap_or_else(Verdict::Drop).conclude()
 }
 
 /// Fragments for a VIP. It reads the headers again, and so does the next: the verifier checks each function once, whatever
@@ -50,7 +80,11 @@ extern "C" fn xdp_lb_thorough(ctx: *mut xdp_md) -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn xdp_lb_fragment(ctx: *mut xdp_md) -> u32 {
-    pipeline::fragment(&mut Packet::new(XdpContext::new(ctx))).conclude()
+    match pipeline::fragment(&mut Packet::new(XdpContext::new(ctx))) {
+        Ok(verdict) => verdict.conclude(),
+        Err(Stop::Drop(reason)) => Verdict::Drop(reason).conclude(),
+        Err(Stop::TooBig) => TOO_BIG,
+    }
 }
 
 /// What is for no VIP that is balanced here and may be a tunnel.
@@ -66,6 +100,14 @@ extern "C" fn xdp_lb_tunnel(ctx: *mut xdp_md) -> u32 {
 pub fn xdp_decap(ctx: XdpContext) -> u32 {
     let raw = ctx.ctx;
     trace::told(raw, pipeline::decap(&mut Packet::new(ctx)).conclude())
+}
+
+/// What leaves a backend's node; it always goes on.
+#[classifier]
+#[inline(always)]
+pub fn xdp_lb_mss(ctx: TcContext) -> i32 {
+    let _ = mss::lower(&ctx);
+    TC_ACT_UNSPEC
 }
 
 #[cfg(not(test))]

@@ -6,19 +6,23 @@
 use core::{arch::asm, marker::PhantomData};
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, xdp_action::XDP_REDIRECT},
-    btf_maps::{Array, DevMap},
-    helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_redirect_map},
+    bindings::{BPF_F_CURRENT_CPU, BPF_F_MMAPABLE, xdp_action::XDP_REDIRECT},
+    btf_maps::{Array, DevMap, PerfEventByteArray},
+    helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_perf_event_output, bpf_redirect_map},
     macros::btf_map,
 };
 use xdp_lb_common::{
     backend::{BACKEND_ALIVE, BACKEND_USED, Backend},
     classify,
     control::Control,
+    cut::{CutCounts, CutRequest, SlowState},
     decap::AllowList,
     flow::{Admission, FlowSet, TICKS, WAYS},
     hash::{FlowHash, fold},
+    mss,
     names::{self, Constant},
+    parse::{Ip, Words},
+    path_mtu::{self, PathMtu},
     reason::{DropReason, FlowEvent, PassReason, Reason},
     ring::{RingWord, Slot},
     select,
@@ -26,6 +30,8 @@ use xdp_lb_common::{
     stats::{Counters, Ended, Traffic},
     vip::{PortPage, VipSlot},
 };
+
+use crate::{packet::Packet, send::Stop};
 
 const MMAP: usize = BPF_F_MMAPABLE as usize;
 
@@ -85,6 +91,15 @@ static FRAGMENTS: Array<FlowSet, 16, MMAP> = Array::new();
 static ADMISSIONS: Array<Admission, 16, 0> = Array::new();
 #[btf_map(name = "decap_sources")]
 static DECAP_SOURCES: Array<AllowList, 2, MMAP> = Array::new();
+#[btf_map(name = "slow")]
+static SLOW: Array<SlowState, 16, 0> = Array::new();
+#[btf_map(name = "cuts")]
+static CUTS: PerfEventByteArray = PerfEventByteArray::new();
+/// The agent's own, beside the others so that whoever reads them finds it.
+#[btf_map(name = "cut_counts")]
+static CUT_COUNTS: Array<CutCounts, 1, MMAP> = Array::new();
+#[btf_map(name = "path_mtus")]
+static PATH_MTUS: Array<PathMtu, { path_mtu::PLACES as usize }, MMAP> = Array::new();
 #[btf_map(name = "tx_ports")]
 static TX_PORTS: DevMap<256, 0> = DevMap::new();
 
@@ -236,6 +251,12 @@ pub fn backend(index: u32) -> Option<&'static Backend> {
     BACKENDS.get(index, constant!(BackendMask as u32))
 }
 
+/// The largest segments that servers on this node may offer.
+#[inline(always)]
+pub fn mss() -> mss::Limits {
+    mss::Limits::unpack(control().mss)
+}
+
 /// Outer sources that may send us tunnels.
 #[inline(always)]
 pub fn tunnel_sources() -> Option<&'static AllowList> {
@@ -328,6 +349,85 @@ fn unknown(mut number: usize) -> usize {
         asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags));
     }
     number
+}
+
+/// This CPU's part of what rare packets keep.
+#[inline(always)]
+fn slow() -> Option<*mut SlowState> {
+    SLOW.get_ptr_mut(cpu() & constant!(CpuMask as u32))
+}
+
+/// Keeps what is known of a packet that does not fit the tunnel to `backend` for the function that comes next.
+#[inline(always)]
+pub fn put_off(ip: &Ip, backend: u32, hash: FlowHash) -> Stop {
+    let Some(slow) = slow() else { return Stop::Drop(DropReason::TableInconsistent) };
+    // SAFETY: this CPU's element; XDP does not nest on one CPU.
+    unsafe {
+        (*slow).hash = hash.0;
+        (*slow).backend = backend;
+        (*slow).place = ip.addresses.l3 as u32 | (ip.len() as u32) << 16;
+        (*slow).protocol = u32::from(ip.protocol);
+    }
+    Stop::TooBig
+}
+
+/// What was put off.
+#[inline(always)]
+pub fn what_was_put_off() -> Option<&'static SlowState> {
+    // SAFETY: this CPU's element; XDP does not nest on one CPU.
+    slow().map(|slow| unsafe { &*slow })
+}
+
+/// Answers to packets that are too big which one CPU sends in a second.
+const ANSWERS_A_SECOND: u64 = 1000;
+
+/// True when this CPU may tell another sender that its packet is too big.
+#[inline(always)]
+pub fn may_answer() -> bool {
+    let Some(slow) = slow() else { return false };
+    let second = jiffies() >> constant!(SecondShift as u32) << 32;
+    // SAFETY: this CPU's element; XDP does not nest on one CPU.
+    let word = unsafe { &mut (*slow).answers };
+    let count = if *word >> 32 << 32 == second { *word & 0xffff_ffff } else { 0 };
+    if count >= ANSWERS_A_SECOND {
+        return false;
+    }
+    *word = second | (count + 1);
+    true
+}
+
+/// Gives the agent a copy of the frame, to be cut; false when nobody reads, or not fast enough.
+#[inline(always)]
+pub fn hand_to_cutter(packet: &Packet, mut request: CutRequest) -> bool {
+    let flags = u64::from(request.len) << 32 | u64::from(BPF_F_CURRENT_CPU as u32);
+    // SAFETY: the map is a perf event array, the request is as long as we say, and the helper checks the frame's
+    // length itself.
+    let refused = unsafe {
+        bpf_perf_event_output(
+            packet.context(),
+            (&raw const CUTS).cast_mut().cast(),
+            flags,
+            (&raw mut request).cast(),
+            size_of::<CutRequest>() as u64,
+        )
+    };
+    refused == 0
+}
+
+/// Notes for the agent that a tunnel from `source` to `backend` met a link of `mtu`.
+#[inline(always)]
+pub fn note_path_mtu(backend: Words, source: Words, mtu: u32) {
+    let Some(note) = PATH_MTUS.get_ptr_mut(path_mtu::place(backend)) else { return };
+    // SAFETY: a map element of six aligned words. Volatile, for the reader relies on the order; two CPUs that write
+    // at once leave a mixture that the agent has to doubt like everything here.
+    unsafe {
+        let stamp = &raw mut (*note).stamp;
+        stamp.write_volatile(0);
+        (&raw mut (*note).backend).cast::<Words>().write_volatile(backend);
+        (&raw mut (*note).source).cast::<Words>().write_volatile(source);
+        (&raw mut (*note).mtu).write_volatile(mtu);
+        stamp.write_volatile(jiffies());
+    }
 }
 
 /// Hands the packet to another interface; false when the device map does not know it. What the driver there

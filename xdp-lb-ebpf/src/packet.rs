@@ -3,7 +3,11 @@
 
 use core::arch::asm;
 
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_xdp_adjust_head, programs::XdpContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::{TcContext, XdpContext},
+};
 use xdp_lb_common::parse::Bytes;
 
 /// The frame under the program's hands.
@@ -30,6 +34,20 @@ impl Packet {
     pub fn move_head(&mut self, by: i32) -> bool {
         // SAFETY: the context is the one the kernel gave us; `&mut self` ends every borrow of packet bytes.
         unsafe { bpf_xdp_adjust_head(self.ctx.as_ptr().cast(), by) == 0 }
+    }
+
+    /// Cuts the frame after `len` bytes; false when it has fewer, or the driver refuses.
+    #[inline(always)]
+    pub fn truncate(&mut self, len: usize) -> bool {
+        let by = len as i32 - self.len() as i32;
+        // SAFETY: the context is the one the kernel gave us; `&mut self` ends every borrow of packet bytes.
+        by <= 0 && unsafe { bpf_xdp_adjust_tail(self.ctx.as_ptr().cast(), by) == 0 }
+    }
+
+    /// The context, for helpers that copy from the frame.
+    #[inline(always)]
+    pub fn context(&self) -> *mut core::ffi::c_void {
+        self.ctx.as_ptr()
     }
 
     /// `N` writable bytes at `offset`.
@@ -72,5 +90,34 @@ impl Bytes for Packet {
     #[inline(always)]
     fn len(&self) -> usize {
         self.ctx.data_end() - self.ctx.data()
+    }
+}
+
+/// A frame on its way out, to look at.
+pub struct Leaving<'a>(&'a TcContext);
+
+impl<'a> Leaving<'a> {
+    /// Of a TC context. What of the frame is not in one piece counts as not there: headers that this node's own stack
+    /// wrote are.
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext) -> Self {
+        Self(ctx)
+    }
+}
+
+impl Bytes for Leaving<'_> {
+    #[inline(always)]
+    fn get<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let start = self.0.data() + offset;
+        if start + N > self.0.data_end() {
+            return None;
+        }
+        // SAFETY: just checked.
+        Some(unsafe { &*(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len() as usize
     }
 }

@@ -20,16 +20,16 @@ use xdp_lb_common::{
 };
 
 use crate::{
-    fragments,
+    fragments, icmp,
     maps::{self, Tables},
     packet::Packet,
-    send::{self, Target},
+    send::{self, Stop, Target},
     verdict::{Verdict, Verdict::Drop, Verdict::Pass},
 };
 
 /// The packets that nearly all are. `None`: look thoroughly.
 #[inline(always)]
-pub fn plain(packet: &mut Packet) -> Option<Verdict> {
+pub fn plain(packet: &mut Packet) -> Option<Result<Verdict, Stop>> {
     match parse::ethernet(packet) {
         Ethernet::Ipv4 => {
             let plain = parse::plain_v4(packet)?;
@@ -44,45 +44,55 @@ pub fn plain(packet: &mut Packet) -> Option<Verdict> {
 }
 
 #[inline(always)]
-fn forward(packet: &mut Packet, plain: Plain) -> Option<Verdict> {
+fn forward(packet: &mut Packet, plain: Plain) -> Option<Result<Verdict, Stop>> {
     match classify::vip(&Tables, &plain.ip.addresses) {
-        Some(vip) if vip.flags & VIP_BALANCED != 0 => {
-            Some(flow(packet, &plain.ip, &plain.ports, vip).unwrap_or_else(Drop))
-        }
-        Some(_) => Some(Pass(PassReason::DecapVip)),
+        Some(vip) if vip.flags & VIP_BALANCED != 0 => Some(flow(packet, &plain.ip, &plain.ports, vip)),
+        Some(_) => Some(Ok(Pass(PassReason::DecapVip))),
         // It may be a tunnel.
         None if maps::decap() && plain.ip.protocol == UDP => None,
-        None => Some(Pass(PassReason::NotAVip)),
+        None => Some(Ok(Pass(PassReason::NotAVip))),
     }
 }
 
 /// The balancer.
 #[inline(always)]
-pub fn balance(packet: &mut Packet) -> Verdict {
+pub fn balance(packet: &mut Packet) -> Result<Verdict, Stop> {
     let addresses = match addresses(packet) {
         Ok(addresses) => addresses,
-        Err(reason) => return Pass(reason),
+        Err(reason) => return Ok(Pass(reason)),
     };
     match classify::vip(&Tables, &addresses) {
-        Some(vip) if vip.flags & VIP_BALANCED != 0 => for_vip(packet, addresses, vip).unwrap_or_else(Drop),
-        Some(_) => Pass(PassReason::DecapVip),
-        None if maps::decap() => Verdict::Tunnel,
-        None => Pass(PassReason::NotAVip),
+        Some(vip) if vip.flags & VIP_BALANCED != 0 => for_vip(packet, addresses, vip),
+        Some(_) => Ok(Pass(PassReason::DecapVip)),
+        None => Ok(for_others(packet, addresses)),
+    }
+}
+
+/// What is for nobody's VIP: ICMP about our tunnels, or perhaps a tunnel to us.
+#[inline(always)]
+fn for_others(packet: &mut Packet, outer: Addresses) -> Verdict {
+    match parse::ip(packet, outer) {
+        Ok(ip) if icmp::is(&ip) => {
+            let about = icmp::about_tunnel(packet, &forget(packet, ip));
+            Pass(if about { PassReason::TunnelTooBig } else { PassReason::NotAVip })
+        }
+        Ok(_) if maps::decap() => Verdict::Tunnel,
+        _ => Pass(PassReason::NotAVip),
     }
 }
 
 #[inline(always)]
-fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<Verdict, DropReason> {
+fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<Verdict, Stop> {
     let ip = forget(packet, parse::ip(packet, addresses)?);
     if ip.fragment.is_some() {
         return Ok(Verdict::Fragment);
     }
     let ports = match parse::transport(packet, &ip)? {
         Transport::Ports(ports) => ports,
-        Transport::EchoRequest => return send::echo(packet, &ip),
+        Transport::EchoRequest => return Ok(send::echo(packet, &ip)?),
         Transport::NeighbourDiscovery => return Ok(Pass(PassReason::NeighbourDiscovery)),
-        Transport::OtherIcmp => return Err(DropReason::IcmpUnhandled),
-        Transport::Other => return unmatched(vip),
+        Transport::OtherIcmp => return icmp::error(packet, &ip, vip),
+        Transport::Other => return Ok(unmatched(vip)?),
     };
     let target = target(&ip, &ports, vip)?;
     send_on(packet, &ip, target, vip)
@@ -90,18 +100,18 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
 
 /// A fragment for a VIP, as [`balance`] has found out.
 #[inline(always)]
-pub fn fragment(packet: &mut Packet) -> Verdict {
+pub fn fragment(packet: &mut Packet) -> Result<Verdict, Stop> {
     match addresses(packet) {
         Ok(addresses) => match classify::vip(&Tables, &addresses) {
-            Some(vip) => fragment_for(packet, addresses, vip).unwrap_or_else(Drop),
-            None => Pass(PassReason::NotAVip),
+            Some(vip) => fragment_for(packet, addresses, vip),
+            None => Ok(Pass(PassReason::NotAVip)),
         },
-        Err(reason) => Pass(reason),
+        Err(reason) => Ok(Pass(reason)),
     }
 }
 
 #[inline(always)]
-fn fragment_for(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<Verdict, DropReason> {
+fn fragment_for(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<Verdict, Stop> {
     let ip = forget(packet, parse::ip(packet, addresses)?);
     let fragment = ip.fragment.ok_or(DropReason::Fragment)?;
     let target = fragments::target(packet, &ip, fragment, vip)?;
@@ -110,13 +120,8 @@ fn fragment_for(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Res
 
 /// Sends a packet to its backend, however that was found.
 #[inline(always)]
-fn send_on(
-    packet: &mut Packet,
-    ip: &Ip,
-    target: Option<Target>,
-    vip: &VipSlot,
-) -> Result<Verdict, DropReason> {
-    let Some(target) = target else { return unmatched(vip) };
+fn send_on(packet: &mut Packet, ip: &Ip, target: Option<Target>, vip: &VipSlot) -> Result<Verdict, Stop> {
+    let Some(target) = target else { return Ok(unmatched(vip)?) };
     let service = packet.forget(target.service.into(), 14) as u16;
     let local = packet.forget(target.local.into(), 12) as u16;
     send::to_backend(packet, ip, &Target { service, local, ..target })
@@ -124,10 +129,10 @@ fn send_on(
 
 /// A TCP or UDP packet for a VIP.
 #[inline(always)]
-fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Verdict, DropReason> {
+fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Verdict, Stop> {
     match target(ip, ports, vip)? {
         Some(target) => send::to_backend(packet, ip, &target),
-        None => unmatched(vip),
+        None => Ok(unmatched(vip)?),
     }
 }
 
@@ -165,7 +170,7 @@ pub fn choose(
 
 /// A VIP packet that no service wants.
 #[inline(always)]
-fn unmatched(vip: &VipSlot) -> Result<Verdict, DropReason> {
+pub fn unmatched(vip: &VipSlot) -> Result<Verdict, DropReason> {
     if vip.flags & VIP_PASS_UNMATCHED != 0 {
         Ok(Pass(PassReason::Unmatched))
     } else {

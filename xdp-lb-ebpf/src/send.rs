@@ -29,17 +29,34 @@ pub struct Target {
     pub hash: FlowHash,
 }
 
+/// Why a packet goes no further on the common way.
+pub enum Stop {
+    /// Nowhere.
+    Drop(DropReason),
+    /// It does not fit the tunnel; [`crate::too_big`] is to look at what was put off.
+    TooBig,
+}
+
+impl From<DropReason> for Stop {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
 /// Puts the packet into the tunnel to its backend and sends it out.
 #[inline(always)]
-pub fn to_backend(packet: &mut Packet, ip: &Ip, target: &Target) -> Result<Verdict, DropReason> {
+pub fn to_backend(packet: &mut Packet, ip: &Ip, target: &Target) -> Result<Verdict, Stop> {
     let Target { service, config, local, hash } = *target;
     let local = u32::from(local);
-    let backend = maps::backend(config.backend_base + local).ok_or(DropReason::TableInconsistent)?;
+    let index = config.backend_base + local;
+    let backend = maps::backend(index).ok_or(DropReason::TableInconsistent)?;
     let template = backend.template();
     let len = ip.len();
     let verdict = match template.kind {
-        KIND_UNRESOLVED => return Err(DropReason::NextHopUnresolved),
+        KIND_UNRESOLVED => return Err(DropReason::NextHopUnresolved.into()),
         KIND_LOCAL => Verdict::Pass(PassReason::LocalBackend),
+        _ if !encap::fits(template, len) => return Err(maps::put_off(ip, index, hash)),
         _ => into_tunnel(packet, ip, template, hash)?,
     };
     maps::count_forwarded(service, config.stats_base + local, len as u64);
@@ -53,9 +70,6 @@ fn into_tunnel(
     template: &Template,
     hash: FlowHash,
 ) -> Result<Verdict, DropReason> {
-    if !encap::fits(template, ip.len()) {
-        return Err(DropReason::Oversize);
-    }
     let inner = Inner { version: ip.addresses.version, len: ip.len() as u16, tos: ip.tos, hash };
     let tags = Tags::before(packet, ip.addresses.l3);
     match template.kind {

@@ -16,8 +16,10 @@ pub enum Verdict {
     Transmit,
     /// Out of another interface; counted with its service.
     Redirect(u32),
-    /// An echo reply, out of the interface it came in by.
+    /// An answer of our own, out of the interface it came in by.
     Reply(PassReason),
+    /// Somebody else has a copy and goes on with it.
+    Taken(PassReason),
     /// To the kernel.
     Pass(PassReason),
     /// Nowhere.
@@ -45,6 +47,10 @@ impl Verdict {
             Self::Reply(reason) => {
                 maps::count_pass(reason);
                 XDP_TX
+            }
+            Self::Taken(reason) => {
+                maps::count_pass(reason);
+                XDP_DROP
             }
             Self::Pass(reason) => {
                 maps::count_pass(reason);

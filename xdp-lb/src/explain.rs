@@ -32,6 +32,7 @@ use xdp_lb_common::{
     ring::NO_BACKEND,
     select::{self, Choice, Flow, Set as _, Why},
     service::{CLIENT_IP, ServiceConfig, TRACK_WINDOW},
+    toobig::LEAST_V6_MTU,
     vip::{VIP_BALANCED, VIP_PASS_UNMATCHED, VipSlot},
 };
 
@@ -173,7 +174,13 @@ fn send(
         _ => {}
     }
     if !encap::fits(template, usize::from(query.len)) {
-        return Err(DropReason::Oversize);
+        // Whether the packet may be cut is not in the question: most hosts say that theirs may not.
+        let answered = query.source.is_ipv4() || template.max_inner >= LEAST_V6_MTU;
+        return if answered {
+            Ok(Outcome::Pass(PassReason::TooBigAnswered))
+        } else {
+            Err(DropReason::TooBig)
+        };
     }
     let inner = Inner { version: query.addresses().version, len: query.len, tos: query.tos, hash };
     e.tunnel = Some(Tunnel::of(template, &inner));

@@ -363,6 +363,18 @@ pub struct Encap {
     pub source_v6: Option<([u8; 16], u8)>,
     /// DSCP of the outer header.
     pub dscp: Dscp,
+    /// Longest outer packet.
+    pub mtu: Mtu,
+}
+
+/// `encap.mtu`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mtu {
+    /// The MTU of the route to the backend, or of the interface.
+    #[default]
+    Auto,
+    /// So many bytes, 576..=65535.
+    Fixed(u16),
 }
 
 /// `encap.kind`, with what belongs to it.
@@ -415,4 +427,16 @@ pub struct Decap {
     pub vips: Vec<IpAddr>,
     /// Put the VIPs on `lo` and take them away on detach.
     pub vip_on_lo: bool,
+    /// What our side offers clients as the largest segment.
+    pub mss: Mss,
+}
+
+/// `decap.mss`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mss {
+    /// No more than fits the tunnel.
+    #[default]
+    Auto,
+    /// What the server says.
+    Off,
 }

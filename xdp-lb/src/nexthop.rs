@@ -27,6 +27,10 @@ pub struct NextHop {
     pub source_mac: Mac,
     /// Destination MAC: the gateway's, or the backend's own on a shared segment.
     pub destination_mac: Mac,
+    /// Longest IP packet in bytes: the route's MTU, or the interface's.
+    pub mtu: u32,
+    /// What routers said of packets that went there: see [`crate::path_mtu`].
+    pub path_mtu: Option<u32>,
 }
 
 /// What is known of the way to one address.
@@ -148,6 +152,8 @@ pub enum Route {
         interface: u32,
         /// Next router; may be of the other family (RFC 8950). `None`: the address is on the link.
         gateway: Option<IpAddr>,
+        /// The route's own MTU in bytes, where it has one.
+        mtu: Option<u32>,
     },
     /// No way, and why.
     Refused(UnresolvedReason),
@@ -239,7 +245,7 @@ pub type Neighbours = BTreeMap<NeighbourKey, Neighbour>;
 #[must_use]
 pub fn neighbour_of(address: IpAddr, route: &Route) -> Option<NeighbourKey> {
     match route {
-        Route::Via { interface, gateway } => Some((*interface, gateway.unwrap_or(address))),
+        Route::Via { interface, gateway, .. } => Some((*interface, gateway.unwrap_or(address))),
         Route::Local | Route::Refused(_) => None,
     }
 }
@@ -247,10 +253,10 @@ pub fn neighbour_of(address: IpAddr, route: &Route) -> Option<NeighbourKey> {
 /// Where a packet to `address` leaves, given the kernel's answer for it.
 #[must_use]
 pub fn decide(address: IpAddr, route: &Route, links: &Links, neighbours: &Neighbours) -> Resolution {
-    let (index, gateway) = match route {
+    let (index, gateway, mtu) = match route {
         Route::Local => return Resolution::Local,
         Route::Refused(reason) => return Resolution::Unresolved(reason.clone()),
-        Route::Via { interface, gateway } => (*interface, *gateway),
+        Route::Via { interface, gateway, mtu } => (*interface, *gateway, *mtu),
     };
     let Some(link) = links.by_index(index) else {
         return unresolved(UnresolvedReason::NoInterface { interface: format!("index {index}") });
@@ -259,8 +265,8 @@ pub fn decide(address: IpAddr, route: &Route, links: &Links, neighbours: &Neighb
     let interface = || link.name.clone();
     match neighbours.get(&(index, neighbour)) {
         // The interface's own troubles come first: they explain the neighbour's.
-        _ if !link.usable() || link.mac.is_none() => out_of(link, [0; 6]),
-        Some(Neighbour::Usable { mac: Some(mac) }) => out_of(link, *mac),
+        _ if !link.usable() || link.mac.is_none() => out_of(link, [0; 6], mtu),
+        Some(Neighbour::Usable { mac: Some(mac) }) => out_of(link, *mac, mtu),
         Some(Neighbour::Usable { mac: None }) => {
             unresolved(UnresolvedReason::NotEthernet { interface: interface() })
         }
@@ -280,12 +286,12 @@ pub fn decide(address: IpAddr, route: &Route, links: &Links, neighbours: &Neighb
 #[must_use]
 pub fn through(interface: &str, destination_mac: Mac, links: &Links) -> Resolution {
     match links.by_name(interface) {
-        Some(link) => out_of(link, destination_mac),
+        Some(link) => out_of(link, destination_mac, None),
         None => unresolved(UnresolvedReason::NoInterface { interface: interface.to_owned() }),
     }
 }
 
-fn out_of(link: &Link, destination_mac: Mac) -> Resolution {
+fn out_of(link: &Link, destination_mac: Mac, mtu: Option<u32>) -> Resolution {
     if !link.usable() {
         return unresolved(UnresolvedReason::LinkDown { interface: link.name.clone() });
     }
@@ -293,7 +299,9 @@ fn out_of(link: &Link, destination_mac: Mac) -> Resolution {
         return unresolved(UnresolvedReason::NotEthernet { interface: link.name.clone() });
     };
     let (ifindex, interface) = (link.index, link.name.clone());
-    Resolution::Resolved(NextHop { ifindex, interface, source_mac, destination_mac })
+    // A route may promise more than the interface can send.
+    let mtu = mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
+    Resolution::Resolved(NextHop { ifindex, interface, source_mac, destination_mac, mtu, path_mtu: None })
 }
 
 fn unresolved(reason: UnresolvedReason) -> Resolution {
@@ -363,7 +371,7 @@ mod tests {
     }
 
     fn via(gateway: Option<&str>) -> Route {
-        Route::Via { interface: 7, gateway: gateway.map(address) }
+        Route::Via { interface: 7, gateway: gateway.map(address), mtu: None }
     }
 
     fn decide_with(route: &Route, link: Link, neighbour: Option<(&str, Neighbour)>) -> Resolution {
@@ -377,6 +385,8 @@ mod tests {
             interface: "eth0".into(),
             source_mac: OWN,
             destination_mac: GATEWAY,
+            mtu: 1500,
+            path_mtu: None,
         })
     }
 

@@ -12,11 +12,11 @@ use xdp_lb_common::{
     },
     encap::constant_sum,
     gue::{GUE_LEN, UDP_LEN},
-    parse::{IPV4_LEN, Version, ethertype},
+    parse::{IPV4_LEN, IPV6_LEN, Version, ethertype},
 };
 
 use crate::{
-    model::{Dscp, Encap, EncapKind, GueVariant},
+    model::{Dscp, Encap, EncapKind, GueVariant, Mtu},
     nexthop::{NextHop, Resolution},
 };
 
@@ -39,7 +39,23 @@ pub fn build(encap: &Encap, backend: IpAddr, resolution: &Resolution) -> Templat
     Template { kind, ifindex, ..Template::zeroed() }
 }
 
+/// The longest outer packet that a tunnel's header was built for.
+#[must_use]
+pub fn outer_mtu(template: &Template) -> u32 {
+    let outer = match template.kind {
+        KIND_IPV4 => IPV4_LEN,
+        KIND_IPV6 => IPV6_LEN,
+        KIND_GUE_IPV4 => IPV4_LEN + UDP_LEN + GUE_LEN,
+        KIND_GUE_IPV6 => IPV6_LEN + UDP_LEN + GUE_LEN,
+        KIND_GUE1_IPV4 => IPV4_LEN + UDP_LEN,
+        KIND_GUE1_IPV6 => IPV6_LEN + UDP_LEN,
+        _ => 0,
+    };
+    u32::from(template.max_inner) + outer as u32
+}
+
 fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
+    let mtu = mtu(encap, hop);
     let (tos_keep, tos_set) = match encap.dscp {
         Dscp::Copy => (0xff, 0),
         Dscp::Set(dscp) => (ECN, dscp << 2),
@@ -52,7 +68,7 @@ fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
         IpAddr::V4(to) => {
             let (source, prefix) = encap.source_v4?;
             t.kind = kinds.v4;
-            t.max_inner = u16::MAX - IPV4_LEN as u16 - kinds.extra;
+            t.max_inner = mtu.saturating_sub(IPV4_LEN as u16 + kinds.extra);
             t.source_shift = 63 - (32 - prefix.min(32));
             t.bytes[12..14].copy_from_slice(&ethertype(Version::V4));
             t.bytes[14..34].copy_from_slice(&ipv4(source, to));
@@ -61,7 +77,7 @@ fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
         IpAddr::V6(to) => {
             let (source, prefix) = encap.source_v6?;
             t.kind = kinds.v6;
-            t.max_inner = u16::MAX - kinds.extra;
+            t.max_inner = mtu.saturating_sub(IPV6_LEN as u16 + kinds.extra);
             t.source_shift = 63 - (128 - prefix.min(128)).min(63);
             t.bytes[12..14].copy_from_slice(&ethertype(Version::V6));
             t.bytes[14..54].copy_from_slice(&ipv6(source, to));
@@ -94,6 +110,16 @@ impl Kinds {
             }
         }
     }
+}
+
+/// Longest outer packet: what the file says, or the way there; never more than a router on it said.
+fn mtu(encap: &Encap, hop: &NextHop) -> u16 {
+    let wanted = match encap.mtu {
+        Mtu::Auto => hop.mtu,
+        Mtu::Fixed(mtu) => mtu.into(),
+    };
+    let mtu = hop.path_mtu.map_or(wanted, |path| path.min(wanted));
+    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 fn ipv4(source: [u8; 4], destination: Ipv4Addr) -> [u8; 20] {
@@ -130,4 +156,51 @@ pub fn map_address(address: IpAddr) -> [u8; 16] {
 #[must_use]
 pub fn from_map(address: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(address).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the file says goes before the way there, what routers say before both, and each family pays for its header.
+    #[test]
+    fn a_tunnel_holds_its_mtu_less_its_header() {
+        let holds = |mtu, way: u32, path_mtu, backend: &str| {
+            let encap = Encap {
+                kind: EncapKind::Ipip,
+                source_v4: Some(([172, 16, 0, 0], 16)),
+                source_v6: Some(([0xfd; 16], 128)),
+                dscp: Dscp::Copy,
+                mtu,
+            };
+            let hop = NextHop {
+                ifindex: 2,
+                interface: "eth0".into(),
+                source_mac: [2; 6],
+                destination_mac: [4; 6],
+                mtu: way,
+                path_mtu,
+            };
+            build(&encap, backend.parse().unwrap(), &Resolution::Resolved(hop)).max_inner
+        };
+        let (v4, v6) = ("10.1.2.11", "fd00:1:2::11");
+        assert_eq!([holds(Mtu::Auto, 1500, None, v4), holds(Mtu::Auto, 1500, None, v6)], [1480, 1460]);
+        assert_eq!(
+            [holds(Mtu::Fixed(1400), 1500, None, v4), holds(Mtu::Fixed(1600), 1500, None, v6)],
+            [1380, 1560]
+        );
+        assert_eq!(
+            [holds(Mtu::Auto, 1500, Some(1300), v4), holds(Mtu::Fixed(1600), 1500, Some(1300), v6)],
+            [1280, 1260]
+        );
+        assert_eq!(
+            [holds(Mtu::Auto, 1500, Some(9000), v4), holds(Mtu::Fixed(1400), 1500, Some(1450), v6)],
+            [1480, 1360]
+        );
+        // `lo` says 65536; an IP packet says at most 65535.
+        assert_eq!(
+            [holds(Mtu::Auto, 65_536, None, v4), holds(Mtu::Auto, 65_536, None, v6)],
+            [65_515, 65_495]
+        );
+    }
 }

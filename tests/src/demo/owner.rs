@@ -42,8 +42,14 @@ impl Owners {
         let shape = Shape::balancer(&desired.limits, &desired.flow_table, ANY);
         let control = shape.control(desired.seed);
         let mut maps = MemoryMaps::new(Capacity { flow_sets: FLOW_SETS, ..shape.capacity }, control);
-        let anywhere =
-            NextHop { ifindex: 1, interface: String::new(), source_mac: [0; 6], destination_mac: [0; 6] };
+        let anywhere = NextHop {
+            ifindex: 1,
+            interface: String::new(),
+            source_mac: [0; 6],
+            destination_mac: [0; 6],
+            mtu: 1600,
+            path_mtu: None,
+        };
         let plan = plan::plan(&Inputs {
             desired: &desired,
             observed: &maps.observe(),

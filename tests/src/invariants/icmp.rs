@@ -87,5 +87,5 @@ fn answer(frame: &[u8], ip: &Ip) {
     assert_eq!(addresses.source, ip.addresses.destination);
     assert_eq!(addresses.destination, ip.addresses.source);
     assert!(back.end == reply.len() && whole.len() <= if version == Version::V4 { 576 } else { 1280 });
-    assert!(!toobig::deserves(&back), "an error about our error");
+    assert!(!toobig::deserves(back.protocol, &back.addresses), "an error about our error");
 }

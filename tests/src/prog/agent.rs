@@ -127,6 +127,8 @@ fn resolve(ways: &BTreeMap<IpAddr, Resolution>, address: IpAddr) -> Resolution {
             interface: "lo".to_owned(),
             source_mac: [0; 6],
             destination_mac: ROUTER,
+            mtu: 65_535,
+            path_mtu: None,
         })
     })
 }

@@ -1,6 +1,6 @@
-//! ICMP to a VIP that is no echo request.
+//! ICMP to a VIP that is neither an echo request nor an error.
 
-use xdp_lb_common::reason::DropReason::{IcmpUnhandled, NoService};
+use xdp_lb_common::reason::DropReason::{IcmpQuote, IcmpUnhandled, NoService};
 use xdp_lb_common::reason::PassReason::NeighbourDiscovery;
 
 use super::Row;
@@ -32,23 +32,19 @@ pub fn neighbours() -> Vec<Row> {
 /// Everything else.
 pub fn unhandled() -> Vec<Row> {
     let mut rows = Vec::new();
-    for (kind, code) in [(0, 0), (3, 1), (3, 4), (5, 0), (8, 1), (11, 0), (13, 0), (128, 0), (255, 255)] {
+    for (kind, code) in [(0, 0), (4, 0), (5, 0), (8, 1), (9, 0), (10, 0), (13, 0), (128, 0), (255, 255)] {
         let frame = to(VIP).icmp(kind, code).payload(&[0; 28]);
         rows.push(Row::drops(format!("icmp {kind}/{code}"), frame.build(), IcmpUnhandled));
     }
     for (kind, code) in
-        [(1, 4), (2, 0), (3, 0), (8, 0), (128, 1), (129, 0), (130, 0), (132, 0), (138, 0), (255, 255)]
+        [(5, 0), (8, 0), (100, 0), (127, 0), (128, 1), (129, 0), (130, 0), (132, 0), (138, 0), (255, 255)]
     {
         let frame = to_v6(VIP_V6).icmpv6(kind, code).payload(&[0; 48]);
         rows.push(Row::drops(format!("icmpv6 {kind}/{code}"), frame.build(), IcmpUnhandled));
     }
     rows.extend([
-        Row::drops(
-            "unmatched: pass does not answer for icmp",
-            to(VIP_PASS).icmp(3, 4).build(),
-            IcmpUnhandled,
-        ),
-        Row::drops("nor for icmpv6", to_v6(VIP_V6_PASS).icmpv6(2, 0).build(), IcmpUnhandled),
+        Row::drops("unmatched: pass does not answer for icmp", to(VIP_PASS).icmp(3, 4).build(), IcmpQuote),
+        Row::drops("nor for icmpv6", to_v6(VIP_V6_PASS).icmpv6(2, 0).build(), IcmpQuote),
         // Each protocol number means ICMP in its own family only.
         Row::drops("icmpv6 in IPv4", to(VIP).icmpv6(128, 0).build(), NoService),
         Row::drops("icmp in IPv6", to_v6(VIP_V6).icmp(8, 0).build(), NoService),

@@ -108,6 +108,42 @@ services:
       encap: { kind: gue, gue: { port: 6081, variant: 1 } }, backends: [{ address: "fd00:1:2::11" }] }
 "#;
 
+/// Tunnels of 1500 bytes, one of 1200.
+pub const NARROW: &str = r#"
+version: 1
+node: { name: golden }
+interfaces: [{ name: lo, mode: generic, next_hop: { mac: "00:00:5e:00:01:01" } }]
+encap: { kind: ipip, source_v4: 172.16.0.1/32, source_v6: "fd00:7864:7000::1/128", mtu: 1500 }
+maglev: { table_size: 251, seed: 20240229 }
+flow_table: { entries: 1024 }
+limits: { services: 64, vips: 64, backends: 256, ring_slots: 8192, port_pages: 512, backend_stats: 64 }
+services:
+  - name: sip
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: 5060
+    tracking: off
+    backends: [{ address: 10.1.2.11 }]
+  - name: narrow
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: 7200
+    tracking: off
+    encap: { mtu: 1200 }
+    backends: [{ address: 10.1.2.11 }]
+  - name: web
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: tcp
+    ports: 443
+    backends: [{ address: 10.1.2.11 }]
+  - name: sip-over-v6
+    vip: [203.0.113.20, "2001:db8::20"]
+    protocol: udp
+    ports: 5060
+    tracking: off
+    backends: [{ address: "fd00:1:2::11" }]
+"#;
+
 /// The same addresses with prefixes of many outer sources.
 pub const SPREAD: &str = r#"
 version: 1

@@ -7,6 +7,7 @@
 pub mod decap;
 pub mod discovery;
 pub mod echo;
+pub mod errors;
 pub mod extensions;
 pub mod fixture;
 pub mod fragments;
@@ -15,6 +16,7 @@ pub mod lying;
 pub mod net;
 pub mod passes;
 pub mod services;
+pub mod too_big;
 pub mod truncated;
 pub mod tunnels;
 pub mod vlan;

@@ -14,6 +14,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{error, info, warn};
+use xdp_lb_common::{
+    mss,
+    parse::{IPV4_LEN, IPV6_LEN},
+};
 
 use super::{
     announce::{self, Announcer},
@@ -30,18 +34,22 @@ use crate::{
     },
     file,
     health::HealthSnapshot,
-    model::{Desired, Interface, LogLevel},
+    model::{Decap, Desired, Interface, LogLevel, Mss},
     netlink::{
         NextHops as _, Resolver, Timing,
         addresses::{HostVips as _, LoopbackVips},
         settle,
     },
     nexthop::Snapshot,
+    path_mtu::{Ours, PathMtus},
+    slow::Cutter,
     state::Maps as _,
 };
 
 /// How often the flow table is read.
 const SURVEY: Duration = Duration::from_secs(10);
+/// How often the agent looks what routers said of our tunnels.
+const PATH_MTU: Duration = Duration::from_secs(1);
 /// How long the start waits for neighbours to answer.
 const SETTLE: Duration = Duration::from_secs(2);
 /// First pause after a failed write; it doubles up to [`RETRY_LIMIT`].
@@ -150,10 +158,12 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
         agent.survey();
     }
     agent.reconcile(&snapshot, Scope::All)?;
+    let cutter = cutter(root, options.role, &shutdown);
 
     // Make before break: the tables are complete before the first packet meets the program.
     let interfaces = attach_all(&mut loaded, options, &agent.desired)?;
     let mut vips = hold_vips(&agent.desired).await?;
+    offer_mss(&mut loaded, &agent, options.role, &snapshot)?;
     info!(
         services = agent.desired.services.len(),
         ?interfaces,
@@ -168,6 +178,8 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let mut survey = interval(SURVEY);
     survey.set_missed_tick_behavior(MissedTickBehavior::Delay);
     survey.reset();
+    let mut path_mtus = interval(PATH_MTU);
+    path_mtus.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let wake = agent.wake_at();
         if let Some(announcer) = &announcer {
@@ -193,6 +205,9 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                         if let Err(e) = attach_all(&mut loaded, options, &agent.desired) {
                             error!("reload: {e:#}");
                         }
+                        if let Err(e) = offer_mss(&mut loaded, &agent, options.role, &snapshot) {
+                            error!("reload: {e:#}");
+                        }
                         match hold_vips(&agent.desired).await {
                             Ok(held) => vips = held,
                             Err(e) => error!("reload: {e:#}"),
@@ -213,6 +228,11 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                 agent.on_health(&health, &changes.borrow().clone());
             }
             () = sleep_until(wake.into()) => agent.try_reconcile(&changes.borrow().clone()),
+            _ = path_mtus.tick() => {
+                if agent.look_at_path_mtus() {
+                    agent.try_reconcile(&changes.borrow().clone());
+                }
+            }
             _ = survey.tick() => {
                 agent.survey();
                 agent.try_reconcile(&changes.borrow().clone());
@@ -226,6 +246,9 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     resolver_task.await.context("end the task next-hops")?;
     if let Some(packets) = packets {
         packets.await.context("end the task packets")?;
+    }
+    if let Some(cutter) = cutter {
+        cutter.ended().await.context("end the task cutter")?;
     }
     if let Some(health) = agent.health.take() {
         health.end().await?;
@@ -277,6 +300,16 @@ fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
     };
     let trace = desired.log.level == LogLevel::Trace;
     Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program, trace })?)
+}
+
+/// Starts the task that cuts what does not fit. Without it everything else still works.
+fn cutter(root: &BpffsRoot, role: Role, shutdown: &watch::Sender<bool>) -> Option<Cutter> {
+    if role == Role::Decap {
+        return None;
+    }
+    Cutter::start(root, &shutdown.subscribe())
+        .inspect_err(|e| warn!("{e}; packets that would have to be cut are dropped as cut_unavailable"))
+        .ok()
 }
 
 /// The file again, if it can be used.
@@ -336,6 +369,29 @@ fn interfaces(desired: &Desired, role: Role) -> Vec<Interface> {
     }
 }
 
+/// Lowers the largest segment that servers on this node offer to what the tunnels to it hold, where the file says so.
+fn offer_mss(loaded: &mut Loaded, agent: &Agent, role: Role, snapshot: &Snapshot) -> Result<()> {
+    let Some(decap) = agent.desired.decap.as_ref().filter(|decap| decap.mss == Mss::Auto) else {
+        return Ok(loaded.lower_mss_on(&[])?);
+    };
+    let names: Vec<String> = interfaces(&agent.desired, role).into_iter().map(|i| i.name).collect();
+    let mtu = names.iter().filter_map(|name| snapshot.links.by_name(name)).map(|link| link.mtu).min();
+    let limits = mss_of(mtu.unwrap_or(u16::MAX.into()), decap);
+    agent.reconciler.maps().set_mss(limits).context("write the MSS to map control")?;
+    loaded.lower_mss_on(&names)?;
+    info!(v4 = limits.v4, v6 = limits.v6, "servers offer this MSS at most");
+    Ok(())
+}
+
+/// The largest segments that come in a tunnel over a link of `mtu` bytes. Which header the tunnels have, the balancers
+/// decide; those that may send to us tell which it can be.
+fn mss_of(mtu: u32, decap: &Decap) -> mss::Limits {
+    let outer =
+        if decap.allow_sources.iter().any(|(source, _)| source.is_ipv6()) { IPV6_LEN } else { IPV4_LEN };
+    let inner = u16::try_from(mtu).unwrap_or(u16::MAX).saturating_sub(outer as u16);
+    mss::Limits::of(inner)
+}
+
 /// Puts the VIPs of the backend side on `lo`, where the file asks for it.
 async fn hold_vips(desired: &Desired) -> Result<Option<LoopbackVips>> {
     let Some(decap) = desired.decap.as_ref().filter(|d| d.vip_on_lo) else { return Ok(None) };
@@ -374,6 +430,7 @@ struct Agent {
     /// What the planner saw last, if all of it was carried out.
     planned: Option<Desired>,
     allow_moves: bool,
+    path_mtus: PathMtus,
     started: Instant,
     /// Seconds since 1970 at which something falls due.
     due: Option<u64>,
@@ -390,6 +447,7 @@ impl Agent {
             health: None,
             planned: None,
             allow_moves,
+            path_mtus: PathMtus::default(),
             started: Instant::now(),
             due: None,
             retry: None,
@@ -409,7 +467,8 @@ impl Agent {
         generation: u32,
         scope: Scope,
     ) -> Result<(), super::ReconcileError> {
-        let resolve = |address| resolve(desired, snapshot, address);
+        let mtus = &self.path_mtus;
+        let resolve = |address| resolve(desired, snapshot, mtus, address);
         let observe = || self.reconciler.maps().observe();
         let judged = self.health.as_mut().map(|h| h.judge(desired, &resolve, observe));
         let judged = judged.unwrap_or_else(|| desired.clone());
@@ -516,6 +575,24 @@ impl Agent {
         if let Err(e) = self.reconciler.survey(&self.desired, self.started.elapsed()) {
             error!("survey of the flow table: {e}");
         }
+    }
+
+    /// True when a backend's packets must be shorter than before, or may be longer.
+    fn look_at_path_mtus(&mut self) -> bool {
+        let maps = self.reconciler.maps();
+        let (notes, now) = (maps.path_mtus().collect::<Vec<_>>(), self.started.elapsed());
+        if !self.path_mtus.is_due(&notes, now) {
+            return false;
+        }
+        let ours = Ours::of(&self.desired, followed(&self.desired, &maps.observe()));
+        let changed = self.path_mtus.look(notes, &ours, now);
+        for (backend, mtu) in &changed {
+            match mtu {
+                Some(mtu) => info!(%backend, mtu, "a router has a narrower link: tunnels get shorter"),
+                None => info!(%backend, "ten minutes without a word of a narrower link: full length again"),
+            }
+        }
+        !changed.is_empty()
     }
 
     fn followed(&self) -> BTreeSet<IpAddr> {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use crate::{
     model::{Desired, NextHopSource},
-    nexthop::{Resolution, Snapshot, UnresolvedReason},
+    nexthop::{NextHop, Resolution, Snapshot, UnresolvedReason},
+    path_mtu::PathMtus,
     state::Observed,
     template::from_map,
 };
@@ -18,9 +19,17 @@ pub fn followed(desired: &Desired, observed: &Observed) -> BTreeSet<IpAddr> {
     wanted.chain(present).collect()
 }
 
-/// The way to `address`. The first interface with a fixed MAC takes all traffic to backends.
+/// The way to `address`, as wide as routers on it let it be. The first interface with a fixed MAC takes all traffic to
+/// backends.
 #[must_use]
-pub fn resolve(desired: &Desired, snapshot: &Snapshot, address: IpAddr) -> Resolution {
+pub fn resolve(desired: &Desired, snapshot: &Snapshot, mtus: &PathMtus, address: IpAddr) -> Resolution {
+    match way(desired, snapshot, address) {
+        Resolution::Resolved(hop) => Resolution::Resolved(NextHop { path_mtu: mtus.of(address), ..hop }),
+        other => other,
+    }
+}
+
+fn way(desired: &Desired, snapshot: &Snapshot, address: IpAddr) -> Resolution {
     let fixed = desired.interfaces.iter().find_map(|i| match i.next_hop {
         NextHopSource::Mac(mac) => Some((&i.name, mac)),
         NextHopSource::Auto => None,

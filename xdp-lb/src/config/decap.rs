@@ -6,8 +6,9 @@ use super::draft::{DecapDraft, GUE_PORT, Kind};
 use super::finding::Placed;
 use super::keys;
 use super::leaf;
-use super::reader::{Item, must_be};
+use super::reader::Item;
 use super::sections::{addresses, interfaces};
+use crate::model::Mss;
 
 /// Reads the section. `None` if it is no mapping.
 pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
@@ -19,11 +20,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
     });
     let accepts = |kind| accept.as_ref().map_or(kind == Kind::Ipip, |kinds| kinds.contains(&kind));
     let gue_port = keys.leaf("gue_port", GUE_PORT, leaf::number(1..=u16::MAX)).unwrap_or_default();
-    keys.leaf("mss", (), |text| match text {
-        "off" => Ok(()),
-        "auto" => Err("`auto` is not supported yet; use off".to_owned()),
-        _ => must_be("off", text),
-    });
+    let mss = keys.leaf("mss", Mss::Auto, leaf::choice(&[("auto", Mss::Auto), ("off", Mss::Off)], &[]));
     let allow_sources = keys.required("allow_sources", "[172.16.0.0/16]").map(|item| allow_sources(&item));
     let vips = keys.required("vips", "[203.0.113.10]").map(|item| addresses(&item));
     Some(DecapDraft {
@@ -34,6 +31,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
         allow_sources: allow_sources.unwrap_or_default(),
         vips: vips.unwrap_or_default(),
         vip_on_lo: keys.leaf("vip_on_lo", true, leaf::boolean).unwrap_or_default(),
+        mss: mss.unwrap_or_default(),
     })
 }
 

@@ -11,8 +11,8 @@ use super::bgp::{AdvertiseDraft, BgpDraft, PolicyDraft};
 use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
-    Affinity, Backend, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Limits, Log, Node,
-    Protocol, TableSize, Tracking, Vip,
+    Affinity, Backend, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Limits, Log, Mss, Mtu,
+    Node, Protocol, TableSize, Tracking, Vip,
 };
 
 /// The whole file.
@@ -95,6 +95,7 @@ pub(super) struct EncapDraft {
     pub source_v4: Written<([u8; 4], u8)>,
     pub source_v6: Written<([u8; 16], u8)>,
     pub dscp: Written<Dscp>,
+    pub mtu: Written<Mtu>,
 }
 
 impl EncapDraft {
@@ -107,6 +108,7 @@ impl EncapDraft {
             source_v4: self.source_v4.or(other.source_v4),
             source_v6: self.source_v6.or(other.source_v6),
             dscp: self.dscp.or(other.dscp),
+            mtu: self.mtu.or(other.mtu),
         }
     }
 }
@@ -155,4 +157,5 @@ pub(super) struct DecapDraft {
     pub allow_sources: Vec<Placed<(IpAddr, u8)>>,
     pub vips: Vec<Placed<IpAddr>>,
     pub vip_on_lo: bool,
+    pub mss: Mss,
 }

@@ -74,6 +74,7 @@ fn service(draft: ServiceDraft) -> Option<Service> {
             source_v4: draft.encap.source_v4.value(),
             source_v6: draft.encap.source_v6.value(),
             dscp: draft.encap.dscp.value().unwrap_or_default(),
+            mtu: draft.encap.mtu.value().unwrap_or_default(),
         },
         health: draft.health?,
         on_all_down: draft.on_all_down,
@@ -89,6 +90,7 @@ fn decap(draft: DecapDraft) -> Decap {
         allow_sources: sorted(draft.allow_sources),
         vips: sorted(draft.vips),
         vip_on_lo: draft.vip_on_lo,
+        mss: draft.mss,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::finding::quoted;
 use super::reader::{Leaf, must_be};
-use crate::model::{Dscp, Share, TableSize};
+use crate::model::{Dscp, Mtu, Share, TableSize};
 
 /// A whole number in `range`, decimal or `0x...`.
 pub(super) fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Leaf<T>
@@ -275,6 +275,14 @@ pub(super) fn dscp(text: &str) -> Leaf<Dscp> {
         return Ok(Dscp::Copy);
     }
     number(0..=63)(text).map(Dscp::Set).or_else(|_| must_be("copy or 0..=63", text))
+}
+
+/// `auto` or a number of bytes that every IPv4 host takes, and more.
+pub(super) fn mtu(text: &str) -> Leaf<Mtu> {
+    if text == "auto" {
+        return Ok(Mtu::Auto);
+    }
+    number(576..=u16::MAX)(text).map(Mtu::Fixed).or_else(|_| must_be("auto or 576..=65535", text))
 }
 
 /// `10%`, `0.5%` or a part of one, `0.1`.

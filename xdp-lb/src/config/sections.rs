@@ -118,6 +118,7 @@ pub(super) fn encap(item: &Item<'_>, section: &'static Section, gue: &'static Se
             source_v4: Written::Wrong,
             source_v6: Written::Wrong,
             dscp: Written::Wrong,
+            mtu: Written::Wrong,
             ..EncapDraft::default()
         };
     };
@@ -128,16 +129,13 @@ pub(super) fn encap(item: &Item<'_>, section: &'static Section, gue: &'static Se
     let gue_variant = gue.as_ref().map_or(Written::Absent, |gue| {
         written(gue, "variant", leaf::choice(&[("0", GueVariant::Header), ("1", GueVariant::Bare)], &[]))
     });
-    keys.leaf("mtu", (), |text| match text {
-        "auto" => Ok(()),
-        _ => Err("a fixed MTU is not supported yet; use auto".to_owned()),
-    });
     let source_v4 = written(&keys, "source_v4", leaf::source_v4);
     let source_v6 = written(&keys, "source_v6", leaf::source_v6);
     spreads(&keys, "source_v4", 32, source_v4.value().map(|(_, length)| length));
     spreads(&keys, "source_v6", 128, source_v6.value().map(|(_, length)| length));
     let dscp = written(&keys, "dscp", leaf::dscp);
-    EncapDraft { kind, gue_port, gue_variant, source_v4, source_v6, dscp }
+    let mtu = written(&keys, "mtu", leaf::mtu);
+    EncapDraft { kind, gue_port, gue_variant, source_v4, source_v6, dscp, mtu }
 }
 
 /// A backend's NIC spreads tunnels over its queues by the outer source alone.

@@ -169,7 +169,7 @@ macro_rules! structures {
 
 structures! {
     Control {
-        vip_bank layout seed vip_mask flow_set_mask tick_shift second_shift hz generation decap_bank reserved
+        vip_bank layout seed vip_mask flow_set_mask tick_shift second_shift hz generation decap_bank mss reserved
     }
     PortRange { first last service reserved }
     VipSlot { address tcp_root udp_root flags fragments ranges }

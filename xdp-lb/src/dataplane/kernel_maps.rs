@@ -21,9 +21,11 @@ use bytemuck::{Pod, Zeroable as _};
 use xdp_lb_common::{
     backend::{Backend, Template},
     control::{Control, LAYOUT, VipBank},
+    cut::CutCounts,
     decap::AllowList,
     flow::{FlowSet, TICKS, WAYS},
-    names,
+    mss, names,
+    path_mtu::PathMtu,
     ring::{DIRTY, RingWord},
     service::{Service, ServiceConfig},
     stats::{Counters, NO_STATS, Traffic},
@@ -93,6 +95,7 @@ pub struct KernelMaps {
     counters: PerCpu<Counters>,
     service_stats: PerCpu<Traffic>,
     backend_stats: PerCpu<Traffic>,
+    path_mtus: Mapped<PathMtu>,
     tx_ports: DevMap<MapData>,
     /// Keys of `tx_ports`: asking the kernel for each takes longer than reading all the rest. Since there is one
     /// writer, what was there when the maps were opened and what was written since is what is there.
@@ -131,6 +134,7 @@ impl KernelMaps {
             counters: open.per_cpu(names::COUNTERS)?,
             service_stats: open.per_cpu(names::SVC_STATS)?,
             backend_stats: open.per_cpu(names::BACKEND_STATS)?,
+            path_mtus: open.mapped(names::PATH_MTUS)?,
             tx_ports: open.typed(names::TX_PORTS, Map::DevMap)?,
             redirects: BTreeSet::new(),
             jiffies: OnceLock::new(),
@@ -162,6 +166,14 @@ impl KernelMaps {
     #[must_use]
     pub fn control(&self) -> Control {
         self.control.read(0).unwrap_or_default()
+    }
+
+    /// Sets the largest segments that servers on this node may offer; no limits where they are 0.
+    ///
+    /// # Errors
+    /// When the maps were opened to read.
+    pub fn set_mss(&self, limits: mss::Limits) -> io::Result<()> {
+        self.control.store_u32(0, offset_of!(Control, mss), limits.pack())
     }
 
     /// The flow table's clock as packets see it now.
@@ -233,6 +245,15 @@ impl KernelMaps {
     #[must_use]
     pub fn backend_state(&self, index: u32) -> Option<u32> {
         self.backends.load_u32(index, offset_of!(Backend, state))
+    }
+
+    /// What routers said of our tunnels, whole notes only.
+    pub fn path_mtus(&self) -> impl Iterator<Item = PathMtu> + '_ {
+        (0..self.path_mtus.len()).filter_map(|place| {
+            let note = self.path_mtus.read(place)?;
+            // Another after it means that packets wrote while we read; the next look gets it.
+            (note.stamp != 0 && self.path_mtus.read(place)? == note).then_some(note)
+        })
     }
 
     /// Node-wide counters, summed over CPUs.
@@ -475,6 +496,12 @@ impl Maps for KernelMaps {
 }
 
 /// Opens pins of one root.
+/// What the cutter works with: `backends`, and its own counts.
+pub(super) fn cut_tables(root: &BpffsRoot) -> Result<(Mapped<Backend>, Mapped<CutCounts>), OpenError> {
+    let open = Opener { root, writable: true };
+    Ok((open.table(names::BACKENDS)?, open.mapped(names::CUT_COUNTS)?))
+}
+
 struct Opener<'a> {
     root: &'a BpffsRoot,
     writable: bool,

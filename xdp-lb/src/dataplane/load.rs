@@ -30,7 +30,7 @@ use super::{
     kernel_maps::{Access, KernelMaps, OpenError},
     linker::{self, Marks},
     mapped::Mapped,
-    object,
+    mss, object,
     root::BpffsRoot,
     shape::{Machine, MapKind, MapSpec, Shape},
     sys,
@@ -192,6 +192,7 @@ pub struct Loaded {
     ebpf: Ebpf,
     program: &'static str,
     took_over: bool,
+    mss: mss::Places,
     /// Held while this process owns the root.
     _lock: File,
 }
@@ -225,8 +226,14 @@ impl Loaded {
             remove_tree(&root.maps())?;
             create(root, setup, object).inspect_err(|_| drop(remove_tree(&root.new_maps())))
         };
-        let mut loaded =
-            Self { root: root.clone(), ebpf: loaded?, program: setup.program.name(), took_over, _lock: lock };
+        let mut loaded = Self {
+            root: root.clone(),
+            ebpf: loaded?,
+            program: setup.program.name(),
+            took_over,
+            mss: mss::Places::new(),
+            _lock: lock,
+        };
         loaded.pin_program()?;
         Ok(loaded)
     }
@@ -249,6 +256,15 @@ impl Loaded {
     /// [`LoadError::BrokenObject`].
     pub fn program(&mut self) -> Result<&mut Xdp, LoadError> {
         program(&mut self.ebpf, self.program)
+    }
+
+    /// Lets the program that lowers the MSS see what leaves by exactly these interfaces. It is there until this value
+    /// is dropped.
+    ///
+    /// # Errors
+    /// [`mss::MssError`].
+    pub fn lower_mss_on(&mut self, interfaces: &[String]) -> Result<(), mss::MssError> {
+        mss::place(&mut self.ebpf, &mut self.mss, interfaces)
     }
 
     /// The maps, writable. One writer at a time: the agent's reconcile task.
@@ -327,6 +343,13 @@ fn load(object: &[u8], setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
     let mut ebpf = loader.load(linked.bytes()).map_err(LoadError::Object)?;
     let name = setup.program.name();
     program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
+    if matches!(setup.program, Program::Decap | Program::Balancer { decap: true }) {
+        // Now, wanted or not: the tables are in the object by their descriptors, which are closed later.
+        mss::program(&mut ebpf)
+            .map_err(|_| LoadError::Unmarked)?
+            .load()
+            .map_err(|e| refused(names::PROGRAM_MSS, e))?;
+    }
     Ok(ebpf)
 }
 
@@ -463,6 +486,7 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
     let kind = match spec.kind {
         MapKind::Table | MapKind::MappedArray | MapKind::Array => MapType::Array,
         MapKind::DevMap => MapType::DevMap,
+        MapKind::PerfEvents => MapType::PerfEventArray,
     };
     let found_kind = info.map_type().map_err(error)?;
     let (value_size, entries) = match spec.kind {
@@ -471,7 +495,9 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
         }
         // A device map's value is 4 bytes on kernels before 5.8, and which it is here says nothing about us.
         MapKind::DevMap => (spec.value_size, info.max_entries()),
-        MapKind::Table | MapKind::MappedArray | MapKind::Array => (info.value_size(), info.max_entries()),
+        MapKind::Table | MapKind::MappedArray | MapKind::Array | MapKind::PerfEvents => {
+            (info.value_size(), info.max_entries())
+        }
     };
     let mmapable = if matches!(spec.kind, MapKind::Table | MapKind::MappedArray) { MMAPABLE } else { 0 };
     Ok([

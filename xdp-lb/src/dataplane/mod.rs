@@ -12,12 +12,14 @@
 
 pub mod attach;
 mod btf;
+pub mod cuts;
 mod errors;
 pub mod health_map;
 pub mod kernel_maps;
 mod linker;
 pub mod load;
 mod mapped;
+pub mod mss;
 mod netlink_xdp;
 pub mod netns;
 pub mod object;

@@ -7,9 +7,11 @@ use std::time::Duration;
 use xdp_lb_common::{
     backend::Backend,
     control::{Control, LAYOUT, VipBank},
+    cut::{CutCounts, SlowState},
     decap::AllowList,
     flow::{Admission, FlowSet, MAX_TTL, WAYS},
     names,
+    path_mtu::{self, PathMtu},
     ring::RingWord,
     service::Service,
     stats::{Counters, Traffic},
@@ -40,6 +42,8 @@ pub enum MapKind {
     Array,
     /// Interfaces.
     DevMap,
+    /// Perf buffers, by CPU.
+    PerfEvents,
 }
 
 /// What one map must look like.
@@ -142,8 +146,8 @@ impl Shape {
 
     /// All maps.
     #[must_use]
-    pub fn maps(&self) -> [MapSpec; 15] {
-        use MapKind::{Array, DevMap, MappedArray, Table};
+    pub fn maps(&self) -> [MapSpec; 19] {
+        use MapKind::{Array, DevMap, MappedArray, PerfEvents, Table};
         let c = &self.capacity;
         let map = |name, kind, value_size: usize, max_entries| MapSpec {
             name,
@@ -167,6 +171,10 @@ impl Shape {
             map(names::BACKEND_STATS, Table, size_of::<Traffic>(), self.cpus * c.backend_stats),
             map(names::DECAP_SOURCES, MappedArray, size_of::<AllowList>(), 2),
             map(names::TX_PORTS, DevMap, 8, c.tx_ports),
+            map(names::SLOW, Array, size_of::<SlowState>(), self.cpus),
+            map(names::CUTS, PerfEvents, 4, self.cpus),
+            map(names::CUT_COUNTS, MappedArray, size_of::<CutCounts>(), 1),
+            map(names::PATH_MTUS, MappedArray, size_of::<PathMtu>(), path_mtu::PLACES),
         ]
     }
 
@@ -184,7 +192,8 @@ impl Shape {
             hz: self.hz,
             generation: 0,
             decap_bank: 0,
-            reserved: [0; 5],
+            mss: 0,
+            reserved: [0; 4],
         }
     }
 

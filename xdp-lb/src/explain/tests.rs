@@ -74,6 +74,8 @@ fn resolve(address: IpAddr) -> Resolution {
             interface: "eth0".into(),
             source_mac: [2, 0, 0, 0, 0, 1],
             destination_mac: [2, 0, 0, 0, 0, 2],
+            mtu: 65_535,
+            path_mtu: None,
         }),
     }
 }
@@ -235,7 +237,7 @@ fn every_way_out_has_its_reason() {
     assert_eq!(sent.path, Some(path));
     let oversize =
         Query { len: u16::MAX, ..query(Protocol::Tcp, &sent.source.to_string(), "203.0.113.10:80") };
-    assert_eq!(ask(&oversize).outcome, Outcome::Drop(DropReason::Oversize));
+    assert_eq!(ask(&oversize).outcome, Outcome::Pass(PassReason::TooBigAnswered));
 }
 
 #[test]

@@ -218,8 +218,14 @@ fn a_service_without_checks_is_what_the_file_says() {
 
 #[test]
 fn equal_tunnels_share_a_mark_and_marks_are_given_in_a_circle() {
-    let hop =
-        |ifindex| NextHop { ifindex, interface: "eth0".into(), source_mac: [2; 6], destination_mac: [4; 6] };
+    let hop = |ifindex| NextHop {
+        ifindex,
+        interface: "eth0".into(),
+        source_mac: [2; 6],
+        destination_mac: [4; 6],
+        mtu: 1500,
+        path_mtu: None,
+    };
     let mut two = desired("keep", &[(1, ""), (2, "")]);
     let mut other = two.services[0].clone();
     other.name = "other".into();
@@ -255,7 +261,14 @@ fn the_last_next_hop_is_tried_while_only_the_neighbour_is_in_doubt() {
     };
     let mut ways = Ways::new(16);
     assert_eq!(way(&mut ways, Resolution::Unresolved(failed.clone())), Way::None(failed.clone()));
-    let hop = NextHop { ifindex: 3, interface: "eth0".into(), source_mac: [2; 6], destination_mac: [4; 6] };
+    let hop = NextHop {
+        ifindex: 3,
+        interface: "eth0".into(),
+        source_mac: [2; 6],
+        destination_mac: [4; 6],
+        mtu: 1500,
+        path_mtu: None,
+    };
     way(&mut ways, Resolution::Resolved(hop));
     let tried = way(&mut ways, Resolution::Unresolved(failed.clone()));
     assert_eq!(tried, Way::Tunnel { mark: 1, trouble: Some(failed) });

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteNextHop, RouteType, RouteVia,
 };
 
 use super::{NetlinkError, Requests, requests};
@@ -64,7 +64,7 @@ fn decode(message: &RouteMessage) -> Route {
 }
 
 fn via(attributes: &[RouteAttribute]) -> Route {
-    let (mut interface, mut gateway) = (None, None);
+    let (mut interface, mut gateway, mut mtu) = (None, None, None);
     for attribute in attributes {
         match attribute {
             RouteAttribute::Oif(index) => interface = Some(*index),
@@ -76,11 +76,17 @@ fn via(attributes: &[RouteAttribute]) -> Route {
                     gateway = attributes.iter().find_map(gateway_of);
                 }
             }
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+                    _ => None,
+                });
+            }
             other => gateway = gateway_of(other).or(gateway),
         }
     }
     match interface {
-        Some(interface) => Route::Via { interface, gateway },
+        Some(interface) => Route::Via { interface, gateway, mtu },
         None => Route::Refused(UnresolvedReason::NoRoute),
     }
 }
@@ -118,14 +124,19 @@ mod tests {
         let gateway: IpAddr = "fe80::1".parse().unwrap();
         assert_eq!(
             answer(RouteType::Unicast, vec![RouteAttribute::Oif(3)]),
-            Route::Via { interface: 3, gateway: None }
+            Route::Via { interface: 3, gateway: None, mtu: None }
         );
         assert_eq!(
             answer(
                 RouteType::Unicast,
                 vec![RouteAttribute::Via(RouteVia::from(gateway)), RouteAttribute::Oif(3)]
             ),
-            Route::Via { interface: 3, gateway: Some(gateway) }
+            Route::Via { interface: 3, gateway: Some(gateway), mtu: None }
+        );
+        let metrics = RouteAttribute::Metrics(vec![RouteMetric::Advmss(1200), RouteMetric::Mtu(1400)]);
+        assert_eq!(
+            answer(RouteType::Unicast, vec![RouteAttribute::Oif(3), metrics]),
+            Route::Via { interface: 3, gateway: None, mtu: Some(1400) }
         );
     }
 

@@ -417,7 +417,14 @@ fn last_known(inputs: &Inputs, address: IpAddr, resolution: &Resolution) -> Opti
     let mut members = inputs.observed.members.values().flat_map(BTreeMap::values);
     let last = members.find(|m| m.address == address && m.template().is_tunnel())?.template();
     let [destination_mac, source_mac] = [0, 6].map(|at| std::array::from_fn(|n| last.bytes[at + n]));
-    Some(NextHop { ifindex: last.ifindex, interface: String::new(), source_mac, destination_mac })
+    Some(NextHop {
+        ifindex: last.ifindex,
+        interface: String::new(),
+        source_mac,
+        destination_mac,
+        mtu: template::outer_mtu(last),
+        path_mtu: None,
+    })
 }
 
 fn block_len(members: usize) -> Result<u32, PlanError> {

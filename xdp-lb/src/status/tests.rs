@@ -57,6 +57,8 @@ fn observed() -> Observed {
             interface: "eth0".into(),
             source_mac: [2, 0, 0, 0, 0, 1],
             destination_mac: [2, 0, 0, 0, 0, 0xfe],
+            mtu: 65_535,
+            path_mtu: None,
         })
     };
     let plan = plan::plan(&Inputs {

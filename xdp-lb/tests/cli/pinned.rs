@@ -78,6 +78,8 @@ fn fill(root: &BpffsRoot) {
         interface: "v0".into(),
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 0xfe],
+        mtu: 65_535,
+        path_mtu: None,
     };
     let plan = plan::plan(&Inputs {
         desired: &desired,

@@ -154,5 +154,7 @@ fn resolve(address: IpAddr) -> Resolution {
         interface: "eth0".to_owned(),
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 1, last],
+        mtu: 65_535,
+        path_mtu: None,
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use xdp_lb::health::OnAllDown;
 use xdp_lb::model::{
     AdminState, Affinity, Backend, Desired, DrainMode, DrainPolicy, Dscp, Encap, EncapKind, FlowTable,
-    Fragments, Limits, Log, Node, Ports, Protocol, Service, Share, TableSize, Tracking, Unmatched, Vip,
+    Fragments, Limits, Log, Mtu, Node, Ports, Protocol, Service, Share, TableSize, Tracking, Unmatched, Vip,
 };
 
 /// Backend number `n`: every third over IPv6.
@@ -56,6 +56,7 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
             source_v4: Some(([172, 16, 0, 0], 16)),
             source_v6: Some((Ipv6Addr::new(0xfd00, 0x7864, 0x7000, 0, 0, 0, 0, 0).octets(), 64)),
             dscp: Dscp::Copy,
+            mtu: Mtu::Auto,
         },
         backends,
     }

@@ -12,7 +12,7 @@ use xdp_lb_common::backend::MAX_MEMBERS;
 use xdp_lb_common::hash::{FlowHash, mix};
 use xdp_lb_common::parse::Segment;
 use xdp_lb_common::ring::{DIRTY, Slot};
-use xdp_lb_common::select::{Flow, Tables, choose};
+use xdp_lb_common::select::{Flow, Tables, choose, look};
 use xdp_lb_common::service::ServiceConfig;
 
 use crate::common::agent::Agent;
@@ -180,7 +180,13 @@ impl Sim {
         self.packets += 1;
         let (config, who) = &self.who[&service];
         let lens = Lens { cpu: self.agent.cpu(), broken: self.broken };
+        let looked = look(&lens, config, hash, segment != Segment::Datagram, false)?;
         let choice = choose(&lens, &Flow { service, config, hash, segment })?;
+        // An ICMP error that comes just before a packet of its flow goes where that goes; nobody sends one about a SYN
+        // that is not yet here.
+        if segment != Segment::Syn {
+            assert_eq!(looked.backend, choice.backend, "{segment:?}: {looked:?}, {choice:?}");
+        }
         let to = who.get(&choice.backend).copied();
         assert!(choice.backend >= MAX_MEMBERS as u16 || to.is_some(), "{choice:?} of service {service}");
         self.lost += u64::from(to.is_none());

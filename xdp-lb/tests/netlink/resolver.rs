@@ -81,7 +81,14 @@ async fn hop(wire: usize, source_mac: Mac, destination_mac: Mac) -> Resolution {
     let interface = format!("e{wire}");
     let links = links(&Requests::open().unwrap()).await.unwrap();
     let ifindex = links.by_name(&interface).unwrap().index;
-    Resolution::Resolved(NextHop { ifindex, interface, source_mac, destination_mac })
+    Resolution::Resolved(NextHop {
+        ifindex,
+        interface,
+        source_mac,
+        destination_mac,
+        mtu: 1500,
+        path_mtu: None,
+    })
 }
 
 /// 10.0.W.0/24 and fd00:W::/64 on wire W; .1 is the edge, .2 the peer.

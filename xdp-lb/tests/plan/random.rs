@@ -7,8 +7,8 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use xdp_lb::model::{
-    AdminState, Affinity, Backend, Decap, Desired, DrainMode, DrainPolicy, Ports, Protocol, Service, Share,
-    TableSize, Tracking, Unmatched,
+    AdminState, Affinity, Backend, Decap, Desired, DrainMode, DrainPolicy, Mss, Ports, Protocol, Service,
+    Share, TableSize, Tracking, Unmatched,
 };
 
 use crate::common::wanted::{backend, desired, service, vip};
@@ -42,6 +42,7 @@ pub fn configuration() -> impl Strategy<Value = Desired> {
             allow_sources: vec![([172, 16, 0, 0].into(), 12), (vip(1), 64)],
             vips: vips.into_iter().map(vip).collect(),
             vip_on_lo: false,
+            mss: Mss::Off,
         });
         desired
     })

@@ -101,6 +101,8 @@ fn way(_: IpAddr) -> Resolution {
         interface: "eth0".into(),
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
+        mtu: 65_535,
+        path_mtu: None,
     })
 }
 

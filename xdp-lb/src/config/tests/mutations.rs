@@ -62,7 +62,7 @@ const ROWS: &[Row] = &[
         &["\"fd00::1/64\"", "\"fd00::/129\"", "10.0.0.0/8", "\"ff00::/8\"", "\"fe80::/64\"", "fd00::/+8"],
     ),
     ("encap.dscp", "  dscp: _", "copy", &["64", "-1", "keep"]),
-    ("encap.mtu", "  mtu: _", "auto", &["1500", "x"]),
+    ("encap.mtu", "  mtu: _", "auto", &["575", "65536", "x"]),
     ("", "maglev:", "", &[]),
     ("maglev.table_size", "  table_size: _", "4093", &["4096", "2", "131101", "x", "-7"]),
     ("maglev.seed", "  seed: _", "0xfeed", NUMBER),
@@ -160,7 +160,7 @@ const ROWS: &[Row] = &[
     ("", "  accept:", "", &[]),
     ("decap.accept[0]", "    - _", "ipip", &["gre", "x"]),
     ("decap.gue_port", "  gue_port: _", "6081", &["0", "65536", "x"]),
-    ("decap.mss", "  mss: _", "off", &["auto", "1400"]),
+    ("decap.mss", "  mss: _", "off", &["on", "1400"]),
     ("", "  allow_sources:", "", &[]),
     (
         "decap.allow_sources[0]",

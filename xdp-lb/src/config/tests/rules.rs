@@ -266,9 +266,6 @@ fn later_work_is_refused_by_name() {
     only(&backend(", ports: \"1-2\""), "services[0].backends[0].ports", "not supported yet");
     only(&backend(", server_id: a"), "services[0].backends[0].server_id", "not supported yet");
     only(&backend(", backup: true"), "services[0].backends[0].backup", "not supported yet");
-    only(&edge(" []\n").replace("encap: {", "encap: { mtu: 1500,"), "encap.mtu", "not supported yet");
-    let decap = "version: 1\ndecap: { interfaces: [{ name: eth0 }], allow_sources: [10.0.0.0/8], vips: 203.0.113.1 }\n";
-    only(&decap.replace("vips", "mss: auto, vips"), "decap.mss", "not supported yet");
     only(&edge(" []\nmetrics: { listen: \"127.0.0.1:9410\" }\n"), "metrics.listen", "not supported yet");
 }
 
