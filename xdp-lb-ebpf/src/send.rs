@@ -71,7 +71,7 @@ fn into_tunnel(
     hash: FlowHash,
 ) -> Result<Verdict, DropReason> {
     let inner = Inner { version: ip.addresses.version, len: ip.len() as u16, tos: ip.tos, hash };
-    let tags = Tags::before(packet, ip.addresses.l3);
+    let tags = tags(packet, ip.addresses.l3);
     match template.kind {
         KIND_IPV4 => grow::<V4_HEADER>(packet, tags).map(|out| encap::write_v4(out, template, &inner)),
         KIND_IPV6 => grow::<V6_HEADER>(packet, tags).map(|out| encap::write_v6(out, template, &inner)),
@@ -96,6 +96,14 @@ fn into_tunnel(
     } else {
         Verdict::Redirect(template.ifindex)
     })
+}
+
+/// The tags in front of an IP header at `l3`. Kernels before 6.8 do not see that their length is small where rustc
+/// takes it from a difference.
+#[inline(always)]
+fn tags(packet: &Packet, l3: usize) -> Tags {
+    let tags = Tags::before(packet, l3);
+    if tags.len == 0 { tags } else { Tags { len: packet.forget(tags.len, 4), ..tags } }
 }
 
 /// Room for a header of `N` bytes, Ethernet included, in front of the IP packet, with room for the tags in front of that:
@@ -143,7 +151,7 @@ fn strip(packet: &mut Packet, l3: usize, inner: &Ip, ecn: u8) -> Option<()> {
     let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.get::<12>(0)?;
     // Two words in registers: an array would go over the stack, where the verifier wants its words aligned.
     let macs = (u64::from_le_bytes([d0, d1, d2, d3, d4, d5, s0, s1]), u32::from_le_bytes([s2, s3, s4, s5]));
-    let tags = Tags::before(packet, l3);
+    let tags = tags(packet, l3);
     if !packet.move_head((inner.addresses.l3 - l3) as i32) {
         return None;
     }
