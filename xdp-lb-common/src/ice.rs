@@ -16,12 +16,7 @@
 //! Nothing is authenticated here: the message's integrity is between the agents. A caller must not let one request
 //! move a flow that lives.
 
-use crate::{
-    hash::fold,
-    parse::Bytes,
-    server_id::{ServerId, ones},
-    udp::Payload,
-};
+use crate::{hash::fold, parse::Bytes, server_id::ServerId, udp::Payload, word};
 
 /// Attributes that are looked at on the way to USERNAME. ICE sends it among the first five.
 pub const MAX_ATTRIBUTES: usize = 10;
@@ -100,7 +95,7 @@ pub enum Protocol {
     Rtcp,
     /// QUIC: first byte 80 to 127, or 192 and more.
     Quic,
-    /// Nothing known, an empty datagram, or STUN without the magic cookie (RFC 3489).
+    /// Nothing known, fewer than two bytes, or STUN without the magic cookie (RFC 3489).
     Unknown,
 }
 
@@ -108,9 +103,11 @@ pub enum Protocol {
 #[must_use]
 #[inline(always)]
 pub fn classify<B: Bytes + ?Sized>(frame: &B, payload: Payload, id_len: u8, seed: u64) -> Datagram {
-    let Some(&[first]) = payload.get::<1, B>(frame, 0) else { return Datagram::NotStun(Protocol::Unknown) };
+    let Some(&[first, second]) = payload.get::<2, B>(frame, 0) else {
+        return Datagram::NotStun(Protocol::Unknown);
+    };
     if first > 3 {
-        return Datagram::NotStun(protocol(frame, payload, first));
+        return Datagram::NotStun(protocol(first, second));
     }
     let Some(header) = payload.get::<HEADER, B>(frame, 0) else {
         return Datagram::NotStun(Protocol::Unknown);
@@ -129,16 +126,14 @@ pub fn classify<B: Bytes + ?Sized>(frame: &B, payload: Payload, id_len: u8, seed
 }
 
 #[inline(always)]
-fn protocol<B: Bytes + ?Sized>(frame: &B, payload: Payload, first: u8) -> Protocol {
-    match first {
-        16..=19 => Protocol::Zrtp,
-        20..=63 => Protocol::Dtls,
-        64..=79 => Protocol::ChannelData,
-        128..=191 => match payload.get::<1, B>(frame, 1) {
-            Some(&[192..=223]) => Protocol::Rtcp,
-            _ => Protocol::Rtp,
-        },
-        80..=127 | 192..=255 => Protocol::Quic,
+const fn protocol(first: u8, second: u8) -> Protocol {
+    match (first, second) {
+        (16..=19, _) => Protocol::Zrtp,
+        (20..=63, _) => Protocol::Dtls,
+        (64..=79, _) => Protocol::ChannelData,
+        (128..=191, 192..=223) => Protocol::Rtcp,
+        (128..=191, _) => Protocol::Rtp,
+        (80..=127 | 192..=255, _) => Protocol::Quic,
         _ => Protocol::Unknown,
     }
 }
@@ -177,8 +172,7 @@ fn username<B: Bytes + ?Sized>(frame: &B, body: usize, length: usize) -> Result<
         if at >= length {
             return Err(Unroutable::NoUsername);
         }
-        // `at` is below `length`; the verifier believes the mask.
-        let offset = body + (at & BODY_MASK);
+        let offset = body + word::masked(at, BODY_MASK);
         let h = frame.get::<4>(offset).ok_or(Unroutable::AttributeTruncated)?;
         let len = u16::from_be_bytes([h[2], h[3]]) as usize;
         let next = at + 4 + ((len + 3) & !3);
@@ -197,74 +191,76 @@ fn username<B: Bytes + ?Sized>(frame: &B, body: usize, length: usize) -> Result<
 const BODY_MASK: usize = 0x7ff;
 const _: () = assert!(MAX_BODY < BODY_MASK);
 
-const WORDS: usize = 64;
+const WORDS: usize = MAX_USERNAME.div_ceil(8);
 const USERNAME_MASK: usize = 0x1ff;
-const _: () = assert!(MAX_USERNAME <= USERNAME_MASK && MAX_USERNAME <= 8 * WORDS);
+const _: () = assert!(MAX_USERNAME <= USERNAME_MASK);
 
 const PAIR: u64 = 0x9e37_79b9_7f4a_7c15;
 const SERVER: u64 = 0xbf58_476d_1ce4_e5b9;
 
 impl Username {
-    /// One pass over the name, eight bytes at a time. The server's tag takes in the words up to the colon and the
-    /// colon itself, which tells a name from the same name with zeros behind it; the pair's tag starts from the length.
+    /// One pass over the name, eight bytes at a time.
     #[inline(always)]
     fn read<B: Bytes + ?Sized>(self, frame: &B, id_len: u8, seed: u64) -> Result<Ufrag, Unroutable> {
         if self.len > MAX_USERNAME {
             return Err(Unroutable::UsernameTooLong);
         }
-        let (mut pair, mut server) = (fold(seed ^ self.len as u64, PAIR), seed);
-        // All ones until the colon has been seen.
-        let mut open = u64::MAX;
+        let mut tags = Tags { pair: fold(seed ^ self.len as u64, PAIR), server: seed, open: u64::MAX };
         for i in 0..WORDS {
-            if 8 * i >= self.len {
+            // Equal bounds after every attribute, or the verifier walks this loop once for each.
+            let len = word::masked(self.len, USERNAME_MASK);
+            if 8 * i >= len {
                 break;
             }
-            let word = self.word(frame, 8 * i).ok_or(Unroutable::AttributeTruncated)?;
-            let colon = lowest_colon(word);
-            pair = fold(pair ^ word, PAIR);
-            let next = fold(server ^ word & through(colon), SERVER);
-            server ^= (server ^ next) & open;
-            open &= all_if_zero(colon);
+            // Padded to four bytes, as all attributes are: the walk has seen the padding inside the message.
+            let word =
+                word::little_endian(frame, self.at + 8 * i, if 8 * i + 8 > len { len - 8 * i } else { 8 });
+            tags.take(word.ok_or(Unroutable::AttributeTruncated)?);
         }
-        if open != 0 {
+        if tags.open != 0 {
             return Err(Unroutable::NoSeparator);
         }
-        let first = self.word(frame, 0).ok_or(Unroutable::NoSeparator)?;
         let id = ServerId::read(frame, self.at, id_len).ok_or(Unroutable::UfragTooShort)?;
-        if before(lowest_colon(first)) & ones(id_len) != ones(id_len) {
+        // The colon is among the id's bytes: also where the name is shorter than the id.
+        if lowest_colon(id.0) != 0 {
             return Err(Unroutable::UfragTooShort);
         }
-        Ok(Ufrag { server_id: id, server_tag: tag(server), pair_tag: tag(pair) })
-    }
-
-    /// Bytes `begin..begin + 8` of the name, the first lowest, zeros behind its end, which is behind `begin`. The last
-    /// word is read from before that end, where the STUN header is at the least, and shifted into place.
-    #[inline(always)]
-    fn word<B: Bytes + ?Sized>(&self, frame: &B, begin: usize) -> Option<u64> {
-        let rest = self.len.wrapping_sub(begin);
-        if rest >= 8 {
-            return Some(u64::from_le_bytes(*frame.get::<8>(self.at + begin)?));
-        }
-        let end = self.at + (self.len & USERNAME_MASK);
-        let word = u64::from_le_bytes(*frame.get::<8>(end - 8)?);
-        Some(word.wrapping_shr(64u32.wrapping_sub(8 * rest as u32)))
+        Ok(Ufrag { server_id: id, server_tag: tag(tags.server), pair_tag: tag(tags.pair) })
     }
 }
+
+/// The two hashes on their way through a name.
+struct Tags {
+    /// Of all words; it starts from the length.
+    pair: u64,
+    /// Of the words up to the colon, and the colon itself: it tells a name from the same with zeros behind it.
+    server: u64,
+    /// All ones until the colon has been seen.
+    open: u64,
+}
+
+impl Tags {
+    /// Takes the next eight bytes in, the first lowest, zeros behind the name's end.
+    #[inline(always)]
+    fn take(&mut self, word: u64) {
+        let colon = lowest_colon(word);
+        self.pair = fold(self.pair ^ word, PAIR);
+        let next = fold(self.server ^ word & through(colon), SERVER);
+        self.server ^= (self.server ^ next) & self.open;
+        self.open &= all_without(colon);
+    }
+}
+
+/// A one in every byte.
+const LOW: u64 = 0x0101_0101_0101_0101;
 
 /// The highest bit of the first byte that is a colon, or 0. Bytes count from the lowest.
 #[inline(always)]
 const fn lowest_colon(word: u64) -> u64 {
-    const LOW: u64 = 0x0101_0101_0101_0101;
     // Zero bytes of a word: Mycroft's test, exact for the lowest.
     let zeros = word ^ (LOW * b':' as u64);
     let hits = zeros.wrapping_sub(LOW) & !zeros & (LOW << 7);
     hits & hits.wrapping_neg()
-}
-
-/// Ones for the bytes before the colon; all without one.
-#[inline(always)]
-const fn before(colon: u64) -> u64 {
-    (colon >> 7).wrapping_sub(1)
 }
 
 /// Ones for the bytes up to the colon and for the colon; all without one.
@@ -273,10 +269,11 @@ const fn through(colon: u64) -> u64 {
     colon | colon.wrapping_sub(1)
 }
 
-/// All ones for 0, else 0, without a branch: the verifier would walk both ways at every word.
+/// All ones without a colon, else 0. A comparison would be a branch to the verifier, and two ways on from every word;
+/// the product has a one in its highest byte wherever the colon is.
 #[inline(always)]
-const fn all_if_zero(x: u64) -> u64 {
-    ((x | x.wrapping_neg()) >> 63).wrapping_sub(1)
+const fn all_without(colon: u64) -> u64 {
+    ((colon >> 7).wrapping_mul(LOW) >> 56).wrapping_sub(1)
 }
 
 #[inline(always)]

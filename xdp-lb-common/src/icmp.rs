@@ -285,8 +285,8 @@ fn inner_addresses<B: Bytes + ?Sized>(
         Version::V4 => (IPV4_LEN, 4),
         Version::V6 => (IPV6_LEN, 6),
     };
-    let &[first] = frame.get::<1>(l3)?;
-    if l3 + len > end || first >> 4 != nibble { None } else { parse::addresses(frame, l3, version) }
+    let h = within::<IPV4_LEN, B>(frame, l3, end).ok()?;
+    if l3 + len > end || h[0] >> 4 != nibble { None } else { parse::addresses(frame, l3, version) }
 }
 
 /// `N` bytes at `offset` that end at `end` or before.

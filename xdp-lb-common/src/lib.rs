@@ -37,3 +37,4 @@ pub mod stats;
 pub mod toobig;
 pub mod udp;
 pub mod vip;
+pub mod word;

@@ -114,7 +114,7 @@ fn server_id<B: Bytes + ?Sized>(
     payload: Payload,
     config: &Config,
 ) -> Result<ServerId, Unroutable> {
-    let &[first] = payload.get::<1, B>(frame, 0).ok_or(Unroutable::Truncated)?;
+    let &[first, _] = payload.get::<2, B>(frame, 0).ok_or(Unroutable::Truncated)?;
     if first & LONG_HEADER == 0 {
         return read(frame, payload, config, 1, None);
     }
@@ -144,7 +144,7 @@ fn read<B: Bytes + ?Sized>(
     if at + config.cid_len as usize > payload.len() {
         return Err(Unroutable::Truncated);
     }
-    let &[octet] = payload.get::<1, B>(frame, at).ok_or(Unroutable::Truncated)?;
+    let &[octet, _] = payload.get::<2, B>(frame, at).ok_or(Unroutable::Truncated)?;
     let id = octet >> 5;
     if id == UNROUTABLE || config.config_ids >> id & 1 == 0 {
         return Err(Unroutable::ConfigId);

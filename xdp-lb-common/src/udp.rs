@@ -5,10 +5,17 @@
 //!              ^ start                ^ end
 //! ```
 
-use crate::parse::{Bytes, Ip};
+use crate::{
+    parse::{Bytes, ETHERNET_LEN, IPV6_LEN, Ip, MAX_EXTENSIONS},
+    word,
+};
 
 /// Length of the UDP header (RFC 768).
 pub const UDP_LEN: usize = 8;
+
+/// Tags, an IPv6 header and all extension headers that are followed end below.
+const START_MASK: usize = 0x3fff;
+const _: () = assert!(ETHERNET_LEN + 8 + IPV6_LEN + MAX_EXTENSIONS * 2048 + UDP_LEN <= START_MASK);
 
 /// Where a datagram's payload is in its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +32,9 @@ impl Payload {
     #[inline(always)]
     pub fn of<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Option<Self> {
         let length = u16::from_be_bytes(*frame.get::<2>(ip.l4 + 4)?) as usize;
-        let payload = Self { start: ip.l4 + UDP_LEN, end: ip.l4 + length };
+        // One bound for all ways through the IP header, or the verifier walks what looks inside once for each.
+        let start = word::masked(ip.l4 + UDP_LEN, START_MASK);
+        let payload = Self { start, end: ip.l4 + length };
         if length < UDP_LEN || payload.end > ip.end { None } else { Some(payload) }
     }
 

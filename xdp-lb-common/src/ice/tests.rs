@@ -128,7 +128,7 @@ fn what_else_is_on_the_port() {
     }
     assert_eq!(not(&[0x80, 200, 0, 0]), Protocol::Rtcp);
     assert_eq!(not(&[0x80, 191, 0, 0]), Protocol::Rtp);
-    assert_eq!(not(&[0x80]), Protocol::Rtp);
+    assert_eq!(not(&[0x80]), Protocol::Unknown);
 }
 
 #[test]
