@@ -16,13 +16,24 @@
 //! Our own tunnels are quoted as well, to their outer source. Such a message speaks of the fabric, not of a flow
 //! ([`Quote::tunnel`]).
 
-use crate::parse::{
-    self, Addresses, Bytes, ICMP, ICMPV6, IPIP, IPV4_LEN, IPV6_IN_IP, IPV6_LEN, Ip, MAX_EXTENSIONS, TCP, UDP,
-    Version, Words,
+use crate::{
+    parse::{
+        self, Addresses, Bytes, ETHERNET_LEN, ICMP, ICMPV6, IPIP, IPV4_LEN, IPV6_IN_IP, IPV6_LEN, Ip,
+        MAX_EXTENSIONS, TCP, UDP, Version, Words,
+    },
+    word,
 };
 
 /// Length of an ICMP or ICMPv6 error's header.
 pub const ICMP_LEN: usize = 8;
+
+/// Tags, an IPv6 header and all extension headers that are followed end below.
+const L4_MASK: usize = 0x3fff;
+/// A second IPv6 header and its extension headers end below.
+const QUOTED_L4_MASK: usize = 0x7fff;
+const HEADERS: usize = IPV6_LEN + MAX_EXTENSIONS * 2048;
+const _: () = assert!(ETHERNET_LEN + 8 + HEADERS <= L4_MASK);
+const _: () = assert!(L4_MASK + ICMP_LEN + HEADERS <= QUOTED_L4_MASK);
 
 /// What an error says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,15 +121,20 @@ pub fn quote<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<Quote, NoFlow> {
         (Version::V4, ICMP) | (Version::V6, ICMPV6) => {}
         _ => return Err(NoFlow::NotAnError),
     }
-    let h = within::<ICMP_LEN, B>(frame, ip.l4, ip.end)?;
+    // One bound for all ways through the IP header, here and behind the quoted one: see `word`.
+    let l4 = word::masked(ip.l4, L4_MASK);
+    let h = within::<ICMP_LEN, B>(frame, l4, ip.end)?;
     let complaint = complaint(version, h).ok_or(NoFlow::NotAnError)?;
-    let l3 = ip.l4 + ICMP_LEN;
+    let l3 = l4 + ICMP_LEN;
     let quote = match version {
         Version::V4 => quoted_v4(frame, l3, ip.end, complaint)?,
         Version::V6 => quoted_v6(frame, l3, ip.end, complaint)?,
     };
     // Or anyone who guesses ports could speak about the flows of a VIP through another address.
-    if quote.addresses.source == ip.addresses.destination { Ok(quote) } else { Err(NoFlow::NotOurPacket) }
+    if quote.addresses.source != ip.addresses.destination {
+        return Err(NoFlow::NotOurPacket);
+    }
+    Ok(Quote { l4: word::masked(quote.l4, QUOTED_L4_MASK), ..quote })
 }
 
 /// Reads the error in `ip` and turns the quoted packet round.

@@ -31,16 +31,22 @@ pub fn big_endian<B: Bytes + ?Sized>(frame: &B, offset: usize, len: usize) -> Op
     Some(little_endian(frame, offset, len)?.swap_bytes().wrapping_shr(unused(len)))
 }
 
-/// `value` with only the bits of `mask`, in the code that the verifier sees too.
+/// `value` with only the bits of `mask`, and nothing else known about it: not to the compiler, which would drop a mask
+/// that it knows to change nothing (by comparisons of two variables, of which older verifiers learn nothing), and not to
+/// the verifier, which walks what follows once for each different bound that a loop or an IP header leaves.
 ///
-/// Where the compiler knows that the mask changes nothing it drops it. What it knows by comparing two variables the
-/// verifier of older kernels does not, and a bound that differs with every turn of a loop makes it walk what follows
-/// the loop once for each. One store and one load.
+/// One store, one load and two products that undo each other: the first wraps, and no bounds survive.
 #[must_use]
 #[inline(always)]
 pub fn masked(value: usize, mask: usize) -> usize {
-    core::hint::black_box(value) & mask
+    let there = core::hint::black_box((value as u64).wrapping_mul(THERE));
+    there.wrapping_mul(BACK) as usize & mask
 }
+
+const THERE: u64 = 0x9e37_79b9_7f4a_7c15;
+/// The inverse of [`THERE`] modulo 2^64.
+const BACK: u64 = 0xf1de_83e1_9937_733d;
+const _: () = assert!(THERE.wrapping_mul(BACK) == 1);
 
 /// Bits of a word that `len` bytes leave.
 #[inline(always)]
