@@ -11,8 +11,11 @@ mod icmp;
 mod parser;
 mod quic;
 
+/// Panics when an invariant does not hold for these bytes.
+pub type Check = fn(&[u8]);
+
 /// Name and function of every target, in alphabetical order.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Check); 6] = [
     ("config", config::check),
     ("decap", decap::check),
     ("ice", ice::check),
