@@ -95,7 +95,7 @@ fn replay(target: &str, mutations: usize) {
     let seeds: Vec<Vec<u8>> =
         names(&folder).iter().map(|name| fs::read(folder.join(name)).unwrap()).collect();
     assert!(!seeds.is_empty());
-    let mut numbers = Numbers(0x5eed_0f_a_11ed_c0de);
+    let mut numbers = Numbers(0x5eed_c0de_0bad_cafe);
     for (i, seed) in seeds.iter().enumerate() {
         check(target, seed);
         for _ in 0..mutations {

@@ -263,10 +263,10 @@ const fn lowest_colon(word: u64) -> u64 {
     hits & hits.wrapping_neg()
 }
 
-/// Ones for the bytes up to the colon and for the colon; all without one.
+/// Ones for the bytes up to the colon and for the colon, whose own highest bit is 0; all without one.
 #[inline(always)]
 const fn through(colon: u64) -> u64 {
-    colon | colon.wrapping_sub(1)
+    colon.wrapping_sub(1)
 }
 
 /// All ones without a colon, else 0. A comparison would be a branch to the verifier, and two ways on from every word;
