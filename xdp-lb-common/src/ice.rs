@@ -16,7 +16,13 @@
 //! Nothing is authenticated here: the message's integrity is between the agents. A caller must not let one request
 //! move a flow that lives.
 
-use crate::{hash::fold, parse::Bytes, server_id::ServerId, udp::Payload, word};
+use crate::{
+    hash::fold,
+    parse::{Bytes, be16, part},
+    server_id::ServerId,
+    udp::{self, Payload},
+    word,
+};
 
 /// Attributes that are looked at on the way to USERNAME. ICE sends it among the first five.
 pub const MAX_ATTRIBUTES: usize = 10;
@@ -26,9 +32,9 @@ pub const MAX_BODY: usize = 2044;
 pub const MAX_USERNAME: usize = 508;
 
 const HEADER: usize = 20;
-const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+const MAGIC_COOKIE: u32 = 0x2112_a442;
 /// Class request, method Binding, and the two zero bits in front.
-const BINDING_REQUEST: [u8; 2] = [0, 1];
+const BINDING_REQUEST: u16 = 1;
 
 const USERNAME: u16 = 0x0006;
 const MESSAGE_INTEGRITY: u16 = 0x0008;
@@ -112,13 +118,13 @@ pub fn classify<B: Bytes + ?Sized>(frame: &B, payload: Payload, id_len: u8, seed
     let Some(header) = payload.get::<HEADER, B>(frame, 0) else {
         return Datagram::NotStun(Protocol::Unknown);
     };
-    if [header[4], header[5], header[6], header[7]] != MAGIC_COOKIE {
+    if u32::from_be_bytes(part::<4, 4, _>(header)) != MAGIC_COOKIE {
         return Datagram::NotStun(Protocol::Unknown);
     }
-    if [header[0], header[1]] != BINDING_REQUEST {
+    if be16::<0, _>(header) != BINDING_REQUEST {
         return Datagram::OtherStun;
     }
-    let length = u16::from_be_bytes([header[2], header[3]]) as usize;
+    let length = be16::<2, _>(header) as usize;
     match request(frame, payload, length, id_len, seed) {
         Ok(ufrag) => Datagram::BindingRequest(ufrag),
         Err(reason) => Datagram::Unroutable(reason),
@@ -174,12 +180,12 @@ fn username<B: Bytes + ?Sized>(frame: &B, body: usize, length: usize) -> Result<
         }
         let offset = body + word::masked(at, BODY_MASK);
         let h = frame.get::<4>(offset).ok_or(Unroutable::AttributeTruncated)?;
-        let len = u16::from_be_bytes([h[2], h[3]]) as usize;
+        let len = be16::<2, _>(h) as usize;
         let next = at + 4 + ((len + 3) & !3);
         if next > length {
             return Err(Unroutable::AttributeTruncated);
         }
-        match u16::from_be_bytes([h[0], h[1]]) {
+        match be16::<0, _>(h) {
             USERNAME => return Ok(Username { at: offset + 4, len }),
             MESSAGE_INTEGRITY | MESSAGE_INTEGRITY_SHA256 | FINGERPRINT => return Err(Unroutable::NoUsername),
             _ => at = next,
@@ -194,6 +200,9 @@ const _: () = assert!(MAX_BODY < BODY_MASK);
 const WORDS: usize = MAX_USERNAME.div_ceil(8);
 const USERNAME_MASK: usize = 0x1ff;
 const _: () = assert!(MAX_USERNAME <= USERNAME_MASK);
+/// A payload's start, the message's header and its body end below.
+const NAME_MASK: usize = 0x7fff;
+const _: () = assert!(udp::START_MASK + HEADER + MAX_BODY <= NAME_MASK);
 
 const PAIR: u64 = 0x9e37_79b9_7f4a_7c15;
 const SERVER: u64 = 0xbf58_476d_1ce4_e5b9;
@@ -205,22 +214,22 @@ impl Username {
         if self.len > MAX_USERNAME {
             return Err(Unroutable::UsernameTooLong);
         }
+        // Equal bounds after every attribute, or the verifier walks the rest once for each.
+        let at = word::masked(self.at, NAME_MASK);
         let mut tags = Tags { pair: fold(seed ^ self.len as u64, PAIR), server: seed, open: u64::MAX };
         for i in 0..WORDS {
-            // Equal bounds after every attribute, or the verifier walks this loop once for each.
             let len = word::masked(self.len, USERNAME_MASK);
             if 8 * i >= len {
                 break;
             }
             // Padded to four bytes, as all attributes are: the walk has seen the padding inside the message.
-            let word =
-                word::little_endian(frame, self.at + 8 * i, if 8 * i + 8 > len { len - 8 * i } else { 8 });
+            let word = word::little_endian(frame, at + 8 * i, if 8 * i + 8 > len { len - 8 * i } else { 8 });
             tags.take(word.ok_or(Unroutable::AttributeTruncated)?);
         }
         if tags.open != 0 {
             return Err(Unroutable::NoSeparator);
         }
-        let id = ServerId::read(frame, self.at, id_len).ok_or(Unroutable::UfragTooShort)?;
+        let id = ServerId::read(frame, at, id_len).ok_or(Unroutable::UfragTooShort)?;
         // The colon is among the id's bytes: also where the name is shorter than the id.
         if lowest_colon(id.0) != 0 {
             return Err(Unroutable::UfragTooShort);

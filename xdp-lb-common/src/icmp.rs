@@ -19,7 +19,7 @@
 use crate::{
     parse::{
         self, Addresses, Bytes, ETHERNET_LEN, ICMP, ICMPV6, IPIP, IPV4_LEN, IPV6_IN_IP, IPV6_LEN, Ip,
-        MAX_EXTENSIONS, TCP, UDP, Version, Words,
+        MAX_EXTENSIONS, TCP, UDP, Version, Words, be16, part,
     },
     word,
 };
@@ -92,10 +92,17 @@ pub struct Flow {
     pub addresses: Addresses,
     /// TCP or UDP.
     pub protocol: u8,
-    /// The client's port, network order.
-    pub source: [u8; 2],
-    /// The VIP's port, network order.
-    pub destination: [u8; 2],
+    /// Client's and VIP's port, as [`parse::Ports::pair`].
+    pub pair: u32,
+}
+
+impl Flow {
+    /// The VIP's port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn destination(&self) -> u16 {
+        ((self.pair >> 16) as u16).swap_bytes()
+    }
 }
 
 /// A tunnel of ours that was too big for a link.
@@ -149,7 +156,7 @@ pub fn flow<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<(Complaint, Flow), 
 
 #[inline(always)]
 const fn complaint(version: Version, h: &[u8; ICMP_LEN]) -> Option<Complaint> {
-    let mtu = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
+    let mtu = u32::from_be_bytes(part::<4, 4, _>(h));
     Some(match (version, h[0], h[1]) {
         // RFC 1191 section 4: the upper half is unused.
         (Version::V4, 3, 4) => Complaint::TooBig { mtu: mtu & 0xffff },
@@ -174,7 +181,7 @@ fn quoted_v4<B: Bytes + ?Sized>(
         return Err(NoFlow::QuotedHeader);
     }
     // The first fragment has the ports.
-    if u16::from_be_bytes([h[6], h[7]]) & 0x1fff != 0 {
+    if be16::<6, _>(h) & 0x1fff != 0 {
         return Err(NoFlow::QuotedFragment);
     }
     let protocol = h[9];
@@ -216,7 +223,7 @@ fn extensions<B: Bytes + ?Sized>(frame: &B, mut quote: Quote) -> Result<Quote, N
     for _ in 0..MAX_EXTENSIONS {
         let h = within::<8, B>(frame, quote.l4, quote.end)?;
         let len = match quote.protocol {
-            FRAGMENT if u16::from_be_bytes([h[2], h[3]]) & 0xfff8 != 0 => return Err(NoFlow::QuotedFragment),
+            FRAGMENT if be16::<2, _>(h) & 0xfff8 != 0 => return Err(NoFlow::QuotedFragment),
             FRAGMENT => 8,
             AUTHENTICATION => (h[1] as usize + 2) * 4,
             _ => (h[1] as usize + 1) * 8,
@@ -245,21 +252,20 @@ impl Quote {
         Ok(Flow {
             addresses: Addresses { version, l3, source: destination, destination: source },
             protocol: self.protocol,
-            source: [h[2], h[3]],
-            destination: [h[0], h[1]],
+            pair: u32::from_le_bytes(part::<0, 4, _>(h)).rotate_left(16),
         })
     }
 
-    /// The tunnel that the packet is: IP in IP, or GUE where UDP goes to `gue_port` (network order, 0 for none).
+    /// The tunnel that the packet is: IP in IP, or GUE where UDP goes to `gue_port` (0 for none).
     #[must_use]
     #[inline(always)]
-    pub fn tunnel<B: Bytes + ?Sized>(&self, frame: &B, gue_port: [u8; 2]) -> Option<Tunnel> {
+    pub fn tunnel<B: Bytes + ?Sized>(&self, frame: &B, gue_port: u16) -> Option<Tunnel> {
         let inner = match self.protocol {
             IPIP => Some((self.l4, Version::V4)),
             IPV6_IN_IP => Some((self.l4, Version::V6)),
-            UDP if gue_port != [0, 0] => {
+            UDP if gue_port != 0 => {
                 let h = within::<8, B>(frame, self.l4, self.end).ok()?;
-                if [h[2], h[3]] != gue_port {
+                if be16::<2, _>(h) != gue_port {
                     return None;
                 }
                 inside_gue(frame, self.l4 + 8, self.end)

@@ -22,7 +22,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    parse::Bytes,
+    parse::{Bytes, part},
     server_id::{MAX_LEN, ServerId},
     udp::Payload,
 };
@@ -119,7 +119,7 @@ fn server_id<B: Bytes + ?Sized>(
         return read(frame, payload, config, 1, None);
     }
     let h = payload.get::<6, B>(frame, 0).ok_or(Unroutable::Truncated)?;
-    if [h[1], h[2], h[3], h[4]] == [0; 4] {
+    if u32::from_be_bytes(part::<1, 4, _>(h)) == 0 {
         return Err(Unroutable::VersionNegotiation);
     }
     let len = h[5];

@@ -14,7 +14,7 @@ use crate::{
 pub const UDP_LEN: usize = 8;
 
 /// Tags, an IPv6 header and all extension headers that are followed end below.
-const START_MASK: usize = 0x3fff;
+pub(crate) const START_MASK: usize = 0x3fff;
 const _: () = assert!(ETHERNET_LEN + 8 + IPV6_LEN + MAX_EXTENSIONS * 2048 + UDP_LEN <= START_MASK);
 
 /// Where a datagram's payload is in its frame.

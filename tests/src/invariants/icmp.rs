@@ -30,7 +30,7 @@ fn quoted(frame: &[u8], ip: &Ip) {
     assert!(quote.addresses.l3 == ip.l4 + icmp::ICMP_LEN && quote.addresses.l3 + 20 <= quote.l4, "{quote:?}");
     assert_eq!(quote.addresses.source, ip.addresses.destination);
     assert_eq!(quote.addresses.version, ip.addresses.version);
-    let tunnel = quote.tunnel(frame, [0x17, 0xc0]);
+    let tunnel = quote.tunnel(frame, 6080);
     if let Some(inner) = tunnel.and_then(|tunnel| tunnel.inner) {
         assert!(quote.l4 <= inner.l3 && inner.l3 + 20 <= quote.end);
         assert_eq!(parse::addresses(frame, inner.l3, inner.version), Some(inner));
@@ -40,7 +40,9 @@ fn quoted(frame: &[u8], ip: &Ip) {
             assert_eq!(complaint, quote.complaint);
             assert!(flow.protocol == parse::TCP || flow.protocol == parse::UDP);
             assert!(quote.l4 + 8 <= ip.end);
-            assert_eq!([flow.destination, flow.source].concat(), frame[quote.l4..quote.l4 + 4]);
+            let [v0, v1, c0, c1] = frame[quote.l4..quote.l4 + 4] else { unreachable!("four bytes") };
+            let (vip, client) = (u16::from_be_bytes([v0, v1]), u16::from_be_bytes([c0, c1]));
+            assert_eq!((flow.pair, flow.destination()), (parse::Ports::pair_of(client, vip), vip));
             assert_eq!(flow.addresses.destination, ip.addresses.destination);
             assert_eq!(flow.addresses.source, quote.addresses.destination);
         }

@@ -28,7 +28,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 fn message(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
     let body = attributes.concat();
     let length = (body.len() as u16).to_be_bytes();
-    [&kind.to_be_bytes()[..], &length, &MAGIC_COOKIE, &[7; 12], &body].concat()
+    [&kind.to_be_bytes()[..], &length, &MAGIC_COOKIE.to_be_bytes(), &[7; 12], &body].concat()
 }
 
 fn request_for(name: &[u8]) -> Vec<u8> {

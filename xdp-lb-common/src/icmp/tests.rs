@@ -3,7 +3,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::parse::{self, v4_words, words};
+use crate::parse::{self, Ports, v4_words, words};
 
 const CLIENT: [u8; 4] = [198, 51, 100, 7];
 const VIP: [u8; 4] = [203, 0, 113, 10];
@@ -67,7 +67,7 @@ fn is_the_flow(frame: &[u8], protocol: u8) {
         Version::V6 => (words(&CLIENT6), words(&VIP6)),
     };
     assert_eq!((flow.addresses.source, flow.addresses.destination), (client, vip));
-    assert_eq!((flow.protocol, flow.source, flow.destination), (protocol, [0x9c, 0x40], [0x13, 0xc4]));
+    assert_eq!((flow.protocol, flow.pair, flow.destination()), (protocol, Ports::pair_of(40000, 5060), 5060));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn icmp_of_the_other_family_is_none() {
 
 /// Our tunnel is quoted to its outer source; here "VIP" plays that part.
 fn tunnel_of(frame: &[u8], gue: u16) -> Option<Tunnel> {
-    quote(frame, &outer(frame)).unwrap().tunnel(frame, gue.to_be_bytes())
+    quote(frame, &outer(frame)).unwrap().tunnel(frame, gue)
 }
 
 #[test]
@@ -282,7 +282,7 @@ proptest! {
             prop_assert_eq!(quote.addresses.source, ip.addresses.destination);
             prop_assert_eq!(quote.end, frame.len());
             prop_assert!(quote.l4 > quote.addresses.l3);
-            let _ = quote.tunnel(&frame[..], [0x17, 0xc0]);
+            let _ = quote.tunnel(&frame[..], 6080);
         }
         if let Ok((_, flow)) = flow(&frame[..], &ip) {
             prop_assert_eq!(flow.addresses.destination, ip.addresses.destination);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     icmp::{self, Complaint},
-    parse::{self, Addresses, IPV4_LEN, TCP, UDP, v4_words, words},
+    parse::{self, Addresses, IPV4_LEN, Ports, TCP, UDP, v4_words, words},
 };
 
 /// RFC 1071 as it is written: 16 bits at a time, the carry round at every step.
@@ -157,7 +157,7 @@ fn the_answer_reads_as_an_error_to_the_client() {
         let (complaint, flow) = icmp::flow(&frame[..], &ip).unwrap();
         assert_eq!(complaint, Complaint::TooBig { mtu: mtu as u32 });
         // Turned round once more than usual: what was quoted was on its way to the VIP.
-        assert_eq!((flow.source, flow.destination), ([0x13, 0xc4], [0x9c, 0x40]));
+        assert_eq!(flow.pair, Ports::pair_of(5060, 40000));
         assert_eq!(flow.addresses.destination, ip.addresses.destination);
     }
 }
