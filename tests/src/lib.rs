@@ -1,7 +1,9 @@
-//! What the integration tests stand on: a packet builder, a test-run harness, a lab of network namespaces and the show.
+//! What the integration tests stand on: a packet builder, a test-run harness, a lab of network namespaces and the show;
+//! and what holds whatever the bytes, for the fuzzer and for everyone.
 
 pub mod bench;
 pub mod demo;
+pub mod invariants;
 pub mod lab;
 pub mod packet;
 pub mod prog;

@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod chroot;
 mod command;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -12,6 +13,7 @@ mod toolchain;
 mod workspace;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -63,6 +65,14 @@ enum Task {
     },
     /// Format, lints, documentation, purity, `unsafe`, licences
     Check,
+    /// Look for inputs that break an invariant; wants cargo-fuzz
+    Fuzz {
+        /// Which of the targets in tests/fuzz; all, one after the other, when left out
+        target: Option<String>,
+        /// How long each: 60s, 5m, 2h
+        #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = fuzz::length)]
+        length: Duration,
+    },
     /// Measure the packet path
     Bench {
         /// For the benchmark
@@ -109,6 +119,10 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Task::Check => {
             setup::before(Need::Build, mode)?;
             check::run()
+        }
+        Task::Fuzz { target, length } => {
+            setup::before(Need::Build, mode)?;
+            fuzz::run(target.as_deref(), length)
         }
         Task::Bench { arguments } => {
             setup::before(Need::Run, mode)?;
