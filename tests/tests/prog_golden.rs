@@ -4,11 +4,12 @@ mod golden;
 
 use std::collections::BTreeSet;
 
+use golden::affinities::CONFIG as AFFINITIES;
 use golden::fixture::{BALANCER, BOTH, DECAP, SPREAD, load};
 use golden::net::{VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
-    Row, check, decap, discovery, echo, extensions, flow_label, fragments, lying, passes, services,
-    truncated, tunnels,
+    Row, affinities, check, decap, discovery, echo, extensions, flow_label, fragments, lying, passes,
+    services, truncated, tunnels,
 };
 use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason, Reason};
 use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, available, run};
@@ -64,6 +65,10 @@ groups! {
     decap_no_tunnel: DECAP, decap::no_tunnel;
     decap_truncated: DECAP, decap::truncated;
     both_jobs: BOTH, decap::both;
+    port_slices: AFFINITIES, affinities::slices;
+    connection_ids: AFFINITIES, affinities::connection_ids;
+    ufrags: AFFINITIES, affinities::ufrags;
+    source_ranges: AFFINITIES, affinities::sources;
 }
 
 /// Reasons that no row can bring about, and where they are tested instead.

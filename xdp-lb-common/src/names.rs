@@ -33,11 +33,15 @@ pub const SVC_STATS: &str = "svc_stats";
 pub const BACKEND_STATS: &str = "backend_stats";
 /// Outer sources that may send us tunnels: [`crate::decap::AllowList`].
 pub const DECAP_SOURCES: &str = "decap_sources";
+/// Backends by the ids that packets carry: [`crate::server_id::Place`].
+pub const SERVER_IDS: &str = "server_ids";
+/// Who is let in, by service and client: a longest-prefix-match trie of [`crate::source::SourceKey`].
+pub const SOURCE_RANGES: &str = "source_ranges";
 /// Device map for packets that leave by another interface, by interface index.
 pub const TX_PORTS: &str = "tx_ports";
 
 /// Maps that live as long as the balancer forwards.
-pub const BALANCER_MAPS: [&str; 14] = [
+pub const BALANCER_MAPS: [&str; 16] = [
     CONTROL,
     VIPS,
     PORTS,
@@ -51,11 +55,14 @@ pub const BALANCER_MAPS: [&str; 14] = [
     SVC_STATS,
     BACKEND_STATS,
     DECAP_SOURCES,
+    SERVER_IDS,
+    SOURCE_RANGES,
     TX_PORTS,
 ];
 
 /// Maps that are tables: one value that holds all elements, whose address is in the program.
-pub const TABLES: [&str; 7] = [CONTROL, VIPS, SERVICES, BACKENDS, COUNTERS, SVC_STATS, BACKEND_STATS];
+pub const TABLES: [&str; 8] =
+    [CONTROL, VIPS, SERVICES, BACKENDS, COUNTERS, SVC_STATS, BACKEND_STATS, SERVER_IDS];
 
 /// What stands in the program for the address of table `number` ([`TABLES`]) until the agent loads it.
 #[must_use]
@@ -100,11 +107,13 @@ pub enum Constant {
     SecondShift,
     /// 1 when the balancer also takes tunnels off.
     Decap,
+    /// Places of [`SERVER_IDS`] minus one.
+    ServerIdMask,
 }
 
 impl Constant {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Seed,
         Self::VipSlots,
         Self::ServiceMask,
@@ -118,6 +127,7 @@ impl Constant {
         Self::TickShift,
         Self::SecondShift,
         Self::Decap,
+        Self::ServerIdMask,
     ];
 }
 

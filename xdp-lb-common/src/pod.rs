@@ -19,6 +19,7 @@ pod!(
     crate::flow::Admission,
     crate::flow::FlowSet,
     crate::ring::RingWord,
+    crate::server_id::Place,
     crate::service::Service,
     crate::stats::Counters,
     crate::stats::Traffic,

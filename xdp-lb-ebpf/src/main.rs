@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the xdp macro wraps documented functions in ones without documentation")]
 
+mod inside;
 mod maps;
 mod packet;
 mod pipeline;

@@ -1,7 +1,9 @@
 //! The packet's memory: every access checked against its end, headers loaded anew after the head moved.
 //! Nothing else in the kernel half touches packet bytes.
 
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_xdp_adjust_head, programs::XdpContext};
+use aya_ebpf::{
+    EbpfContext as _, bindings::xdp_md, helpers::generated::bpf_xdp_adjust_head, programs::XdpContext,
+};
 use xdp_lb_common::parse::Bytes;
 
 /// The frame under the program's hands.
@@ -14,6 +16,12 @@ impl Packet {
     #[inline(always)]
     pub fn new(ctx: XdpContext) -> Self {
         Self { ctx }
+    }
+
+    /// The context, for a function of its own.
+    #[inline(always)]
+    pub fn context(&self) -> *mut xdp_md {
+        self.ctx.ctx
     }
 
     /// Interface that the packet came in by.

@@ -13,6 +13,7 @@ pub mod observe;
 pub mod plan;
 pub mod scan;
 pub mod slots;
+pub mod sources;
 pub mod state;
 pub mod status;
 pub mod survey;

@@ -34,6 +34,7 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
         table_holds_backends(service, findings);
         tunnel_sources(service, findings);
         somebody_takes_flows(service, findings);
+        super::affinity::check(service, findings);
     }
     seed(draft, findings);
 }

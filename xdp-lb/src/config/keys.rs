@@ -57,19 +57,22 @@ sections! {
     FLOW_TABLE "flow_table" [now("entries"), now("track_window")]
     LIMITS "limits" [
         now("services"), now("vips"), now("backends"), now("ring_slots"), now("port_pages"), now("backend_stats"),
+        now("server_ids"), now("source_ranges"),
     ]
     METRICS "metrics" [now("per_backend"), later("listen")]
     LOG "log" [now("format"), now("level")]
     VIP "vips[]" [now("address"), now("unmatched"), later("advertise")]
     SERVICE "services[]" [
-        now("name"), now("vip"), now("protocol"), now("ports"), now("affinity"), now("fragments"),
+        now("name"), now("vip"), now("protocol"), now("ports"), now("affinity"), now("quic_cid"), now("fragments"),
         now("tracking"), now("flow_timeout"), now("new_flow_limit"), now("table_size"), now("drain"), now("encap"),
-        now("health_check"), now("backends"),
-        later("source_ranges"), later("slow_start"), later("on_all_down"), later("zone_policy"), later("advertise"),
+        now("health_check"), now("backends"), now("source_ranges"),
+        later("slow_start"), later("on_all_down"), later("zone_policy"), later("advertise"),
     ]
     SERVICE_ENCAP "services[].encap" [
         now("kind"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"), later("gue"),
     ]
+    QUIC_CID "services[].quic_cid" [now("config_ids"), now("nonce"), now("length_encoded")]
+    SOURCE_RANGES "services[].source_ranges" [now("allow"), now("deny")]
     DRAIN "services[].drain" [now("mode"), now("max")]
     HEALTH_CHECK "services[].health_check" [
         now("kind"),
@@ -77,7 +80,7 @@ sections! {
     ]
     BACKEND "services[].backends[]" [
         now("address"), now("weight"), now("zone"), now("state"), now("share"),
-        later("ports"), later("server_id"), later("backup"),
+        now("ports"), now("server_id"), later("backup"),
     ]
     DECAP "decap" [
         now("interfaces"), now("accept"), now("mss"), now("allow_sources"), now("vips"), now("vip_on_lo"),

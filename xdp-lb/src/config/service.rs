@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::draft::{EncapDraft, PlacedList, PortsDraft, ServiceDraft};
+use super::affinity;
+use super::draft::{Claim, EncapDraft, PlacedList, PortsDraft, ServiceDraft};
 use super::finding::Placed;
 use super::keys;
 use super::leaf;
@@ -28,16 +29,22 @@ pub(super) fn read(
     table_size: Option<&Placed<TableSize>>,
 ) -> Option<ServiceDraft> {
     const PROTOCOLS: &[(&str, Protocol)] = &[("udp", Protocol::Udp), ("tcp", Protocol::Tcp)];
-    const AFFINITIES: &[(&str, Affinity)] =
-        &[("five-tuple", Affinity::FiveTuple), ("client-ip", Affinity::ClientIp)];
+    const AFFINITIES: &[(&str, Affinity)] = &[
+        ("five-tuple", Affinity::FiveTuple),
+        ("client-ip", Affinity::ClientIp),
+        ("dest-port", Affinity::DestPort),
+        ("quic-cid", Affinity::QuicCid),
+        ("ice-ufrag", Affinity::IceUfrag),
+    ];
 
     let keys = item.mapping(&keys::SERVICE)?;
     let name = keys.required("name", "web").and_then(|item| item.placed(leaf::label));
     let vips = keys.required("vip", "203.0.113.10").map(|item| sections::addresses(&item));
     let protocol = keys.required("protocol", "tcp").and_then(|item| item.leaf(leaf::choice(PROTOCOLS, &[])));
     let ports = keys.required("ports", "80").and_then(|item| ports(&item));
-    let later = &["dest-port", "ice-ufrag", "quic-cid"];
-    let affinity = keys.leaf("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, later));
+    let affinity = keys.placed("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, &[]));
+    let named = affinity.as_ref().map(|affinity| affinity.value);
+    let (backends, claims) = keys.required("backends", "[]").and_then(|item| backends(&item, named)).unzip();
     keys.leaf("fragments", (), leaf::choice(&[("drop", ())], &["forward"]));
     health_check(&keys);
     let table_size = match keys.get("table_size") {
@@ -55,7 +62,9 @@ pub(super) fn read(
         vips: vips.unwrap_or_default(),
         protocol,
         ports,
-        affinity: affinity.unwrap_or_default(),
+        affinity,
+        cid: affinity::cid_format(&keys, named),
+        source_ranges: affinity::source_ranges(&keys),
         tracking: tracking(&keys, protocol),
         flow_timeout: flow_timeout(&keys, protocol),
         new_flow_limit: keys
@@ -64,7 +73,8 @@ pub(super) fn read(
         table_size,
         drain: drain(&keys),
         encap,
-        backends: keys.required("backends", "[]").and_then(|item| backends(&item)),
+        backends,
+        claims: claims.unwrap_or_default(),
     })
 }
 
@@ -82,14 +92,15 @@ fn tracking(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Tracking> 
 }
 
 /// The default is the protocol's: two hours and five minutes is above RFC 5382's least for TCP.
-fn flow_timeout(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Duration> {
+fn flow_timeout(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Placed<Duration>> {
     if let Some(item) = keys.get("flow_timeout") {
-        return item.leaf(leaf::duration(FLOW_TIMEOUTS));
+        return item.placed(leaf::duration(FLOW_TIMEOUTS));
     }
-    protocol.map(|protocol| match protocol {
+    let value = match protocol? {
         Protocol::Tcp => Duration::from_secs(125 * 60),
         Protocol::Udp => Duration::from_secs(5 * 60),
-    })
+    };
+    Some(Placed { value, spot: keys.under("flow_timeout") })
 }
 
 /// `kind: none` is what this release does anyway; anything else would promise a check that never runs.
@@ -118,6 +129,12 @@ fn ports(item: &Item<'_>) -> Option<PortsDraft> {
     if item.text() == Some("all") {
         return Some(PortsDraft::All(item.spot.clone()));
     }
+    let ranges = port_ranges(item);
+    (!ranges.is_empty()).then_some(PortsDraft::Ranges(ranges))
+}
+
+/// A port, a range or a list of these, sorted; what overlaps inside the list is reported and left out.
+pub(super) fn port_ranges(item: &Item<'_>) -> Vec<Placed<RangeInclusive<u16>>> {
     let mut ranges: Vec<Placed<RangeInclusive<u16>>> = Vec::new();
     for item in &item.one_or_more() {
         let Some(range) = item.placed(leaf::port_range) else {
@@ -139,7 +156,7 @@ fn ports(item: &Item<'_>) -> Option<PortsDraft> {
         }
     }
     ranges.sort_by_key(|range| *range.value.start());
-    (!ranges.is_empty()).then_some(PortsDraft::Ranges(ranges))
+    ranges
 }
 
 /// As it would be written.
@@ -151,11 +168,12 @@ pub(super) fn show(range: &RangeInclusive<u16>) -> String {
     }
 }
 
-fn backends(item: &Item<'_>) -> Option<PlacedList<Backend>> {
+fn backends(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(PlacedList<Backend>, Vec<Claim>)> {
+    let mut claims = Vec::new();
     let mut seen: HashMap<IpAddr, String> = HashMap::new();
     let mut items: Vec<Placed<Backend>> = Vec::new();
     for item in item.list()? {
-        let Some(backend) = backend(&item) else {
+        let Some((backend, claim)) = backend(&item, affinity) else {
             continue;
         };
         let address = backend.value.address;
@@ -166,13 +184,14 @@ fn backends(item: &Item<'_>) -> Option<PlacedList<Backend>> {
         }
         seen.insert(address, backend.spot.path.clone());
         items.push(backend);
+        claims.push(claim);
     }
     items.sort_by_key(|backend| backend.value.address);
-    Some(PlacedList { spot: item.spot.clone(), items })
+    Some((PlacedList { spot: item.spot.clone(), items }, claims))
 }
 
 /// The place is the address's.
-fn backend(item: &Item<'_>) -> Option<Placed<Backend>> {
+fn backend(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(Placed<Backend>, Claim)> {
     const STATES: &[(&str, AdminState)] =
         &[("active", AdminState::Active), ("drain", AdminState::Drain), ("down", AdminState::Down)];
     let keys = item.mapping(&keys::BACKEND)?;
@@ -180,14 +199,17 @@ fn backend(item: &Item<'_>) -> Option<Placed<Backend>> {
     let zone = keys.get("zone").and_then(|item| item.leaf(leaf::label));
     let state = keys.leaf("state", AdminState::Active, leaf::choice(STATES, &[]));
     let share = keys.leaf("share", Share::FULL, leaf::share);
-    let Placed { value: address, spot } =
-        keys.required("address", "10.1.2.11")?.placed(leaf::host_address)?;
+    let address = keys.required("address", "10.1.2.11").and_then(|item| item.placed(leaf::host_address));
+    let claim = affinity::claim(&keys, affinity, address.as_ref());
+    let (Placed { value: address, spot }, claim) = (address?, claim?);
     let value = Backend {
         address,
         weight: weight.unwrap_or_default(),
         zone,
         state: state.unwrap_or_default(),
         share: share.unwrap_or(Share::FULL),
+        slice: claim.slice.iter().flatten().map(|range| range.value.clone()).collect(),
+        server_id: claim.server_id.as_ref().map(|id| id.value),
     };
-    Some(Placed { value, spot })
+    Some((Placed { value, spot }, claim))
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use xdp_lb::model::{
-    AdminState, Affinity, Backend, Desired, DrainMode, DrainPolicy, Dscp, Encap, FlowTable, Limits, Log,
-    Node, Ports, Protocol, Service, Share, TableSize, Tracking, Unmatched, Vip,
+    AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, FlowTable,
+    Limits, Log, Node, Ports, Protocol, Service, Share, SourceRanges, TableSize, Tracking, Unmatched, Vip,
 };
 
 /// Backend number `n`: every third over IPv6.
@@ -28,7 +28,15 @@ pub fn vip(n: u8) -> IpAddr {
 }
 
 pub fn backend(n: u8) -> Backend {
-    Backend { address: address(n), weight: 100, zone: None, state: AdminState::Active, share: Share::FULL }
+    Backend {
+        address: address(n),
+        weight: 100,
+        zone: None,
+        state: AdminState::Active,
+        share: Share::FULL,
+        slice: Vec::new(),
+        server_id: None,
+    }
 }
 
 /// A service on VIP 0, port 443, with the backends `backends`.
@@ -42,6 +50,8 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         protocol,
         ports: Ports::Ranges(vec![443..=443]),
         affinity: Affinity::FiveTuple,
+        cid: CidFormat::default(),
+        source_ranges: SourceRanges::default(),
         tracking: if udp { Tracking::Exact } else { Tracking::Off },
         flow_timeout: Duration::from_secs(if udp { 300 } else { 7500 }),
         new_flow_limit: 100_000,
