@@ -25,10 +25,9 @@ use crate::{
     flow::{FlowEntry, FlowKey},
     hash::FlowHash,
     ice,
-    parse::{Addresses, Bytes, Ip, Segment, UDP, Version, Words},
+    parse::{Addresses, Bytes, Ip, Segment, Version, Words},
     quic,
     reason::{DropReason, FlowEvent},
-    ring::NO_BACKEND,
     select::{self, Choice, Flow, Why},
     server_id::{self, ServerId},
     service::{DEST_PORT, ICE_UFRAG, LOOKS_INSIDE, QUIC_CID, SOURCE_RANGES, ServiceConfig},
@@ -59,15 +58,18 @@ pub enum Named {
     Nobody,
 }
 
-/// Reads what a packet says of its backend.
+/// Reads what a packet says of its backend, with an affinity of [`QUIC_CID`] or [`ICE_UFRAG`].
 #[must_use]
 #[inline(always)]
-pub fn named<B: Bytes + ?Sized>(frame: &B, ip: &Ip, config: &ServiceConfig, seed: u64) -> Named {
-    if config.flags & (QUIC_CID | ICE_UFRAG) == 0 || ip.protocol != UDP {
-        return Named::Nothing;
-    }
+pub fn named<B: Bytes + ?Sized>(
+    frame: &B,
+    ip: &Ip,
+    config: &ServiceConfig,
+    affinity: u16,
+    seed: u64,
+) -> Named {
     let Some(payload) = Payload::of(frame, ip) else { return Named::Nothing };
-    if config.flags & QUIC_CID != 0 {
+    if affinity == QUIC_CID {
         return match quic::route(frame, payload, &config.cid) {
             quic::Route::Server(id) => Named::Server(id),
             quic::Route::Fallback(_) => Named::Nobody,
@@ -80,33 +82,49 @@ pub fn named<B: Bytes + ?Sized>(frame: &B, ip: &Ip, config: &ServiceConfig, seed
     }
 }
 
-/// Who is not let in. IPv6 clients with a mapped address are nobody: it is how the trie writes IPv4, and on the wire it
-/// means nothing (RFC 4942 section 2.2).
+/// Whether a client is let in.
 ///
 /// # Errors
 /// [`DropReason::SourceDenied`].
 #[inline(always)]
 pub fn admit<T: Tables, S>(tables: &T, flow: &Flow<S>, addresses: &Addresses) -> Result<(), DropReason> {
-    if flow.config.flags & SOURCE_RANGES == 0 {
-        return Ok(());
-    }
-    let client = addresses.source;
-    let mapped = client[0] == 0 && client[1] as u32 == 0xffff_0000;
-    if (mapped && addresses.version == Version::V6) || !tables.admits(flow.service, client) {
-        return Err(DropReason::SourceDenied);
-    }
-    Ok(())
+    let asks = flow.config.flags & SOURCE_RANGES != 0;
+    if asks && !admits(tables, flow.service, addresses) { Err(DropReason::SourceDenied) } else { Ok(()) }
 }
 
-/// Whom a packet asks for.
+/// Whether a service with source ranges lets a client in. IPv6 clients with a mapped address are nobody: it is how the
+/// trie writes IPv4, and on the wire it means nothing (RFC 4942 section 2.2).
+#[inline(always)]
+pub fn admits<T: Tables>(tables: &T, service: u16, addresses: &Addresses) -> bool {
+    let client = addresses.source;
+    let mapped = client[0] == 0 && client[1] as u32 == 0xffff_0000;
+    !(mapped && addresses.version == Version::V6) && tables.admits(service, client)
+}
+
+/// Whom a packet asks for. A number, not an enum: of an enum's parts the one that is not there may be any register, and
+/// the verifier wants all of them written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub struct Asked(u32);
+
+impl Asked {
     /// Nobody, and it need not.
-    Nothing,
+    pub const NOTHING: Self = Self(1 << 16);
     /// It should ask and does not, or for somebody who is not there.
-    Nobody,
+    pub const NOBODY: Self = Self(1 << 17);
+
     /// A live backend, by its ring-local index.
-    Backend(u16),
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(local: u16) -> Self {
+        Self(local as u32)
+    }
+
+    /// The backend.
+    #[must_use]
+    #[inline(always)]
+    pub const fn backend(self) -> Option<u16> {
+        if self.0 < 1 << 16 { Some(self.0 as u16) } else { None }
+    }
 }
 
 /// Whom the name means.
@@ -114,13 +132,13 @@ pub enum Asked {
 #[inline(always)]
 pub fn asked<T: Tables>(tables: &T, config: &ServiceConfig, named: Named) -> Asked {
     let id = match named {
-        Named::Nothing => return Asked::Nothing,
-        Named::Nobody => return Asked::Nobody,
+        Named::Nothing => return Asked::NOTHING,
+        Named::Nobody => return Asked::NOBODY,
         Named::Server(id) => id,
     };
     match server_id::find(config.ring, id, |index| tables.server_id(index)) {
-        Some(local) if is_alive(tables, config, local) => Asked::Backend(local),
-        _ => Asked::Nobody,
+        Some(local) if is_alive(tables, config, local) => Asked::of(local),
+        _ => Asked::NOBODY,
     }
 }
 
@@ -136,18 +154,21 @@ pub fn choose<T: Tables, S: Copy + Into<Segment>>(
     asked: Asked,
 ) -> Result<Choice, DropReason> {
     let config = flow.config;
-    let choice = match config.flags & LOOKS_INSIDE {
-        0 => select::choose(tables, flow),
+    let named = match config.flags & LOOKS_INSIDE {
         DEST_PORT => return slice(tables, config, port),
-        ICE_UFRAG => ice_flow(tables, flow, asked),
-        _ => connection(tables, flow, asked),
+        ICE_UFRAG => return ice_flow(tables, flow, asked).ok_or(DropReason::TableInconsistent),
+        QUIC_CID => connection(tables, flow, asked),
+        _ => None,
     };
-    choice.ok_or(DropReason::TableInconsistent)
+    named.or_else(|| select::choose(tables, flow)).ok_or(DropReason::TableInconsistent)
 }
 
 /// The owner of a port.
+///
+/// # Errors
+/// The reason to drop the packet.
 #[inline(always)]
-fn slice<T: Tables>(tables: &T, config: &ServiceConfig, port: u16) -> Result<Choice, DropReason> {
+pub fn slice<T: Tables>(tables: &T, config: &ServiceConfig, port: u16) -> Result<Choice, DropReason> {
     const LOST: DropReason = DropReason::TableInconsistent;
     let root = tables.port_page(config.slices).ok_or(LOST)?;
     let leaf = tables.port_page(root.values[(port >> 8) as usize % PAGE_PORTS] as u32).ok_or(LOST)?;
@@ -167,54 +188,52 @@ fn is_alive<T: Tables>(tables: &T, config: &ServiceConfig, local: u16) -> bool {
     tables.is_alive(config.backend_base + local as u32)
 }
 
-/// A packet of a QUIC connection.
+/// The backend that a QUIC packet asks for; `None` where [`select::choose`] does.
 #[inline(always)]
-fn connection<T: Tables, S: Copy + Into<Segment>>(
-    tables: &T,
-    flow: &Flow<S>,
-    asked: Asked,
-) -> Option<Choice> {
-    let Asked::Backend(backend) = asked else {
+pub fn connection<T: Tables, S>(tables: &T, flow: &Flow<S>, asked: Asked) -> Option<Choice> {
+    let Some(backend) = asked.backend() else {
         tables.count(FlowEvent::CidUnknown);
-        return select::choose(tables, flow);
+        return None;
     };
     tables.count(FlowEvent::CidKnown);
-    let slot = tables.slot(flow.config.slot_base + flow.hash.slot(flow.config.table_size))?;
-    if slot.backend() != backend {
-        let way = Way::of(tables, flow.config, flow.hash)?;
-        if !way.is_live() || way.entry.backend() != backend {
-            way.begin(tables, flow, backend);
-        } else {
-            way.refresh(flow.config, backend);
-        }
+    let choice = Choice { backend, why: Why::ServerId };
+    let slot = tables.slot(flow.config.slot_base + flow.hash.slot(flow.config.table_size));
+    if slot.is_some_and(|slot| slot.backend() != backend)
+        && let Some(way) = Way::of(tables, flow.config, flow.hash)
+    {
+        let same = way.is_live() && way.entry.backend() == backend;
+        way.keep(tables, flow, backend, if same { Keep::Refresh } else { Keep::Begin });
     }
-    Some(Choice { backend, why: Why::ServerId })
+    Some(choice)
 }
 
-/// A packet of an ICE session: a check, or what follows it.
+/// A packet of an ICE session: a check, or what follows it. `None` when a table is inconsistent.
 #[inline(always)]
-fn ice_flow<T: Tables, S: Copy + Into<Segment>>(tables: &T, flow: &Flow<S>, asked: Asked) -> Option<Choice> {
+pub fn ice_flow<T: Tables, S>(tables: &T, flow: &Flow<S>, asked: Asked) -> Option<Choice> {
     let config = flow.config;
     let way = Way::of(tables, config, flow.hash)?;
     let held = way.entry.backend();
-    tables.count(if way.is_live() { FlowEvent::Hit } else { FlowEvent::Miss });
-    let alive = way.is_live() && is_alive(tables, config, held);
-    if way.is_live() && !alive {
+    let live = way.is_live();
+    tables.count(if live { FlowEvent::Hit } else { FlowEvent::Miss });
+    let alive = live && is_alive(tables, config, held);
+    if live && !alive {
         tables.count(FlowEvent::Stale);
     }
-    if let Asked::Backend(backend) = asked {
-        if !alive {
-            way.begin(tables, flow, backend);
+    if let Some(backend) = asked.backend() {
+        let keep = if !alive {
+            Keep::Begin
         } else if held == backend {
-            way.refresh(config, backend);
+            Keep::Refresh
         } else if way.is_silent(config) {
-            way.begin(tables, flow, backend);
+            Keep::Begin
         } else {
             tables.count(FlowEvent::IceConflict);
-        }
+            Keep::AsItIs
+        };
+        way.keep(tables, flow, backend, keep);
         return Some(Choice { backend, why: Why::ServerId });
     }
-    if asked == Asked::Nobody {
+    if asked == Asked::NOBODY {
         tables.count(FlowEvent::IceUnknown);
     }
     if alive {
@@ -222,6 +241,16 @@ fn ice_flow<T: Tables, S: Copy + Into<Segment>>(tables: &T, flow: &Flow<S>, aske
     }
     let slot = tables.slot(config.slot_base + flow.hash.slot(config.table_size))?;
     Some(Choice { backend: slot.backend(), why: if slot.is_dirty() { Why::Now } else { Why::Slot } })
+}
+
+/// What becomes of a flow's entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    AsItIs,
+    /// Its own backend was named again.
+    Refresh,
+    /// Remembered anew, as one of a single packet.
+    Begin,
 }
 
 /// A flow's place in the flow table.
@@ -254,21 +283,16 @@ impl<S: select::Set> Way<S> {
         left > config.unconfirmed_ttl && left + config.move_after as u16 <= config.flow_ttl
     }
 
-    /// Remembers the flow anew, as one of a single packet.
     #[inline(always)]
-    fn begin<T: Tables<Set = S>, R>(&self, tables: &T, flow: &Flow<R>, backend: u16) {
-        debug_assert!(backend != NO_BACKEND);
-        let fresh =
-            FlowEntry::new(self.key, backend, self.tick.wrapping_add(flow.config.unconfirmed_ttl), false);
-        select::remember(tables, flow, &self.set, fresh, false, self.tick);
-    }
-
-    /// The flow's own backend was named again.
-    #[inline(always)]
-    fn refresh(&self, config: &ServiceConfig, backend: u16) {
-        let fresh = FlowEntry::new(self.key, backend, self.tick.wrapping_add(config.flow_ttl), false);
-        if fresh.0 != self.entry.0 {
-            select::replace(&self.set, self.key, fresh);
+    fn keep<T: Tables<Set = S>, R>(&self, tables: &T, flow: &Flow<R>, backend: u16, keep: Keep) {
+        let config = flow.config;
+        let ttl = if keep == Keep::Begin { config.unconfirmed_ttl } else { config.flow_ttl };
+        let fresh = FlowEntry::new(self.key, backend, self.tick.wrapping_add(ttl), false);
+        match keep {
+            Keep::AsItIs => {}
+            Keep::Refresh if fresh.0 == self.entry.0 => {}
+            Keep::Refresh => select::replace(&self.set, self.key, fresh),
+            Keep::Begin => _ = select::remember(tables, flow, &self.set, fresh, false, self.tick),
         }
     }
 }

@@ -7,12 +7,12 @@
 //! ```
 
 use xdp_lb_common::{
-    affinity, classify, hash,
+    classify, hash,
     parse::{self, Addresses, Ethernet, Ip, Plain, Ports, Transport, Version},
     reason::{DropReason, PassReason},
     ring::NO_BACKEND,
     select::{self, Flow},
-    service::{CLIENT_IP, LOOKS_INSIDE, ServiceConfig, THOROUGH},
+    service::{CLIENT_IP, THOROUGH},
     vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VipSlot},
 };
 
@@ -44,7 +44,7 @@ pub fn plain(packet: &mut Packet) -> Option<Verdict> {
 fn forward(packet: &mut Packet, plain: Plain) -> Option<Verdict> {
     match classify::vip(&Tables, &plain.ip.addresses) {
         Some(vip) if vip.flags & VIP_BALANCED != 0 => {
-            flow::<true>(packet, &plain.ip, &plain.ports, vip).map(|verdict| verdict.unwrap_or_else(Drop))
+            Some(flow(packet, &plain.ip, &plain.ports, vip).unwrap_or_else(Drop))
         }
         Some(_) => Some(Pass(PassReason::DecapVip)),
         None => Some(Pass(PassReason::NotAVip)),
@@ -79,51 +79,27 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
         Transport::OtherIcmp => return Err(DropReason::IcmpUnhandled),
         Transport::Other => return unmatched(vip),
     };
-    flow::<false>(packet, &ip, &ports, vip).unwrap_or(Err(DropReason::TableInconsistent))
+    flow(packet, &ip, &ports, vip)
 }
 
-/// A TCP or UDP packet for a VIP. `None`, where it is [`plain`]: its service wants a thorough look.
+/// A TCP or UDP packet for a VIP.
 #[inline(always)]
-fn flow<const PLAIN: bool>(
-    packet: &mut Packet,
-    ip: &Ip,
-    ports: &Ports,
-    vip: &VipSlot,
-) -> Option<Result<Verdict, DropReason>> {
+fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Verdict, DropReason> {
     let service = classify::service(&Tables, vip, ip.protocol, ports.destination());
     if service == 0 {
-        return Some(unmatched(vip));
+        return unmatched(vip);
     }
-    let Some(entry) = maps::service(service) else { return Some(Err(DropReason::TableInconsistent)) };
-    let config = entry.config();
-    if PLAIN && config.flags & THOROUGH != 0 {
-        return None;
-    }
-    Some(balanced::<PLAIN>(packet, ip, ports, service, config))
-}
-
-/// A packet of a service.
-#[inline(always)]
-fn balanced<const PLAIN: bool>(
-    packet: &mut Packet,
-    ip: &Ip,
-    ports: &Ports,
-    service: u16,
-    config: &ServiceConfig,
-) -> Result<Verdict, DropReason> {
+    let config = maps::service(service).ok_or(DropReason::TableInconsistent)?.config();
     if config.table_size == 0 {
         return Err(DropReason::EmptyService);
     }
     let hash =
         hash::packet(maps::seed(), &ip.addresses, ip.protocol, ports.pair, config.flags & CLIENT_IP != 0);
     let flow = Flow { service, config, hash, segment: ports.segment };
-    if !PLAIN {
-        affinity::admit(&Tables, &flow, &ip.addresses)?;
-    }
-    let backend = if !PLAIN && config.flags & LOOKS_INSIDE != 0 {
-        inside::ask(packet, ip, ports, &flow)?
-    } else {
-        select::choose(&Tables, &flow).ok_or(DropReason::TableInconsistent)?.backend
+    let named = if config.flags & THOROUGH != 0 { inside::ask(packet, ip, ports, &flow)? } else { None };
+    let backend = match named {
+        Some(backend) => backend,
+        None => select::choose(&Tables, &flow).ok_or(DropReason::TableInconsistent)?.backend,
     };
     if backend == NO_BACKEND {
         return Err(DropReason::EmptyService);
