@@ -9,15 +9,19 @@ mod flows;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use flows::Flow;
+use flows::{Flow, Sent};
 use xdp_lb::dataplane::KernelTables;
 use xdp_lb::explain::{Explanation, Facts, Outcome, Rehearsal, explain};
 use xdp_lb::model::Desired;
 use xdp_lb::state::Maps as _;
 use xdp_lb::status::Word as _;
+use xdp_lb_common::affinity::Named;
 use xdp_lb_common::hash::mix;
 use xdp_lb_common::parse::Segment;
 use xdp_lb_common::reason::Reason as _;
+use xdp_lb_common::select::Why;
+use xdp_lb_common::server_id::ServerId;
+use xdp_lb_tests::packet::{binding_request, quic_long, quic_short, stun};
 use xdp_lb_tests::prog::{Agent, Ctx, Pinned, Subject as _, XdpAction, available, desired, run};
 
 const SEED: u64 = 20_260_101;
@@ -52,13 +56,29 @@ services:
   - {{ name: dns, vip: [203.0.113.30, "2001:db8::30"], protocol: udp, ports: 53, tracking: off,
       backends: [{{ address: 10.1.2.11{eleven} }}, {{ address: 10.1.2.12{twelve} }}, {{ address: "fd00:1:2::13"{thirteen} }},
                  {{ address: 10.1.2.16, state: drain }}, {{ address: 10.1.2.17, state: down }}] }}
+  - {{ name: rtp, vip: [203.0.113.50, "2001:db8::50"], protocol: udp, ports: "30000-31099", affinity: dest-port,
+      backends: [{{ address: 10.1.2.11, ports: "30000-30299"{eleven} }}, {{ address: 10.1.2.12, ports: "30300-30699"{twelve} }},
+                 {{ address: "fd00:1:2::13", ports: "30700-30999"{thirteen} }}] }}
+  - {{ name: quic, vip: [203.0.113.50, "2001:db8::50"], protocol: udp, ports: 443, affinity: quic-cid,
+      backends: [{{ address: 10.1.2.11, server_id: "0001"{eleven} }}, {{ address: 10.1.2.12, server_id: "0002"{twelve} }},
+                 {{ address: "fd00:1:2::13", server_id: "0003"{thirteen} }}] }}
+  - {{ name: webrtc, vip: [203.0.113.50, "2001:db8::50"], protocol: udp, ports: 3478, affinity: ice-ufrag,
+      source_ranges: {{ deny: [198.51.1.0/24], allow: [198.51.0.0/16, "2001:db8::/32"] }},
+      backends: [{{ address: 10.1.2.11, server_id: a1{eleven} }}, {{ address: 10.1.2.12, server_id: a2{twelve} }},
+                 {{ address: "fd00:1:2::13", server_id: a3{thirteen} }}] }}
   - {{ name: nobody, vip: 203.0.113.30, protocol: tcp, ports: 80, backends: [] }}
 "#
     )
 }
 
 /// Where packets go: VIP, TCP or not, first port and how many.
-const TARGETS: [(&str, bool, u16, u16); 16] = [
+const TARGETS: [(&str, bool, u16, u16); 22] = [
+    ("203.0.113.50", false, 30_000, 1100),
+    ("2001:db8::50", false, 30_000, 1100),
+    ("203.0.113.50", false, 443, 1),
+    ("2001:db8::50", false, 443, 1),
+    ("203.0.113.50", false, 3478, 1),
+    ("2001:db8::50", false, 3478, 1),
     ("203.0.113.10", true, 80, 1),
     ("203.0.113.10", true, 443, 1),
     ("2001:db8::10", true, 443, 1),
@@ -104,6 +124,29 @@ fn segment(flow: &Flow, dice: &mut Dice) -> Segment {
     }
 }
 
+/// A packet of a connection to one of four servers, of whom three are there, or the first of one.
+fn quic(flow: &Flow, dice: &mut Dice) -> Sent {
+    let id = [0, 1 + dice.below(4) as u8];
+    let named = Named::Server(ServerId::new(&id).unwrap());
+    let cid = [&[0x07][..], &id, &[9; 5]].concat();
+    match dice.below(4) {
+        0 => flow.datagram(&quic_long(&[0xe7; 8]), Named::Nobody),
+        1 => flow.datagram(&quic_long(&cid), named),
+        _ => flow.datagram(&quic_short(&cid), named),
+    }
+}
+
+/// A check by ICE for one of four servers, of whom three are there, or what follows it.
+fn ice(flow: &Flow, dice: &mut Dice) -> Sent {
+    let id = [b'a', b'1' + dice.below(4) as u8];
+    let ufrag = String::from_utf8_lossy(&id).into_owned() + "xyz:client";
+    match dice.below(3) {
+        0 => flow.datagram(&binding_request(&ufrag), Named::Server(ServerId::new(&id).unwrap())),
+        1 => flow.datagram(&[0x80; 50], Named::Nothing),
+        _ => flow.datagram(&stun(0x0101, &[]), Named::Nothing),
+    }
+}
+
 /// The kernel and both explainers, side by side.
 struct Side {
     pinned: Pinned,
@@ -126,7 +169,11 @@ impl Side {
         for number in 0..PACKETS {
             let flow = flows[dice.below(flows.len())];
             let (length, tos) = (dice.below(200), dice.below(256) as u8);
-            let sent = flow.packet(segment(&flow, dice), length, tos);
+            let sent = match flow.destination.port() {
+                443 if !flow.tcp => quic(&flow, dice),
+                3478 => ice(&flow, dice),
+                _ => flow.packet(segment(&flow, dice), length, tos),
+            };
             let at = format!("{stage}, packet {number} (seed {SEED}): {:?}", sent.query);
 
             // The view reads rings, members and flows live, but for the clock.
@@ -150,7 +197,9 @@ impl Side {
                         (file.number, file.now),
                         "{at}: by the file alone"
                     );
-                    if !kernel.dirty {
+                    // What a flow of ICE remembers, no file knows.
+                    let by_flow = said.choice.as_ref().is_some_and(|choice| choice.why == Why::Remembered);
+                    if !kernel.dirty && !by_flow {
                         assert_eq!(said.backend, rehearsed.backend, "{at}: a clean slot, by the file alone");
                         assert_eq!(said.tunnel, rehearsed.tunnel, "{at}: a clean slot, by the file alone");
                         see("clean, rehearsed");
@@ -256,6 +305,19 @@ fn the_kernel_does_what_explain_says() {
         ("unmatched", 50),
         ("not_a_vip", 50),
         ("empty_service", 5),
+        ("rtp slice", 100),
+        ("quic server-id", 100),
+        ("quic slot", 20),
+        ("webrtc server-id", 50),
+        ("webrtc remembered", 20),
+        ("webrtc slot", 50),
+        ("no_slice", 10),
+        ("slice_down", 5),
+        ("source_denied", 20),
+        ("cid_known", 100),
+        ("cid_unknown", 50),
+        ("ice_unknown", 20),
+        ("ice_conflict", 5),
         ("clean, rehearsed", 2000),
     ];
     let missing: Vec<_> =
