@@ -81,13 +81,13 @@ pub(super) fn claim(
     misplaced(&ports, by_port, "dest-port");
     misplaced(&id, by_id, "quic-cid` or `ice-ufrag");
     let is_missing = by_port && ports.is_none() || by_id && id.is_none();
-    let slice = ports.map(|item| port_ranges(&item)).filter(|ranges| by_port && !ranges.is_empty());
-    let server_id = id.and_then(|item| match affinity {
+    let slice = ports.filter(|_| by_port).map(|item| port_ranges(&item)).filter(|ranges| !ranges.is_empty());
+    let server_id = id.filter(|_| by_id).and_then(|item| match affinity {
         Some(Affinity::IceUfrag) => item.placed(ufrag),
         _ => item.placed(hex),
     });
     let address = Placed { value: address?.value, spot: address?.spot.clone() };
-    Some(Claim { address, slice, server_id: server_id.filter(|_| by_id), is_missing })
+    Some(Claim { address, slice, server_id, is_missing })
 }
 
 /// Two to sixteen hexadecimal digits.

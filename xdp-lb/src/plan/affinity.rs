@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  pages of slices -> SetService                       who owns a port changes by one store
-//!  member -> PutServerId ... DropServerId -> DropBackend     an id never names an index that somebody else gets
+//!  member, SetService -> PutServerId ... DropServerId -> DropBackend     an id never names somebody else's index
 //!  PutSource -> SetService ... SetService -> grace -> DropSource     a closed service is never open in between
 //! ```
 

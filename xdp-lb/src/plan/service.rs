@@ -278,7 +278,6 @@ pub(super) fn change(
     let known = observed.server_ids.values().filter(|place| place.ring == id && is_leaving(place.local));
     let left = known.map(|place| (ServerId(place.id), place.local)).collect();
     let mut ids = affinity::server_ids(room, observed, id, &server_ids(wanted, &locals, left))?;
-    early.append(&mut ids.puts);
     ids.drops.append(&mut losses);
     losses = ids.drops;
     let mut sources = affinity::sources(room, observed, id, wanted)?;
@@ -294,6 +293,8 @@ pub(super) fn change(
     if config != old {
         live.push(MapOp::SetService { id, config });
     }
+    // Behind the switch: in the block that it leaves, a new index may be another service's.
+    live.append(&mut ids.puts);
     if !slot_changes.is_empty() {
         live.push(MapOp::SetSlots { base: place.slot_base, changes: slot_changes });
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use xdp_lb::model::{AdminState, Affinity};
-use xdp_lb_common::affinity::{MOVE_AFTER, Named};
+use xdp_lb_common::affinity::Named;
 use xdp_lb_common::flow::WAYS;
 use xdp_lb_common::reason::FlowEvent;
 
@@ -162,12 +162,38 @@ fn a_flood_of_requests_takes_no_live_flow() {
     assert!(stand.events(FlowEvent::SetFull) > 100, "it was no flood");
 }
 
-/// What a client may count on, in ordinary words.
+/// What a client may count on, in ordinary words: times since its last request.
 #[derive(Clone, Copy)]
 struct Session {
     of: u8,
-    requests: u32,
     last: Duration,
+    /// Nobody gets the flow before.
+    own: u64,
+    /// Whoever asks gets it from then on.
+    free: u64,
+    /// Media goes on for so long at least.
+    lives: u64,
+    /// And no longer than that.
+    ends: u64,
+}
+
+impl Session {
+    /// A single request is remembered for three ticks of 4.1 s, the first of which may have been nearly over.
+    fn new(of: u8, last: Duration) -> Self {
+        Self { of, last, own: 8, free: 13, lives: 8, ends: 13 }
+    }
+
+    /// Asked for again after `silent` seconds.
+    fn again(self, silent: u64, last: Duration) -> Self {
+        let confirmed = Self { last, own: 15, free: 25, lives: 298, ends: 304, ..self };
+        if silent < self.lives {
+            confirmed
+        } else if silent > self.ends {
+            Self::new(self.of, last)
+        } else {
+            Self { own: 8, lives: 8, ..confirmed }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -196,9 +222,8 @@ proptest! {
         let mut stand = stand();
         let slots: Vec<_> = (0..4).map(|client| stand.send(client, MEDIA)).collect();
         let mut sessions: BTreeMap<u16, Session> = BTreeMap::new();
-        // Two ticks: of the last request and of now.
-        let blur = Duration::from_millis(2 * 4096);
         for act in acts {
+            let now = stand.agent.now;
             match act {
                 Act::Pass(seconds) => {
                     stand.pass(Duration::from_secs(seconds));
@@ -206,21 +231,17 @@ proptest! {
                 }
                 Act::Request(client, n) => {
                     prop_assert_eq!(stand.send(client, naming(n)), address(n));
-                    let now = stand.agent.now;
-                    let fresh = Session { of: n, requests: 1, last: now };
-                    let session = sessions.entry(client).or_insert(fresh);
-                    let silent = now - session.last;
-                    let lives = if session.requests == 1 { Duration::from_secs(10) } else { MOVE_AFTER };
+                    let session = sessions.entry(client).or_insert(Session::new(n, now));
+                    let silent = (now - session.last).as_secs();
                     if session.of == n {
-                        let expired = session.requests == 1 && silent > Duration::from_secs(10) + blur;
-                        session.requests = if expired { 1 } else { session.requests + 1 };
-                        session.last = now;
-                    } else if silent >= lives + blur {
-                        *session = fresh;
-                    } else if silent >= lives.min(MOVE_AFTER) {
-                        // Either is right: ask.
-                        if stand.send(client, MEDIA) == address(n) {
-                            *session = fresh;
+                        *session = session.again(silent, now);
+                    } else if silent >= session.own {
+                        let moved = stand.send(client, MEDIA) == address(n);
+                        // Shortly before it ends an entry looks like a new one, and stays where it is.
+                        let must = silent >= session.free && !(280..=304).contains(&silent);
+                        prop_assert!(moved || !must, "silent for {} s", silent);
+                        if moved {
+                            *session = Session::new(n, now);
                         }
                     }
                 }
@@ -231,12 +252,11 @@ proptest! {
                         prop_assert_eq!(to, slot);
                         continue;
                     };
-                    let silent = stand.agent.now - session.last;
-                    let lives = Duration::from_secs(if session.requests == 1 { 10 } else { 300 });
-                    if silent < lives {
-                        prop_assert_eq!(to, address(session.of), "silent for {:?}", silent);
-                    } else if silent > lives + blur {
-                        prop_assert_eq!(to, slot);
+                    let silent = (now - session.last).as_secs();
+                    if silent < session.lives {
+                        prop_assert_eq!(to, address(session.of), "silent for {} s", silent);
+                    } else if silent > session.ends {
+                        prop_assert_eq!(to, slot, "silent for {} s", silent);
                     }
                 }
             }

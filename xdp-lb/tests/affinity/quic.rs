@@ -48,7 +48,7 @@ fn a_drained_backend_keeps_its_connections_and_a_dead_one_has_none() {
     let mut stand = stand();
     stand.set(2, AdminState::Drain);
     assert_eq!(stand.send(1, naming(2)), address(2));
-    assert!((1..100).all(|client| stand.send(client, INITIAL) != address(2)));
+    assert!((2..100).all(|client| stand.send(client, INITIAL) != address(2)));
     stand.set(2, AdminState::Down);
     assert_ne!(stand.send(1, naming(2)), address(2));
     stand.set(2, AdminState::Active);
@@ -74,6 +74,8 @@ fn an_id_goes_with_its_backend() {
         stand.agent.survey();
         stand.run();
     }
+    let observed = xdp_lb::state::Maps::observe(&stand.agent.maps);
+    assert_eq!(observed.members[&1].len(), 4, "{:?}", observed.members[&1].keys());
     let newcomer = Backend { server_id: Some(id_bytes(6)), ..backend(6) };
     stand.service().backends.push(newcomer);
     stand.service().backends.sort_by_key(|b| b.address);
