@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use flows::{Flow, Sent};
 use xdp_lb::dataplane::KernelTables;
-use xdp_lb::explain::{Explanation, Facts, Outcome, Rehearsal, explain};
+use xdp_lb::explain::{Explanation, Facts, Outcome, Query, Rehearsal, explain};
 use xdp_lb::model::Desired;
 use xdp_lb::state::Maps as _;
 use xdp_lb::status::Word as _;
@@ -124,15 +124,35 @@ fn segment(flow: &Flow, dice: &mut Dice) -> Segment {
     }
 }
 
+/// A datagram of this flow with a payload, and what that says of a backend.
+fn datagram(flow: &Flow, payload: &[u8], named: Named) -> Sent {
+    let mut sent = flow.packet(Segment::Datagram, 0, 0);
+    // Behind an empty payload the frame ends: only lengths change. The checksum is the backend's to judge.
+    sent.frame.extend(payload);
+    let l3 = 14;
+    let len = (sent.frame.len() - l3) as u16;
+    let l4 = if flow.destination.is_ipv4() {
+        sent.frame[l3 + 2..l3 + 4].copy_from_slice(&len.to_be_bytes());
+        l3 + 20
+    } else {
+        sent.frame[l3 + 4..l3 + 6].copy_from_slice(&(len - 40).to_be_bytes());
+        l3 + 40
+    };
+    let udp = (sent.frame.len() - l4) as u16;
+    sent.frame[l4 + 4..l4 + 6].copy_from_slice(&udp.to_be_bytes());
+    sent.query = Query { len, named, ..sent.query };
+    sent
+}
+
 /// A packet of a connection to one of four servers, of whom three are there, or the first of one.
 fn quic(flow: &Flow, dice: &mut Dice) -> Sent {
     let id = [0, 1 + dice.below(4) as u8];
     let named = Named::Server(ServerId::new(&id).unwrap());
     let cid = [&[0x07][..], &id, &[9; 5]].concat();
     match dice.below(4) {
-        0 => flow.datagram(&quic_long(&[0xe7; 8]), Named::Nobody),
-        1 => flow.datagram(&quic_long(&cid), named),
-        _ => flow.datagram(&quic_short(&cid), named),
+        0 => datagram(flow, &quic_long(&[0xe7; 8]), Named::Nobody),
+        1 => datagram(flow, &quic_long(&cid), named),
+        _ => datagram(flow, &quic_short(&cid), named),
     }
 }
 
@@ -141,9 +161,9 @@ fn ice(flow: &Flow, dice: &mut Dice) -> Sent {
     let id = [b'a', b'1' + dice.below(4) as u8];
     let ufrag = String::from_utf8_lossy(&id).into_owned() + "xyz:client";
     match dice.below(3) {
-        0 => flow.datagram(&binding_request(&ufrag), Named::Server(ServerId::new(&id).unwrap())),
-        1 => flow.datagram(&[0x80; 50], Named::Nothing),
-        _ => flow.datagram(&stun(0x0101, &[]), Named::Nothing),
+        0 => datagram(flow, &binding_request(&ufrag), Named::Server(ServerId::new(&id).unwrap())),
+        1 => datagram(flow, &[0x80; 50], Named::Nothing),
+        _ => datagram(flow, &stun(0x0101, &[]), Named::Nothing),
     }
 }
 

@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use xdp_lb::explain::Query;
 use xdp_lb::model::Protocol;
-use xdp_lb_common::affinity::Named;
 use xdp_lb_common::parse::Segment;
 use xdp_lb_tests::packet::{ACK, FIN, Frame, Layer, PSH, SYN, eth};
 
@@ -52,26 +51,6 @@ impl Flow {
         let query = Query::new(protocol, self.source, self.destination).expect("one family");
         let len = u16::try_from(frame.len() - 14).expect("a short packet");
         Sent { query: Query { len, tos, ..query.with_segment(segment) }, frame }
-    }
-
-    /// A datagram of this flow with a payload, and what that says of a backend.
-    ///
-    /// # Panics
-    /// When source and destination are of two families.
-    pub fn datagram(&self, payload: &[u8], named: Named) -> Sent {
-        let (from, to) = (self.source.port(), self.destination.port());
-        let frame = match (self.source.ip(), self.destination.ip()) {
-            (IpAddr::V4(source), IpAddr::V4(vip)) => {
-                eth(OWN_MAC, ROUTER_MAC).ipv4(source, vip).udp(from, to).payload(payload).build()
-            }
-            (IpAddr::V6(source), IpAddr::V6(vip)) => {
-                eth(OWN_MAC, ROUTER_MAC).ipv6(source, vip).udp(from, to).payload(payload).build()
-            }
-            _ => panic!("{self:?} is of two families"),
-        };
-        let query = Query::new(Protocol::Udp, self.source, self.destination).expect("one family");
-        let len = u16::try_from(frame.len() - 14).expect("a short packet");
-        Sent { query: Query { len, named, ..query }, frame }
     }
 
     fn transport<T: Layer + 'static>(&self, ip: Frame<T>, segment: Segment, payload: usize) -> Vec<u8> {

@@ -231,7 +231,10 @@ proptest! {
                 }
                 Act::Request(client, n) => {
                     prop_assert_eq!(stand.send(client, naming(n)), address(n));
-                    let session = sessions.entry(client).or_insert(Session::new(n, now));
+                    let Some(session) = sessions.get_mut(&client) else {
+                        sessions.insert(client, Session::new(n, now));
+                        continue;
+                    };
                     let silent = (now - session.last).as_secs();
                     if session.of == n {
                         *session = session.again(silent, now);

@@ -92,4 +92,7 @@ fn owners_change_at_one_moment() {
         assert!(owners == old || owners == new, "{owners:?} after {op:?}");
     }
     assert_eq!(stand.send_to(1, 22_999, Nothing), Ok(address(3)));
+    // All of it is in the maps.
+    stand.agent.restart();
+    assert!(stand.agent.plan(&stand.file).unwrap().is_empty());
 }
