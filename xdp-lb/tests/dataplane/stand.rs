@@ -14,7 +14,16 @@ use xdp_lb::model::{FlowTable, Limits};
 pub const SEED: u64 = 0x1234_5678_9abc_def0;
 
 pub fn limits() -> Limits {
-    Limits { services: 15, vips: 2, backends: 64, ring_slots: 1000, port_pages: 15, backend_stats: 16 }
+    Limits {
+        services: 15,
+        vips: 2,
+        backends: 64,
+        ring_slots: 1000,
+        port_pages: 15,
+        backend_stats: 16,
+        server_ids: 16,
+        source_ranges: 16,
+    }
 }
 
 pub fn flow_table() -> FlowTable {
