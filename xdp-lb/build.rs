@@ -25,7 +25,7 @@ const INPUTS: [&str; 7] = [
     "Cargo.toml",
     "Cargo.lock",
 ];
-const OBJECTS: [&str; 2] = ["xdp-lb-bpf", "xdp-lb-bench"];
+const OBJECTS: [&str; 3] = ["xdp-lb-bpf", "xdp-lb-bench", "xdp-lb-probe"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed={OVERRIDE}");

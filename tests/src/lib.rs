@@ -1,5 +1,5 @@
-//! What the integration tests stand on: a packet builder, a test-run harness, a lab of network namespaces and the show;
-//! and what holds whatever the bytes, for the fuzzer and for everyone.
+//! What the integration tests stand on: a packet builder, a test-run harness, a lab of network namespaces, the show,
+//! what runs on other kernels, and what holds whatever the bytes, for the fuzzer and for everyone.
 
 pub mod bench;
 pub mod demo;
@@ -7,3 +7,4 @@ pub mod invariants;
 pub mod lab;
 pub mod packet;
 pub mod prog;
+pub mod vm;

@@ -117,6 +117,8 @@ macro_rules! replays {
 }
 
 replays! {
+    bfd 10_000,
+    bgp 2_000,
     config 60,
     decap 20_000,
     ice 10_000,

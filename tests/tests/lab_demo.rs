@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use xdp_lb_tests::lab::id::LabId;
 use xdp_lb_tests::lab::process::Stream;
+use xdp_lb_tests::lab::routers::FRR;
 use xdp_lb_tests::lab::{Lab, Leaks, Options, Process, Signal, product, skip};
 
 /// Two cores, a debug build and a busy machine.
@@ -45,6 +46,30 @@ fn the_show_runs_to_its_end_and_every_request_is_answered() -> Result<()> {
         "edge2 is away",
         "requests lost otherwise: 0",
         "Every request was answered",
+        "The lab is gone",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    leaks.check(id)
+}
+
+#[test]
+fn with_bgp_a_dead_pool_is_withdrawn_and_a_leaving_node_loses_nothing() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[FRR]].concat()) {
+        return Ok(());
+    }
+    let (leaks, host) = (Leaks::note()?, host()?);
+    let (mut show, id) = start(&host, &["--bgp", "--for", "12s"])?;
+    let status = show.wait_exit(BOUND)?;
+    let said = show.output(Stream::Stdout)?;
+    assert_eq!(status.code(), Some(0), "{said}\n{}", show.output(Stream::Stderr)?);
+    for part in [
+        "both edge nodes announce the VIPs",
+        "dev to-edge2",
+        "no route",
+        "the backends are back",
+        "edge2 is away",
+        "requests lost otherwise: 0",
         "The lab is gone",
     ] {
         assert!(said.contains(part), "{part:?} is not in\n{said}");

@@ -396,8 +396,8 @@ fn dirty_slots_have_a_part_of_the_limit_for_themselves() {
         .unwrap();
     let oracle = Oracle::of(&pinned);
     let (dirty, clean): (Vec<Flow>, Vec<Flow>) = (0..3000).map(udp).partition(|f| oracle.slot(f).dirty);
-    let remembered = || pinned.maps().counters().unwrap().flows.remembered;
-    // Only a run within one second says something; there is a second try.
+    // Only a run within one second says something, and only while there are flows that are not remembered yet; there
+    // is a second try.
     for _ in 0..20 {
         let started = Instant::now();
         let events = pinned.maps().counters().unwrap().flows;
@@ -406,14 +406,12 @@ fn dirty_slots_have_a_part_of_the_limit_for_themselves() {
         }
         let used = pinned.maps().counters().unwrap().flows;
         let over = used.over_limit - events.over_limit;
-        let mark = remembered();
         for flow in dirty.iter().take(100) {
             send(&pinned, flow, Segment::Datagram);
         }
-        if over > 0 && started.elapsed() < Duration::from_millis(500) {
-            let after = pinned.maps().counters().unwrap().flows;
+        let after = pinned.maps().counters().unwrap().flows;
+        if over > 0 && after.miss > used.miss && started.elapsed() < Duration::from_millis(500) {
             assert_eq!(after.over_limit, used.over_limit, "a dirty slot was refused");
-            assert!(remembered() > mark);
             return;
         }
     }

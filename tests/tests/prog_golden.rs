@@ -16,13 +16,28 @@ use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, available, run};
 
 /// One test a group, so that a failure names it.
 macro_rules! groups {
-    ($($test:ident: $config:ident, $rows:path;)*) => { $(
-        #[test]
-        fn $test() {
-            let Ok(()) = available() else { return };
-            check(load($config).as_ref(), &$rows());
+    ($($test:ident: $config:ident, $rows:path;)*) => {
+        mod group {
+            use super::*;
+            $(
+                #[test]
+                fn $test() {
+                    let Ok(()) = available() else { return };
+                    check(load($config).as_ref(), &$rows());
+                }
+            )*
         }
-    )*
+
+        /// The same rows with one load of each program, for machines on which loading takes seconds.
+        #[test]
+        #[ignore = "what the group tests do; `cargo xtask vm-test` runs it instead"]
+        fn every_group() {
+            let Ok(()) = available() else { return };
+            for config in BTreeSet::from([$($config),*]) {
+                let subject = load(config);
+                $( if $config == config { check(subject.as_ref(), &$rows()); } )*
+            }
+        }
 
         /// All groups.
         fn all_rows() -> Vec<Row> {

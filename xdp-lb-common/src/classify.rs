@@ -2,6 +2,7 @@
 //! the ports look like (see [`crate::vip`]).
 
 use crate::{
+    control::VipBank,
     parse::{Addresses, TCP, UDP, Version, words},
     vip::{MAX_PROBES, PAGE_PORTS, PortPage, VIP_USED, VipSlot, probe_start},
 };
@@ -26,17 +27,17 @@ pub fn vip<'a, T: Tables>(tables: &'a T, packet: &Addresses) -> Option<&'a VipSl
     if packet.version == Version::V6 && address[0] == 0 && address[1] as u32 == 0xffff_0000 {
         return None;
     }
-    let live = crate::control::VipBank::unpack(tables.vip_bank());
-    let slots = tables.vip_slots();
-    let base = live.bank * slots;
-    let start = probe_start(address, live.salt);
+    let (word, slots) = (tables.vip_bank(), tables.vip_slots());
+    let base = VipBank::first(word, slots);
+    let start = probe_start(address, VipBank::unpack(word, slots).salt);
     for probe in 0..MAX_PROBES {
         let slot = tables.vip_slot(base + ((start + probe) & (slots - 1)))?;
+        // An empty slot has address 0, and is no VIP.
+        if words(&slot.address) == address {
+            return if slot.flags & VIP_USED != 0 { Some(slot) } else { None };
+        }
         if slot.flags & VIP_USED == 0 {
             return None;
-        }
-        if words(&slot.address) == address {
-            return Some(slot);
         }
     }
     None

@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Layout of all map values. An agent that finds another number does not touch the maps.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Node-wide state. 64 bytes; only the banks and the generation change while the program runs.
 #[repr(C)]
@@ -37,25 +37,40 @@ pub struct Control {
 const _: () = assert!(size_of::<Control>() == 64);
 
 /// Decoded form of [`Control::vip_bank`].
+///
+/// ```text
+///   31     24 23                    0
+///  | salt    | first slot of the bank |      0 or the number of slots, a power of two
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VipBank {
     /// 0 or 1.
     pub bank: u32,
-    /// Salt of the probe hash, 31 bits.
+    /// Salt of the probe hash, 8 bits.
     pub salt: u32,
 }
 
+/// Bits of a slot's number.
+const SLOT_BITS: u32 = 24;
+
 impl VipBank {
-    /// From the map's word.
+    /// From the map's word; `slots` of a bank.
     #[must_use]
     #[inline(always)]
-    pub const fn unpack(word: u32) -> Self {
-        Self { bank: word & 1, salt: word >> 1 }
+    pub const fn unpack(word: u32, slots: u32) -> Self {
+        Self { bank: (word & slots != 0) as u32, salt: word >> SLOT_BITS }
     }
 
-    /// To the map's word.
+    /// First slot of the bank that the map's word names.
     #[must_use]
-    pub const fn pack(self) -> u32 {
-        (self.bank & 1) | (self.salt << 1)
+    #[inline(always)]
+    pub const fn first(word: u32, slots: u32) -> u32 {
+        word & slots
+    }
+
+    /// To the map's word; at most 2^23 `slots`.
+    #[must_use]
+    pub const fn pack(self, slots: u32) -> u32 {
+        ((self.bank & 1) * slots) | (self.salt << SLOT_BITS)
     }
 }

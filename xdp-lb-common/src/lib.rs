@@ -28,6 +28,7 @@ pub mod icmp;
 pub mod names;
 pub mod parse;
 mod pod;
+pub mod probe;
 pub mod quic;
 pub mod reason;
 pub mod ring;

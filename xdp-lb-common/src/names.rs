@@ -107,13 +107,15 @@ pub enum Constant {
     SecondShift,
     /// 1 when the balancer also takes tunnels off.
     Decap,
+    /// 1 when every packet's end is told (`log.level: trace`).
+    Trace,
     /// Places of [`SERVER_IDS`] minus one.
     ServerIdMask,
 }
 
 impl Constant {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Seed,
         Self::VipSlots,
         Self::ServiceMask,
@@ -127,6 +129,7 @@ impl Constant {
         Self::TickShift,
         Self::SecondShift,
         Self::Decap,
+        Self::Trace,
         Self::ServerIdMask,
     ];
 }

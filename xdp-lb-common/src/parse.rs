@@ -336,8 +336,8 @@ pub enum RawSegment {
     Tcp {
         /// The header's flags.
         flags: u8,
-        /// Bytes of data follow the header.
-        data: bool,
+        /// Bytes of data behind the header.
+        data: u16,
     },
 }
 
@@ -348,8 +348,8 @@ impl From<RawSegment> for Segment {
             RawSegment::Datagram => Self::Datagram,
             RawSegment::Tcp { flags, .. } if flags & (FIN | RST) != 0 => Self::Closing,
             RawSegment::Tcp { flags, .. } if flags & (SYN | ACK) == SYN => Self::Syn,
-            RawSegment::Tcp { data: true, .. } => Self::Data,
-            RawSegment::Tcp { data: false, .. } => Self::Ack,
+            RawSegment::Tcp { data: 0, .. } => Self::Ack,
+            RawSegment::Tcp { .. } => Self::Data,
         }
     }
 }
@@ -435,7 +435,7 @@ fn tcp<B: Bytes + ?Sized>(frame: &B, ip: &Ip) -> Result<Transport, DropReason> {
     }
     Ok(Transport::Ports(Ports {
         pair: u32::from_le_bytes(part::<0, 4, _>(h)),
-        segment: RawSegment::Tcp { flags: h[13], data: ip.l4 + header < ip.end },
+        segment: RawSegment::Tcp { flags: h[13], data: (ip.end - ip.l4 - header) as u16 },
     }))
 }
 
@@ -498,7 +498,7 @@ fn plain_ports<B: Bytes + ?Sized>(frame: &B, ip: Ip) -> Option<Plain> {
             if header < 20 || ip.l4 + header > ip.end {
                 return None;
             }
-            RawSegment::Tcp { flags: h[13], data: ip.l4 + header < ip.end }
+            RawSegment::Tcp { flags: h[13], data: (ip.end - ip.l4 - header) as u16 }
         }
         UDP => {
             let len = be16::<4, 8>(frame.get::<8>(ip.l4)?) as usize;

@@ -31,6 +31,11 @@ pub trait Set {
     fn load(&self, way: usize) -> u64;
     /// Replaces the entry in `way`, below [`WAYS`].
     fn store(&self, way: usize, entry: u64);
+    /// `way` itself. Kernels before 6.10 see only some sums to be below [`WAYS`]; theirs is checked once more.
+    #[inline(always)]
+    fn computed(&self, way: usize) -> usize {
+        way
+    }
 }
 
 /// Where the selection's tables live.
@@ -269,22 +274,19 @@ pub(crate) fn replace<S: Set>(set: &S, key: FlowKey, fresh: FlowEntry) {
     }
 }
 
-/// The way for a new flow: its own if another CPU stored it meanwhile or it expired there, else a free one, in its own
-/// half if there is one; the hash breaks ties so that CPUs storing different flows rarely take the same way. Never a
-/// live one.
+/// The way for a new flow: the first that is its own (another CPU stored it meanwhile, or it expired there) or free, in
+/// its own half if there is one; never a live one. All CPUs try a flow's ways in the same order, so one that stored it
+/// meanwhile is met before any way that is still free. The order is the hash's: CPUs that store different flows rarely
+/// want the same way.
 #[inline(always)]
 fn victim<S: Set>(set: &S, key: FlowKey, hash: FlowHash, tick: u16) -> Option<usize> {
-    for way in 0..WAYS {
-        if key.match_mask(set.load(way)) != 0 {
-            return Some(way);
-        }
-    }
     let own = own_half(hash);
     let start = (hash.0 >> 29) as usize;
     for half in [own, own ^ HALF] {
         for step in 0..HALF {
-            let way = half + (start + step) % HALF;
-            if FlowEntry(set.load(way)).is_free(tick) {
+            let way = set.computed(half + (start + step) % HALF);
+            let entry = set.load(way);
+            if key.match_mask(entry) != 0 || FlowEntry(entry).is_free(tick) {
                 return Some(way);
             }
         }

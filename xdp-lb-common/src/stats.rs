@@ -9,7 +9,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::reason::{DropReason, FlowEvent, PassReason};
+use crate::reason::{DropReason, FlowEvent, PassReason, Reason as _};
 
 /// `stats_base` of a service that got no counters of its own: outside every map.
 pub const NO_STATS: u32 = 1 << 31;
@@ -33,12 +33,50 @@ macro_rules! counters {
             #[doc = concat!("By [`", stringify!($reason), "`].")]
             pub $group: <$reason as crate::reason::Reason>::Counts,
         )*
+            /// While packets are traced, why the last one ended: see [`Ended`].
+            pub ended: u64,
             /// Zero: no two CPUs count in one cache line.
-            pub reserved: [u64; padding(0 $(+ <$reason as crate::reason::Reason>::ALL.len())*)],
+            pub reserved: [u64; padding(1 $(+ <$reason as crate::reason::Reason>::ALL.len())*)],
         }
 
         const _: () = assert!(size_of::<$name>().is_multiple_of(64));
     };
+}
+
+/// Why a packet ended, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// In a tunnel.
+    Forwarded,
+    /// To the kernel, or answered.
+    Passed(PassReason),
+    /// Dropped.
+    Dropped(DropReason),
+}
+
+impl Ended {
+    /// The word: 0, or 256 times the kind plus the reason's index.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        match self {
+            Self::Forwarded => 0,
+            Self::Passed(reason) => 256 + reason as u64,
+            Self::Dropped(reason) => 512 + reason as u64,
+        }
+    }
+
+    /// From the word; `None` when it names no reason.
+    #[must_use]
+    pub fn unpack(word: u64) -> Option<Self> {
+        let index = (word & 0xff) as usize;
+        match word >> 8 {
+            0 => Some(Self::Forwarded),
+            1 => PassReason::ALL.get(index).copied().map(Self::Passed),
+            2 => DropReason::ALL.get(index).copied().map(Self::Dropped),
+            _ => None,
+        }
+    }
 }
 
 /// Words that fill `words` up to whole cache lines.

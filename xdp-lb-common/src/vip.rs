@@ -80,6 +80,6 @@ const _: () = assert!(size_of::<PortPage>() == 512);
 #[must_use]
 #[inline(always)]
 pub const fn probe_start(words: [u64; 2], salt: u32) -> u32 {
-    let h = (words[0] ^ words[1].rotate_left(32) ^ ((salt as u64) << 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let h = (words[0] ^ words[1].rotate_left(32) ^ ((salt as u64) << 24)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (h >> 40) as u32
 }

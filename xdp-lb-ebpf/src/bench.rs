@@ -21,7 +21,7 @@ mod packet;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::xdp_action::{XDP_ABORTED, XDP_PASS, XDP_TX},
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
     btf_maps::{Array, ProgramArray},
     helpers::bpf_tail_call,
     macros::{btf_map, xdp},
@@ -96,6 +96,19 @@ pub fn bench_pass(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// Live frames: writes the header anew, which the last receiver of the page changed, and sends it.
+#[xdp]
+#[inline(always)]
+pub fn bench_live(ctx: XdpContext) -> u32 {
+    restore(&mut Packet::new(ctx)).map_or(XDP_ABORTED, |()| XDP_TX)
+}
+
+/// What comes back.
+#[xdp]
+pub fn bench_drop(_ctx: XdpContext) -> u32 {
+    XDP_DROP
+}
+
 /// The limit: an IPv4 tunnel header that is the same for every packet, without a look at anything.
 #[xdp]
 #[inline(always)]
@@ -134,7 +147,7 @@ fn restore(packet: &mut Packet) -> Option<()> {
 /// and never fall into a cycle that a branch predictor could learn.
 #[inline(always)]
 fn flow(n: u64) -> u32 {
-    ((n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * constant!(FLOWS) >> 32) as u32
+    (((n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * constant!(FLOWS)) >> 32) as u32
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@ mod maps;
 mod packet;
 mod pipeline;
 mod send;
+mod trace;
 mod verdict;
 
 use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
@@ -23,10 +24,11 @@ use crate::packet::Packet;
 #[inline(always)]
 pub fn xdp_lb(ctx: XdpContext) -> u32 {
     let raw = ctx.ctx;
-    match pipeline::plain(&mut Packet::new(ctx)) {
+    let action = match pipeline::plain(&mut Packet::new(ctx)) {
         Some(verdict) => verdict.conclude(),
         None => xdp_lb_thorough(raw),
-    }
+    };
+    trace::told(raw, action)
 }
 
 /// What is not a plain packet: a function of its own, so that its many cases take no registers from the others.
@@ -40,7 +42,8 @@ extern "C" fn xdp_lb_thorough(ctx: *mut xdp_md) -> u32 {
 #[xdp]
 #[inline(always)]
 pub fn xdp_decap(ctx: XdpContext) -> u32 {
-    pipeline::decap(&mut Packet::new(ctx)).conclude()
+    let raw = ctx.ctx;
+    trace::told(raw, pipeline::decap(&mut Packet::new(ctx)).conclude())
 }
 
 #[cfg(not(test))]

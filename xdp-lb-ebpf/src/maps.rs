@@ -27,7 +27,7 @@ use xdp_lb_common::{
     server_id::Place,
     service::Service,
     source::{self, SourceKey},
-    stats::{Counters, Traffic},
+    stats::{Counters, Ended, Traffic},
     vip::{PortPage, VipSlot},
 };
 
@@ -46,10 +46,11 @@ impl<T: 'static, const NUMBER: u32> Table<T, NUMBER> {
         unsafe { &*self.pointer(index, mask) }
     }
 
-    /// Element `index`; `last` is a constant of the program, the table's length minus one.
+    /// Element `index`; `last` is a constant of the program, the table's length minus one. The mask changes nothing:
+    /// kernels before 6.8 lose the comparison's result where rustc keeps the index in two places.
     #[inline(always)]
     fn get(&self, index: u32, last: u32) -> Option<&'static T> {
-        if index > last { None } else { Some(self.at(index, u32::MAX)) }
+        if index > last { None } else { Some(self.at(index, last)) }
     }
 
     /// The same to write: of tables where each CPU has a part of its own.
@@ -158,6 +159,10 @@ impl select::Set for MapSet {
     fn store(&self, way: usize, entry: u64) {
         // SAFETY: as in `load`; an aligned 8-byte store is one store.
         unsafe { (&raw mut (*self.0).entries).cast::<u64>().add(way % WAYS).write_volatile(entry) }
+    }
+    #[inline(always)]
+    fn computed(&self, way: usize) -> usize {
+        unknown(way) % WAYS
     }
 }
 
@@ -285,26 +290,63 @@ fn count_traffic(stats: *mut Traffic, bytes: u64) {
     }
 }
 
+/// True when every packet's end is told.
+#[inline(always)]
+pub fn trace() -> bool {
+    constant!(Trace as u32) != 0
+}
+
+/// Why the last packet on this CPU ended, for who tells it; the next one begins as forwarded.
+#[inline(always)]
+pub fn take_ended() -> u64 {
+    let counters = COUNTERS.pointer(cpu(), constant!(CpuMask as u32));
+    // SAFETY: this CPU's element.
+    unsafe { core::mem::replace(&mut (*counters).ended, Ended::Forwarded.pack()) }
+}
+
+#[inline(always)]
+fn note(ended: Ended) {
+    if trace() {
+        let counters = COUNTERS.pointer(cpu(), constant!(CpuMask as u32));
+        // SAFETY: this CPU's element.
+        unsafe { (*counters).ended = ended.pack() };
+    }
+}
+
 /// Counts a packet that went to the kernel.
 #[inline(always)]
 pub fn count_pass(reason: PassReason) {
+    note(Ended::Passed(reason));
     add(|c| &raw mut c.passes, reason);
 }
 
 /// Counts a dropped packet.
 #[inline(always)]
 pub fn count_drop(reason: DropReason) {
+    note(Ended::Dropped(reason));
     add(|c| &raw mut c.drops, reason);
 }
 
 #[inline(always)]
 fn add<R: Reason>(group: impl FnOnce(&mut Counters) -> *mut R::Counts, reason: R) {
-    if reason.index() >= R::ALL.len() {
+    let index = unknown(reason.index());
+    if index >= R::ALL.len() {
         return;
     }
     let counters = COUNTERS.pointer(cpu(), constant!(CpuMask as u32));
     // SAFETY: this CPU's element; the index is below the number of u64 fields in the group.
-    unsafe { *group(&mut *counters).cast::<u64>().add(reason.index()) += 1 };
+    unsafe { *group(&mut *counters).cast::<u64>().add(index) += 1 };
+}
+
+/// The same number, of which rustc knows nothing any more: it would drop a check that it can prove needless, and the
+/// kernel's verifier cannot prove as much.
+#[inline(always)]
+fn unknown(mut number: usize) -> usize {
+    // SAFETY: moves a register to itself. Without any instruction its line would have none, which the kernel refuses.
+    unsafe {
+        asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags));
+    }
+    number
 }
 
 /// Hands the packet to another interface; false when the device map does not know it. What the driver there

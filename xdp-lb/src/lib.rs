@@ -2,9 +2,12 @@
 //!
 //! Without the feature `agent` this is the pure half: no aya, no tokio, no files, no clock.
 
+pub mod bfd;
+pub mod bgp;
 pub mod config;
 pub mod explain;
 pub mod gates;
+pub mod health;
 pub mod maglev;
 pub mod memory;
 pub mod model;
@@ -29,3 +32,5 @@ pub mod dataplane;
 pub mod file;
 #[cfg(feature = "agent")]
 pub mod netlink;
+#[cfg(feature = "agent")]
+pub mod socket;

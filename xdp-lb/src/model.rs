@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use xdp_lb_common::{quic, server_id::ServerId};
 
+use crate::bgp::settings::Bgp;
+use crate::health::{Check, OnAllDown};
+
 /// The whole of one configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
@@ -30,6 +33,8 @@ pub struct Desired {
     pub services: Vec<Service>,
     /// The backend side, when this node also takes tunnels off.
     pub decap: Option<Decap>,
+    /// Whom the VIPs are announced to, and when.
+    pub bgp: Option<Bgp>,
 }
 
 /// Identity of this node.
@@ -310,6 +315,10 @@ pub struct Service {
     pub drain: DrainPolicy,
     /// Tunnel header.
     pub encap: Encap,
+    /// How backends are asked whether they live; `None`: they are what `state` says.
+    pub health: Option<Check>,
+    /// What becomes of the service while no backend answers.
+    pub on_all_down: OnAllDown,
     /// Configured backends, sorted by address; an empty list is a service that drops.
     pub backends: Vec<Backend>,
 }
@@ -411,7 +420,7 @@ impl Share {
 }
 
 /// Outer header of a service's tunnels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Encap {
     /// Prefix of the outer IPv4 source: network address and prefix length; host bits come from the flow.
     pub source_v4: Option<([u8; 4], u8)>,
@@ -422,7 +431,7 @@ pub struct Encap {
 }
 
 /// `encap.dscp`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dscp {
     /// The inner packet's.
     #[default]

@@ -78,7 +78,7 @@ pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
 /// All slots of the live VIP bank.
 #[must_use]
 pub fn live_bank<E: Elements + ?Sized>(maps: &E, capacity: &Capacity, control: &Control) -> Vec<VipSlot> {
-    let first = VipBank::unpack(control.vip_bank).bank * capacity.vip_slots;
+    let first = VipBank::first(control.vip_bank, capacity.vip_slots);
     (first..first + capacity.vip_slots).map_while(|index| maps.vip(index)).collect()
 }
 

@@ -52,6 +52,8 @@ pub struct Readings {
     pub interfaces: Vec<Interface>,
     /// Names of interfaces by index.
     pub names: BTreeMap<u32, String>,
+    /// What health checks say of members, by service id and ring-local index; those that are not asked are left out.
+    pub health: BTreeMap<(u16, u16), Health>,
 }
 
 /// A balancer.
@@ -154,6 +156,8 @@ pub struct Member {
     pub state: MemberState,
     /// Since when it has that state, seconds since 1970.
     pub since: u64,
+    /// What its health checks say; `null` where it is not asked.
+    pub health: Option<Health>,
     /// Slots that new flows go to it by.
     pub slots: u32,
     /// The same in per cent of the ring.
@@ -166,6 +170,15 @@ pub struct Member {
     pub bytes: Option<u64>,
     /// Flows remembered; `null` when the flow table was not read.
     pub flows: Option<u32>,
+}
+
+/// What a member's health checks say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// State and reason in words: `up`, `down: nothing listens on port 80 of 203.0.113.10: connection refused`.
+    pub words: String,
+    /// Since when it has that state, seconds since 1970.
+    pub since: u64,
 }
 
 /// How packets get to a member.
@@ -336,6 +349,7 @@ fn service(
             address: from_map(entry.address),
             state: MemberState::of(entry),
             since: entry.since,
+            health: readings.health.get(&(id, local)).cloned(),
             slots,
             slots_percent: percent(slots, config.table_size),
             path: Path::of(entry.template(), &readings.names),

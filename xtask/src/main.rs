@@ -10,6 +10,7 @@ mod run;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -79,12 +80,17 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
         arguments: Vec<String>,
     },
+    /// Load, verify and try the product on other kernels, in virtual machines
+    VmTest {
+        #[command(flatten)]
+        arguments: vm::Arguments,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Task::Test { part: Some(part @ (Part::Kube | Part::Vm)), .. } = arguments.task {
-        eprintln!("xtask: {} tests are not supported yet", format!("{part:?}").to_lowercase());
+    if let Task::Test { part: Some(Part::Kube), .. } = arguments.task {
+        eprintln!("xtask: kube tests are not supported yet");
         return ExitCode::from(2);
     }
     match dispatch(arguments) {
@@ -111,6 +117,14 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         }
         // Nothing is set up here: that is what it tests, elsewhere.
         Task::Test { part: Some(Part::Chroot), extra } => chroot::run(&extra),
+        Task::Test { part: Some(Part::Vm), .. } => {
+            setup::before(Need::Vm, mode)?;
+            vm::run(&vm::Arguments::default())
+        }
+        Task::VmTest { arguments } => {
+            setup::before(if arguments.here { Need::Run } else { Need::Vm }, mode)?;
+            vm::run(&arguments)
+        }
         Task::Test { part, extra } => {
             let need = if part == Some(Part::Unit) { Need::Build } else { Need::Run };
             setup::before(need, mode)?;

@@ -7,7 +7,7 @@
 //! | `prog` | `tests/tests/prog_*`: BPF_PROG_TEST_RUN | yes | 2 |
 //! | `lab` | `tests/tests/lab_*`: network namespaces | yes | 1 |
 //!
-//! Without a part: all of these, and what else the workspace has. cargo's own summary lines come last.
+//! `vm` is [`crate::vm`]. Without a part: all of the table, and what else the workspace has. cargo's own summary lines come last.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -30,7 +30,7 @@ pub enum Part {
     Lab,
     /// A Kubernetes API server: not supported yet.
     Kube,
-    /// Other kernels in QEMU: not supported yet.
+    /// Other kernels in QEMU: `cargo xtask vm-test`; never part of the others.
     Vm,
     /// Set-up in fresh Debian 12 and 13 chroots; takes many minutes, never part of the others.
     Chroot,

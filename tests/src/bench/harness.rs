@@ -4,10 +4,9 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::{Array, ProgramArray};
-use aya::programs::{ProgramFd, Xdp};
+use aya::programs::{ProgramFd, ProgramInfo, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use xdp_lb::dataplane::{Program, object};
-use xdp_lb_common::names;
 
 use super::rows::{Row, Subject};
 use super::tables::{State, Tables};
@@ -18,7 +17,17 @@ pub struct Bench {
     /// What it is.
     pub row: Row,
     wrapper: Wrapper,
-    tables: Option<Tables>,
+    under_test: UnderTest,
+}
+
+/// The program behind the wrapper.
+enum UnderTest {
+    /// One of the bench's own.
+    Own(&'static str),
+    /// One of the balancer's object, with its tables.
+    Balancer(Box<Tables>),
+    /// Somebody's.
+    Pinned(ProgramFd),
 }
 
 impl Bench {
@@ -27,17 +36,17 @@ impl Bench {
     /// # Errors
     /// Says which program or map of which row failed.
     pub fn load(row: Row, object: &[u8]) -> Result<Self> {
-        let name = row.name;
+        let name = row.name.clone();
         Self::try_load(row, object).with_context(|| format!("row \"{name}\""))
     }
 
     fn try_load(row: Row, object: &[u8]) -> Result<Self> {
-        let (program, state) = match row.subject {
-            Subject::Floor => ("bench_pass", None),
-            Subject::Limit => ("bench_limit", None),
-            Subject::Balancer(state) => {
-                (names::PROGRAM_BALANCER, Some((Program::Balancer { decap: false }, state)))
-            }
+        let balancer =
+            |program, state| Tables::load(object, program, state).map(Box::new).map(UnderTest::Balancer);
+        let mut under_test = match &row.subject {
+            Subject::Floor => UnderTest::Own("bench_pass"),
+            Subject::Limit => UnderTest::Own("bench_limit"),
+            Subject::Balancer(state) => balancer(Program::Balancer { decap: false }, *state)?,
             Subject::Decap => {
                 let state = State {
                     flow_entries: 1024,
@@ -46,13 +55,16 @@ impl Bench {
                     thorough: 0,
                     admitted: true,
                 };
-                (names::PROGRAM_DECAP, Some((Program::Decap, state)))
+                balancer(Program::Decap, state)?
+            }
+            Subject::Pinned(path) => {
+                let info = ProgramInfo::from_pin(path).with_context(|| format!("open {}", path.display()))?;
+                UnderTest::Pinned(info.fd()?)
             }
         };
-        let mut tables = state.map(|(program, state)| Tables::load(object, program, state)).transpose()?;
         let mut wrapper = Wrapper::load(&row, false)?;
-        wrapper.point_at(subject(&mut tables, program)?)?;
-        let bench = Self { row, wrapper, tables };
+        wrapper.point_at(&mut under_test)?;
+        let bench = Self { row, wrapper, under_test };
         let mut left = bench.row.warm_up;
         while left > 0 {
             let packets = left.min(1 << 20) as u32;
@@ -85,19 +97,13 @@ impl Bench {
     /// # Errors
     /// Says what was not so.
     pub fn prove(&mut self, packets: u32) -> Result<()> {
-        let name = self.row.name;
+        let name = self.row.name.clone();
         self.try_prove(packets).with_context(|| format!("row \"{name}\" does not measure what it says"))
     }
 
     fn try_prove(&mut self, packets: u32) -> Result<()> {
-        let program = match self.row.subject {
-            Subject::Floor => "bench_pass",
-            Subject::Limit => "bench_limit",
-            Subject::Balancer(_) => names::PROGRAM_BALANCER,
-            Subject::Decap => names::PROGRAM_DECAP,
-        };
         let mut looking = Wrapper::load(&self.row, true)?;
-        looking.point_at(subject(&mut self.tables, program)?)?;
+        looking.point_at(&mut self.under_test)?;
         let before = self.tally()?;
         let last = looking.run(&self.row, packets)?;
         let after = self.tally()?;
@@ -135,7 +141,10 @@ impl Bench {
     }
 
     fn tally(&self) -> Result<Tally> {
-        self.tables.as_ref().map_or_else(|| Ok(Tally::default()), Tables::tally)
+        match &self.under_test {
+            UnderTest::Balancer(tables) => tables.tally(),
+            UnderTest::Own(_) | UnderTest::Pinned(_) => Ok(Tally::default()),
+        }
     }
 }
 
@@ -166,17 +175,29 @@ fn expect_counted(before: &Tally, after: &Tally, counted: Counted, packets: u64)
     Ok(())
 }
 
-/// `program`: one of the bench's own, or one of the balancer's object.
-fn subject<'a>(tables: &'a mut Option<Tables>, program: &'static str) -> Result<Target<'a>> {
-    Ok(match tables {
-        Some(tables) => Target::Outside(tables.program()?),
-        None => Target::Inside(program),
-    })
+/// The programs at the other end of a wire.
+pub(super) struct Generator {
+    wrapper: Wrapper,
 }
 
-enum Target<'a> {
-    Inside(&'static str),
-    Outside(&'a ProgramFd),
+impl Generator {
+    pub(super) fn load(row: &Row) -> Result<Self> {
+        let mut wrapper = Wrapper::load(row, false)?;
+        for name in ["bench_live", "bench_drop"] {
+            wrapper.program(name)?.load().with_context(|| format!("load {name}"))?;
+        }
+        Ok(Self { wrapper })
+    }
+
+    /// Writes a frame's header anew and sends it.
+    pub(super) fn live(&mut self) -> Result<&ProgramFd> {
+        Ok(self.wrapper.program("bench_live")?.fd()?)
+    }
+
+    /// Drops what comes back.
+    pub(super) fn drop(&mut self) -> Result<&ProgramFd> {
+        Ok(self.wrapper.program("bench_drop")?.fd()?)
+    }
 }
 
 /// `bench_restore` with one row's constants.
@@ -217,16 +238,17 @@ impl Wrapper {
         program.try_into().with_context(|| format!("{name} as an XDP program"))
     }
 
-    fn point_at(&mut self, target: Target<'_>) -> Result<()> {
-        let inside;
-        let fd = match target {
-            Target::Outside(fd) => fd,
-            Target::Inside(name) => {
+    fn point_at(&mut self, under_test: &mut UnderTest) -> Result<()> {
+        let own;
+        let fd = match under_test {
+            UnderTest::Own(name) => {
                 let program = self.program(name)?;
                 program.load().with_context(|| format!("load {name}"))?;
-                inside = program.fd()?.try_clone().with_context(|| format!("duplicate {name}"))?;
-                &inside
+                own = program.fd()?.try_clone().with_context(|| format!("duplicate {name}"))?;
+                &own
             }
+            UnderTest::Balancer(tables) => tables.program()?,
+            UnderTest::Pinned(fd) => fd,
         };
         let map = self.object.map_mut("subject").ok_or_else(|| anyhow!("no map subject"))?;
         let mut array = ProgramArray::try_from(map).context("open subject")?;

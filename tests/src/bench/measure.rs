@@ -1,11 +1,12 @@
 //! Rounds over all rows, interleaved: what disturbs the machine disturbs every row alike.
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use super::harness::Bench;
 
 /// How much is measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effort {
     /// Packets of one measurement.
     pub batch: u32,
@@ -20,21 +21,32 @@ impl Default for Effort {
 }
 
 /// Nanoseconds a packet of one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     /// Best round.
+    #[serde(rename = "min_ns")]
     pub min: u32,
     /// Middle round.
+    #[serde(rename = "median_ns")]
     pub median: u32,
     /// Worst round.
+    #[serde(rename = "max_ns")]
     pub max: u32,
+    /// Half the distance between the quartiles of the rounds: what the machine's moods make of a median.
+    #[serde(rename = "noise_ns")]
+    pub noise: u32,
 }
 
 impl Measured {
     /// Of the rounds of one row; `None` when there were none.
-    fn of(mut rounds: Vec<u32>) -> Option<Self> {
+    pub(super) fn of(mut rounds: Vec<u32>) -> Option<Self> {
+        if rounds.is_empty() {
+            return None;
+        }
         rounds.sort_unstable();
-        Some(Self { min: *rounds.first()?, median: *rounds.get(rounds.len() / 2)?, max: *rounds.last()? })
+        let at = |quarters: usize| rounds.get((rounds.len() - 1) * quarters / 4).copied();
+        let (min, max) = (*rounds.first()?, *rounds.last()?);
+        Some(Self { min, median: at(2)?, max, noise: (at(3)? - at(1)?).div_ceil(2) })
     }
 }
 
@@ -61,7 +73,8 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_round() {
-        assert_eq!(Measured::of(vec![9, 1, 5]), Some(Measured { min: 1, median: 5, max: 9 }));
+        assert_eq!(Measured::of(vec![9, 1, 5]), Some(Measured { min: 1, median: 5, max: 9, noise: 2 }));
+        assert_eq!(Measured::of(vec![7; 4]), Some(Measured { min: 7, median: 7, max: 7, noise: 0 }));
         assert_eq!(Measured::of(vec![]), None);
     }
 }

@@ -5,24 +5,34 @@
 //!                      \        |
 //!                       bench: wrapper -> balancer        one kernel object each, tail-called
 //!                          |         \
-//!                        prove      measure --> report (table, JSON, target)
+//!                        prove      measure --> report (table, JSON, targets, saved runs), chart
+//!
+//!  foreign: rows for any pinned XDP program       live: real frames over a veth pair
 //! ```
 //!
 //! The floor is the harness with a program that passes, the limit one that puts a constant tunnel header in
 //! front of the packet and looks at nothing. A row is read as nanoseconds above the limit. How the packet
 //! is restored before every iteration is written in `xdp-lb-ebpf/src/bench.rs`.
 
+mod chart;
 #[expect(unsafe_code, reason = "pinning a thread takes a pointer")]
 mod cpu;
+mod foreign;
 mod harness;
+mod live;
 mod measure;
 mod report;
 mod rows;
+#[expect(unsafe_code, reason = "the bpf system call takes pointers")]
+mod stats;
 mod tables;
 
+pub use chart::svg;
 pub use cpu::pin;
+pub use foreign::foreign;
 pub use harness::Bench;
+pub use live::{Live, live};
 pub use measure::{Effort, Measured, measure};
-pub use report::{Target, json, missed, table};
+pub use report::{Line, Report, Target, machine};
 pub use rows::{Row, Subject, rows};
 pub use tables::{State, Tables};

@@ -1,6 +1,8 @@
 //! The rows: what comes in, through which program, and what must become of every packet.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use xdp_lb_common::reason::{DropReason, PassReason};
 use xdp_lb_common::service::{DEST_PORT, ICE_UFRAG, QUIC_CID, SOURCE_RANGES};
@@ -10,7 +12,7 @@ use crate::packet::{ACK, SYN, binding_request, eth, quic_short};
 use crate::prog::{Counted, XdpAction};
 
 /// Which program a row runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// The harness alone.
     Floor,
@@ -20,13 +22,15 @@ pub enum Subject {
     Balancer(State),
     /// `xdp_decap`.
     Decap,
+    /// Any XDP program, by its pin.
+    Pinned(PathBuf),
 }
 
 /// One line of the result.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// What people and `--json` call it.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Program.
     pub subject: Subject,
     /// The packet of flow 0.
@@ -152,13 +156,13 @@ impl Row {
     /// Whether the flow table is asked, so that its counters move too.
     #[must_use]
     pub fn is_tracked(&self) -> bool {
-        matches!(self.subject, Subject::Balancer(state) if state.dirty) || self.name.starts_with("udp")
+        matches!(&self.subject, Subject::Balancer(state) if state.dirty || self.name.starts_with("udp"))
     }
 }
 
 fn row(name: &'static str, subject: Subject, packet: Vec<u8>) -> Row {
     Row {
-        name,
+        name: name.into(),
         subject,
         packet,
         flow_at: SOURCE_V4,

@@ -94,6 +94,14 @@ impl Tables {
     /// # Errors
     /// Names the map or program that failed.
     pub fn load(object: &[u8], program: Program, state: State) -> Result<Self> {
+        Self::load_for(object, program, state, IFINDEX)
+    }
+
+    /// The same with tunnels that leave by the interface `ifindex`.
+    ///
+    /// # Errors
+    /// Names the map or program that failed.
+    pub fn load_for(object: &[u8], program: Program, state: State, ifindex: u32) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = BpffsRoot::new(format!("/sys/fs/bpf/xlb-bench-{}-{n}", std::process::id()));
@@ -109,11 +117,11 @@ impl Tables {
         };
         let flow_table = FlowTable { entries: state.flow_entries, track_window: Duration::ZERO };
         let shape = Shape::balancer(&limits, &flow_table, load::machine()?);
-        let setup = Setup { shape, seed: SEED, program };
+        let setup = Setup { shape, seed: SEED, program, trace: false };
         let loaded = Loaded::with_object(&root, &setup, object).inspect_err(|_| drop(load::remove(&root)))?;
         let maps = loaded.maps()?;
         let mut tables = Self { loaded: Some(loaded), root, maps };
-        tables.fill(state)?;
+        tables.fill(state, ifindex)?;
         Ok(tables)
     }
 
@@ -136,9 +144,9 @@ impl Tables {
         Ok(Tally { counters: self.maps.counters().context("read counters")?, forwarded: sum(traffic) })
     }
 
-    fn fill(&mut self, state: State) -> Result<()> {
+    fn fill(&mut self, state: State, ifindex: u32) -> Result<()> {
         let mut ops: Vec<MapOp> = (0..BACKENDS)
-            .map(|local| MapOp::PutBackend { index: local.into(), entry: Box::new(backend(local)) })
+            .map(|local| MapOp::PutBackend { index: local.into(), entry: Box::new(backend(local, ifindex)) })
             .collect();
         let slots: Vec<u16> = (0..TABLE_SIZE).map(member).collect();
         // All that changed is the dirty bit: rows with and without it send the same packets to the same backends.
@@ -171,7 +179,7 @@ impl Tables {
         ops.push(MapOp::PutSource { key: client, value });
         let bank = VipBank { bank: 1, salt: 0 };
         ops.push(MapOp::PutVips { bank: bank.bank, slots: vips(self.maps.capacity().vip_slots) });
-        ops.push(MapOp::SwitchVips { word: bank.pack() });
+        ops.push(MapOp::SwitchVips { word: bank.pack(self.maps.capacity().vip_slots) });
         ops.push(MapOp::SetSources { list: Box::new(sources()) });
         ops.iter().try_for_each(|op| self.maps.apply(op)).context("fill the tables")
     }
@@ -184,7 +192,7 @@ fn member(slot: u32) -> u16 {
     (hash::mix(u64::from(slot)) % u64::from(BACKENDS)) as u16
 }
 
-fn backend(local: u16) -> Backend {
+fn backend(local: u16, ifindex: u32) -> Backend {
     let [high, low] = local.to_be_bytes();
     let address = Ipv4Addr::new(10, 1, high, low);
     let template = Template {
@@ -194,7 +202,7 @@ fn backend(local: u16) -> Backend {
         tos_keep: 0xff,
         tos_set: 0,
         max_inner: u16::MAX - 20,
-        ifindex: IFINDEX,
+        ifindex,
     };
     Backend {
         live: 0,

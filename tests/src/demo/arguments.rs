@@ -25,8 +25,11 @@ pub struct Arguments {
     #[arg(long)]
     pub keep: bool,
     /// Take away the labs that earlier runs left up with --keep, and end
-    #[arg(long, conflicts_with_all = ["length", "keep"])]
+    #[arg(long, conflicts_with_all = ["length", "keep", "bgp"])]
     pub clean: bool,
+    /// The router is FRR, and the edge nodes announce the VIPs to it by BGP
+    #[arg(long)]
+    pub bgp: bool,
     /// No colours, as with NO_COLOR=1
     #[arg(long)]
     pub no_color: bool,
@@ -71,6 +74,7 @@ mod tests {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert_eq!(parse("x --for 30s --keep").unwrap().length, Some(Duration::from_secs(30)));
         assert!(parse("x --for=1m --no-color").unwrap().no_color);
+        assert!(parse("x --bgp --for 30s").unwrap().bgp);
         assert!(parse("x --clean --keep").is_err());
     }
 }

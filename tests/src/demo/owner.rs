@@ -53,6 +53,7 @@ impl Owners {
             now: 0,
             allow_moves: false,
             generation: 1,
+            only: None,
         })?;
         plan.ops.iter().try_for_each(|op| maps.apply(op).map(drop)).context("plan in memory")?;
         let observed = maps.observe();

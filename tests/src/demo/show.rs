@@ -17,6 +17,7 @@ use super::terminal::{Abilities, Terminal};
 use super::traffic::{REQUEST_TIMEOUT, Sample, Traffic};
 use crate::lab::files::{VIP, WEB};
 use crate::lab::plan::{self, Role};
+use crate::lab::routers::FRR;
 use crate::lab::skip;
 use crate::lab::topology::{Host, Lab, Options};
 use crate::lab::{Leaks, Lifetime, janitor, product};
@@ -43,6 +44,9 @@ pub fn run(arguments: &Arguments, out: impl Write) -> Result<u8> {
     let mut terminal = Terminal::new(out, Abilities::of_stdout(arguments.no_color));
     if let Some(missing) = skip::first_missing(skip::LAB) {
         bail!("the lab cannot be built here: {missing}");
+    }
+    if let Some(missing) = skip::first_missing(&[FRR]).filter(|_| arguments.bgp) {
+        bail!("BGP cannot be shown here: {missing}");
     }
     if arguments.clean {
         let gone = janitor::sweep();
@@ -74,12 +78,16 @@ fn on_stage(
     terminal: &mut Terminal<impl Write>,
 ) -> Result<u8> {
     let began = Instant::now();
-    let mut stage = Stage::start(lab)?;
+    let mut stage = Stage::start(lab, arguments.bgp)?;
     terminal.say(screen::topology(stage.web_server()));
     let ready = format!("  All daemons are ready after {}.", account::seconds(began.elapsed()));
     terminal.say([String::new(), ready]);
     if interrupt.is_given() {
         return Ok(INTERRUPTED);
+    }
+    if arguments.bgp {
+        let said = stage.announce()?;
+        terminal.say([String::new()].into_iter().chain(said));
     }
     let traffic = Traffic::start(lab)?;
     let mut director = Director {

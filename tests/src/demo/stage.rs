@@ -1,16 +1,23 @@
 //! The lab of the show with the product in it, and the hand that does to it what the scenario says.
 
 use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::file;
 use super::scenario::Event;
-use crate::lab::files::{self, ECHO, MEDIA, Mode, State, WEB};
+use crate::lab::bgp::{self, Section};
+use crate::lab::files::{self, ECHO, MEDIA, Mode, State, VIP, WEB};
+use crate::lab::plan;
+use crate::lab::product::run_to_end;
+use crate::lab::routers::Frr;
 use crate::lab::skip;
 use crate::lab::tier::Tier;
 use crate::lab::topology::{Host, Lab};
 use crate::lab::traffic::{Nginx, Server};
+use crate::lab::wait::wait_until;
 
 /// Everything that runs in the lab.
 #[derive(Debug)]
@@ -22,7 +29,14 @@ pub struct Stage<'lab> {
     states: BTreeMap<u8, State>,
     dead: Option<u8>,
     away: Option<u8>,
+    /// The router, where the edge nodes announce to it.
+    router: Option<Frr<'lab>>,
 }
+
+/// How long the router may take to learn something.
+const LEARN: Duration = Duration::from_secs(30);
+/// Backends of the pool that dies before the show.
+const POOL: std::ops::RangeInclusive<u8> = 1..=3;
 
 /// Whether short requests are served by nginx: where it is installed. Else a small server of the lab does it.
 #[must_use]
@@ -35,7 +49,7 @@ impl<'lab> Stage<'lab> {
     ///
     /// # Errors
     /// Names who is not.
-    pub fn start(lab: &'lab Lab) -> Result<Self> {
+    pub fn start(lab: &'lab Lab, with_bgp: bool) -> Result<Self> {
         let with_nginx = has_nginx();
         let ports: &[u16] = if with_nginx { &[ECHO, MEDIA] } else { &[WEB, ECHO, MEDIA] };
         let addresses: Vec<_> = ports.iter().copied().flat_map(files::at).collect();
@@ -45,8 +59,62 @@ impl<'lab> Stage<'lab> {
         let web =
             if with_nginx { lab.backends().iter().map(start).collect::<Result<_>>()? } else { Vec::new() };
         let states = BTreeMap::new();
-        let tier = Tier::start(lab, Mode::Native, |n| file::of_edge(n, &states))?;
-        Ok(Self { lab, tier, servers, web, states, dead: None, away: None })
+        let router = if with_bgp {
+            lab.leave_vips_to_bgp()?;
+            let (directory, section) = (lab.scratch().path(), Section::default());
+            Some(Frr::start(lab.router(), directory, &bgp::frr(lab, &section), &bgp::bfdd())?)
+        } else {
+            None
+        };
+        let tier = Tier::start(lab, Mode::Native, |n| text(lab, with_bgp, n, &states))?;
+        Ok(Self { lab, tier, servers, web, states, dead: None, away: None, router })
+    }
+
+    /// What BGP does before there is traffic: both nodes announce, a dead pool withdraws, and comes back. Says what the
+    /// router's kernel has at each point.
+    ///
+    /// # Errors
+    /// When the router does not learn it.
+    pub fn announce(&mut self) -> Result<Vec<String>> {
+        let mut said = vec!["== BGP: FRR on the router, before there is traffic".to_owned()];
+        for (what, state, hops) in [
+            ("both edge nodes announce the VIPs", None, 2),
+            ("every backend is marked down: nobody announces them", Some(State::Down), 0),
+            ("the backends are back", Some(State::Active), 2),
+        ] {
+            if let Some(state) = state {
+                self.states.extend(POOL.map(|n| (n, state)));
+                self.reload()?;
+            }
+            self.wait_next_hops(hops)?;
+            said.push(format!("   {what}; the router has:"));
+            let route = self.route(false)?;
+            let lines: Vec<&str> = route.lines().filter(|line| !line.trim().is_empty()).collect();
+            said.extend(lines.iter().map(|line| format!("      {}", line.trim_end())));
+            if lines.is_empty() {
+                said.push("      no route".to_owned());
+            }
+        }
+        self.states.clear();
+        Ok(said)
+    }
+
+    /// The router's route to exactly the VIP of a family.
+    fn route(&self, v6: bool) -> Result<String> {
+        let mut ip = Command::new("ip");
+        let (family, length) = if v6 { ("-6", 128) } else { ("-4", 32) };
+        let vip = plan::vip(VIP).both()[usize::from(v6)];
+        ip.args([family, "route", "show", &format!("{vip}/{length}")]);
+        Ok(run_to_end(self.lab.router(), "ip", ip, LEARN)?.stdout)
+    }
+
+    fn wait_next_hops(&self, count: usize) -> Result<()> {
+        wait_until(&format!("the router to have {count} next hops"), LEARN, || {
+            [false, true].into_iter().all(|v6| {
+                let hops = |route: String| route.matches("dev to-edge").count() == count;
+                self.route(v6).is_ok_and(hops)
+            })
+        })
     }
 
     /// What serves the short requests.
@@ -71,7 +139,12 @@ impl<'lab> Stage<'lab> {
             }
             Event::Withdraw(n) => {
                 self.away = Some(n);
-                self.lab.withdraw_edge(n)
+                if self.router.is_none() {
+                    return self.lab.withdraw_edge(n);
+                }
+                // In order: withdrawn, a second of grace, then the agent ends; the program stays.
+                self.tier.edges[usize::from(n) - 1].product.terminate()?;
+                self.wait_next_hops(self.tier.edges.len() - 1)
             }
         }
     }
@@ -84,10 +157,16 @@ impl<'lab> Stage<'lab> {
         if let Some(n) = self.dead.take() {
             self.lab.mend(self.lab.backend(n))?;
         }
-        if let Some(n) = self.away.take() {
-            self.lab.announce_edge(n)?;
-        }
         self.states.clear();
+        match (self.away.take(), &self.router) {
+            (Some(n), None) => self.lab.announce_edge(n)?,
+            (Some(n), Some(_)) => {
+                self.tier.edges[usize::from(n) - 1].restart()?;
+                self.reload()?;
+                return self.wait_next_hops(self.tier.edges.len());
+            }
+            (None, _) => {}
+        }
         self.reload()
     }
 
@@ -96,7 +175,9 @@ impl<'lab> Stage<'lab> {
     /// # Errors
     /// Says who has ended, with its last words.
     pub fn is_alive(&mut self) -> Result<()> {
-        let agents = self.tier.edges.iter_mut().chain(&mut self.tier.decaps).map(|n| n.product.process());
+        let gone = self.away.filter(|_| self.router.is_some());
+        let edges = (1..).zip(&mut self.tier.edges).filter(|(n, _)| Some(*n) != gone).map(|(_, node)| node);
+        let agents = edges.chain(&mut self.tier.decaps).map(|n| n.product.process());
         for process in agents.chain(self.web.iter_mut().map(Nginx::process)) {
             if let Some(status) = process.poll() {
                 let log = process.log();
@@ -121,7 +202,17 @@ impl<'lab> Stage<'lab> {
     }
 
     fn reload(&mut self) -> Result<()> {
-        let states = &self.states;
-        self.tier.reload(|n| file::of_edge(n, states)).context("reload the agents")
+        let (lab, with_bgp, states) = (self.lab, self.router.is_some(), &self.states);
+        let gone = self.away.filter(|_| with_bgp);
+        for (n, node) in (1..).zip(&mut self.tier.edges).filter(|(n, _)| Some(*n) != gone) {
+            node.reload(&text(lab, with_bgp, n, states)).context("reload the agents")?;
+        }
+        Ok(())
     }
+}
+
+/// The file of edge node `n`.
+fn text(lab: &Lab, with_bgp: bool, n: u8, states: &BTreeMap<u8, State>) -> String {
+    let text = file::of_edge(n, states);
+    if with_bgp { Section::default().add_to(lab, &text, n) } else { text }
 }

@@ -30,6 +30,14 @@ fn quoted(frame: &[u8], ip: &Ip) {
     assert!(quote.addresses.l3 == ip.l4 + icmp::ICMP_LEN && quote.addresses.l3 + 20 <= quote.l4, "{quote:?}");
     assert_eq!(quote.addresses.source, ip.addresses.destination);
     assert_eq!(quote.addresses.version, ip.addresses.version);
+    if quote.addresses.version == Version::V4 {
+        let at = quote.addresses.l3 + 6;
+        assert_eq!(
+            u16::from_be_bytes([frame[at], frame[at + 1]]) & 0x1fff,
+            0,
+            "a later fragment has no ports"
+        );
+    }
     let tunnel = quote.tunnel(frame, 6080);
     if let Some(inner) = tunnel.and_then(|tunnel| tunnel.inner) {
         assert!(quote.l4 <= inner.l3 && inner.l3 + 20 <= quote.end);

@@ -4,6 +4,8 @@
 //! functions. `tests/fuzz` takes this folder and `packet` in by path, so neither may need more than `std`, the pure half
 //! of `xdp-lb` and `xdp-lb-common`.
 
+mod bfd;
+mod bgp;
 mod config;
 mod decap;
 mod ice;
@@ -15,7 +17,9 @@ mod quic;
 pub type Check = fn(&[u8]);
 
 /// Name and function of every target, in alphabetical order.
-pub const TARGETS: [(&str, Check); 6] = [
+pub const TARGETS: [(&str, Check); 8] = [
+    ("bfd", bfd::check),
+    ("bgp", bgp::check),
     ("config", config::check),
     ("decap", decap::check),
     ("ice", ice::check),

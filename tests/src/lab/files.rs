@@ -107,6 +107,8 @@ pub struct EdgeFile {
     pub reversed: bool,
     /// Takes off tunnels as well: this node may be a backend itself.
     pub decap: bool,
+    /// Keys added to every TCP service and to every UDP service, as `health_check: { kind: tcp }`.
+    pub more: [Vec<String>; 2],
 }
 
 impl EdgeFile {
@@ -119,6 +121,7 @@ impl EdgeFile {
             backends: (1..=backends).map(|n| (Role::Backend(n), State::Active)).collect(),
             reversed: false,
             decap: false,
+            more: Default::default(),
         }
     }
 
@@ -179,12 +182,14 @@ services:
         if self.reversed {
             backends.reverse();
         }
+        let more: String =
+            self.more[usize::from(protocol == "udp")].iter().map(|key| format!("    {key}\n")).collect();
         format!(
             "  - name: {name}
     vip: [\"{v4}\", \"{v6}\"]
     protocol: {protocol}
     ports: {port}
-    backends:{}
+{more}    backends:{}
 ",
             if backends.is_empty() { " []".into() } else { format!("\n{}", backends.concat().trim_end()) }
         )

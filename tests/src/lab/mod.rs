@@ -24,12 +24,15 @@
 //! | `process`, `worker` | processes and threads in a namespace |
 //! | `product` | the `xdp-lb` binary in a namespace |
 //! | `files`, `tier` | configuration files, and the product on all edge nodes and backends with them |
+//! | `bgp` | BGP between a lab's edge nodes and FRR on its router |
+//! | `rig`, `routers` | a smaller network drawn link by link; FRR and BIRD |
 //! | `traffic` | servers, clients and what they count |
 //! | `id`, `remains`, `janitor`, `leaks` | names of what we made, and that nothing of it stays |
 //! | `bpffs`, `scratch` | the lab's own directories |
 //! | `skip`, `wait` | what the machine lacks; waiting with a bound |
 //! | `sys` | the unsafe system calls |
 
+pub mod bgp;
 pub mod bpffs;
 pub mod files;
 pub mod id;
@@ -41,6 +44,8 @@ pub mod plan;
 pub mod process;
 pub mod product;
 pub mod remains;
+pub mod rig;
+pub mod routers;
 pub mod scratch;
 pub mod skip;
 pub mod sys;
@@ -57,6 +62,8 @@ pub use netlink::Counters;
 pub use plan::{Dual, Role};
 pub use process::{Process, Signal, Stream};
 pub use product::{Daemon, Product};
+pub use rig::Rig;
+pub use routers::{Bird, Frr};
 pub use tier::{Node, Tier};
 pub use topology::{Host, Lab, Options, RpFilter};
 pub use wait::{wait_for, wait_until};

@@ -26,6 +26,8 @@ pub const LAB: &[Need] = &[Need::Root, Need::Namespaces, Need::BpfFs];
 pub const NGINX: Need = Need::Program("nginx", "nginx-light");
 /// The web client.
 pub const CURL: Need = Need::Program("curl", "curl");
+/// The front end of nftables.
+pub const NFT: Need = Need::Program("nft", "nftables");
 
 impl Need {
     /// Why it is not met, if it is not.

@@ -354,6 +354,14 @@ impl Lab {
         host.add_default_routes()
     }
 
+    /// Takes the router's own routes to the VIPs away: from now on a routing daemon brings them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn leave_vips_to_bgp(&self) -> Result<()> {
+        plan::vip_networks().into_iter().try_for_each(|network| self.router.netlink().remove_route(network))
+    }
+
     /// Sets the ECMP routes of the VIP networks over the announced edge nodes.
     fn route_vips(&self) -> Result<()> {
         let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner).clone();

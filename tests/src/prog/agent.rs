@@ -117,7 +117,7 @@ fn run<'a>(
     uptime: Duration,
     generation: u32,
 ) -> Run<'a> {
-    Run { desired, resolve, now, uptime, allow_moves: false, generation }
+    Run { desired, resolve, now, uptime, allow_moves: false, generation, only: None }
 }
 
 fn resolve(ways: &BTreeMap<IpAddr, Resolution>, address: IpAddr) -> Resolution {

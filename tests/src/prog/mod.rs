@@ -11,6 +11,7 @@ mod agent;
 mod pinned;
 mod privilege;
 mod run;
+mod skb;
 mod subject;
 #[expect(unsafe_code, reason = "the bpf system call takes pointers")]
 mod sys;
@@ -19,6 +20,7 @@ mod tally;
 pub use agent::{Agent, desired};
 pub use pinned::Pinned;
 pub use privilege::{Skipped, available};
-pub use run::{Ctx, Failure, MAX_PACKET, MIN_PACKET, Outcome, XdpAction, run, run_repeated};
+pub use run::{Ctx, Failure, MAX_PACKET, MIN_PACKET, Outcome, XdpAction, run, run_live, run_repeated, takes};
+pub use skb::{TcAction, run_skb};
 pub use subject::Subject;
 pub use tally::{Counted, Tally, assert_counted, counted, sum};

@@ -2,9 +2,12 @@
 
 use std::fmt::{self, Display};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::OnceLock;
 
-use super::sys::{XdpMd, test_run};
+use super::sys::{XdpMd, live_frames, test_run};
+use crate::lab::sys::load_xdp_return;
+use crate::lab::topology::XDP_PASS;
 
 /// Shortest packet that the kernel runs a program on: an Ethernet header.
 pub const MIN_PACKET: usize = 14;
@@ -144,6 +147,8 @@ pub fn run_repeated(
         ..XdpMd::default()
     };
     let mut output = vec![0; input.len() + GROWTH];
+    // Nothing in the default context is worth a refusal.
+    let context = (*ctx != Ctx::default() || takes_context()).then_some(context);
     let answer = test_run(program, &input, &mut output, context, repeat)
         .map_err(|error| Failure::Refused { error, ctx: ctx.clone(), length: packet.len() })?;
     let (data_length, data) = (answer.data_length, answer.context.data);
@@ -157,6 +162,51 @@ pub fn run_repeated(
         packet: packet.to_vec(),
         duration_ns: answer.duration_ns,
     })
+}
+
+/// Sends `frames` copies of `packet` as real frames through `program`, whose verdicts are carried out on the interface
+/// that `ctx` names. The kernel does not restore them: the program must write anew what its receiver changes.
+///
+/// # Errors
+/// The kernel's, which before 5.18 does not know live frames.
+pub fn run_live(program: BorrowedFd<'_>, packet: &[u8], ctx: &Ctx, frames: u32) -> Result<u32, Failure> {
+    const BATCH: u32 = 64;
+    let length = packet.len();
+    let data_end = u32::try_from(length).map_err(|_| Failure::Length(length))?;
+    let context = XdpMd {
+        data_end,
+        ingress_ifindex: ctx.ingress_ifindex,
+        rx_queue_index: ctx.rx_queue,
+        ..XdpMd::default()
+    };
+    live_frames(program, packet, context, frames, BATCH).map_err(|error| Failure::Refused {
+        error,
+        ctx: ctx.clone(),
+        length,
+    })
+}
+
+/// Whether a test run on this kernel takes `ctx`: interface, queue and 32 bytes of metadata since 5.15, more since 6.6 or
+/// so. It always takes the default. True where no program can be loaded to ask.
+#[must_use]
+pub fn takes(ctx: &Ctx) -> bool {
+    *ctx == Ctx::default() || takes_metadata(ctx.data_meta.len())
+}
+
+/// Asks with a program that looks at nothing.
+fn takes_metadata(length: usize) -> bool {
+    let Ok(program) = load_xdp_return(XDP_PASS) else { return true };
+    let mut packet = vec![0; length + MIN_PACKET];
+    let context =
+        XdpMd { data: length as u32, data_end: packet.len() as u32, ingress_ifindex: 1, ..XdpMd::default() };
+    let outcome = test_run(program.as_fd(), &packet.clone(), &mut packet, Some(context), 1);
+    !outcome.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+}
+
+/// Whether a test run takes any context, asked once.
+fn takes_context() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| takes_metadata(0))
 }
 
 impl TryFrom<u32> for XdpAction {

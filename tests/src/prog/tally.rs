@@ -121,7 +121,7 @@ fn differences(before: &Tally, after: &Tally) -> BTreeMap<String, i128> {
 /// All counters in the order of [`names`].
 fn words(tally: &Tally) -> Vec<u64> {
     let counters = bytemuck::cast_slice::<Counters, u64>(std::slice::from_ref(&tally.counters));
-    let named = counters.len() - tally.counters.reserved.len();
+    let named = counters.len() - 1 - tally.counters.reserved.len();
     [&counters[..named], &[tally.forwarded.packets, tally.forwarded.bytes]].concat()
 }
 

@@ -20,7 +20,7 @@ type Named = (&'static str, Vec<(&'static str, Vec<u8>)>);
 pub fn all() -> Vec<Seed> {
     let one =
         |(target, seeds): Named| seeds.into_iter().map(move |(name, bytes)| Seed { target, name, bytes });
-    [frames(), ice(), quic(), icmp(), decap(), config()].into_iter().flat_map(one).collect()
+    [frames(), ice(), quic(), icmp(), decap(), config(), bgp(), bfd()].into_iter().flat_map(one).collect()
 }
 
 fn v4() -> Frame<Ipv4> {
@@ -203,4 +203,74 @@ fn config() -> Named {
         ("aliases", b"version: 1\nx: &a [1]\ny: *a\nservices:\n  - {name: a, vip: 203.0.113.1}\n".to_vec()),
     ];
     ("config", seeds)
+}
+
+/// A step of the target `bgp`.
+fn step(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[kind, u8::try_from(bytes.len()).expect("a short step")][..], bytes].concat()
+}
+
+/// A BGP message: marker, length, type, body.
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(19 + body.len()).expect("a short message").to_be_bytes();
+    step(0, &[&[0xff; 16][..], &length, &[kind], body].concat())
+}
+
+fn bgp() -> Named {
+    const RECEIVE: u8 = 0;
+    const TICK: u8 = 2;
+    const CONNECTED: u8 = 3;
+    const WISH: u8 = 7;
+    // Both families, AS 65001 in four octets, route refresh, graceful restart.
+    let capabilities = [
+        &[1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1][..],
+        &[65, 4, 0, 0, 0xfd, 0xe9, 2, 0],
+        &[64, 6, 0x40, 9, 0, 1, 1, 0x80],
+    ]
+    .concat();
+    let length = u8::try_from(capabilities.len()).expect("few capabilities");
+    let open = [&[4, 0xfd, 0xe9, 0, 9, 10, 0, 0, 1, length + 2, 2, length][..], &capabilities].concat();
+    let up =
+        [step(TICK, &[0]), step(CONNECTED, &[]), message(1, &open), message(4, &[]), step(WISH, &[10, 11])]
+            .concat();
+    let with = |more: &[Vec<u8>]| [up.clone(), more.concat()].concat();
+    let attributes = [0x40, 1, 1, 0, 0x40, 2, 6, 2, 1, 0, 0, 0xfd, 0xe9, 0x40, 3, 4, 10, 0, 0, 1];
+    let announce = [&[0, 0, 0, 20][..], &attributes, &[24, 10, 9, 1, 24, 10, 9, 2]].concat();
+    let reach = [
+        &[0, 0, 0, 46, 0x80, 14, 30, 0, 2, 1, 16][..],
+        &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[64, 0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0],
+        &attributes[..13],
+    ]
+    .concat();
+    let seeds = vec![
+        ("up", with(&[])),
+        ("announced", with(&[message(2, &announce), message(2, &[0, 4, 24, 10, 9, 1, 0, 0])])),
+        ("ipv6", with(&[message(2, &reach)])),
+        ("refresh", with(&[message(5, &[0, 1, 0, 1]), message(5, &[0, 2, 0, 1])])),
+        ("shutdown", with(&[message(3, &[6, 2, 3, b'b', b'y', b'e']), step(TICK, &[20])])),
+        ("garbage", with(&[step(RECEIVE, &[0; 40]), step(TICK, &[20]), step(CONNECTED, &[])])),
+        ("silence", with(&[step(TICK, &[30]), step(TICK, &[91])])),
+    ];
+    ("bgp", seeds)
+}
+
+fn bfd() -> Named {
+    let packet = |pause: u8, state: u8, flags: u8, your: u8| {
+        let mut bytes = vec![pause, 0x20, state << 6 | flags, 3, 24, 0, 0, 0, 77, 0, 0, 0, your];
+        bytes.extend([0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0, 0, 0, 0, 0]);
+        bytes
+    };
+    let (poll, fin) = (1 << 5, 1 << 4);
+    let up = [packet(0, 1, 0, 0), packet(50, 2, 0, 5), packet(5, 3, poll, 5), packet(1, 3, fin, 5)].concat();
+    let with = |more: &[Vec<u8>]| [up.clone(), more.concat()].concat();
+    let seeds = vec![
+        ("up", with(&[])),
+        ("steady", with(&[packet(9, 3, 0, 5), packet(10, 3, 0, 5), packet(11, 3, 0, 5)])),
+        ("silence", with(&[packet(31, 3, 0, 5), packet(40, 1, 0, 0)])),
+        ("signalled", with(&[packet(5, 1, 0, 5), packet(5, 2, 0, 5)])),
+        ("switched-off", with(&[packet(5, 0, 0, 5), packet(100, 0, 0, 0)])),
+        ("demand", with(&[packet(5, 3, 2, 5), packet(50, 3, 2, 5)])),
+    ];
+    ("bfd", seeds)
 }

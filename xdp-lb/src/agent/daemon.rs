@@ -3,19 +3,23 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{error, info, warn};
 
 use super::{
+    announce::{self, Announcer},
+    health::HealthChecks,
     interfaces::{followed, resolve},
+    packets,
     reconcile::{Reconciler, Run},
 };
 use crate::{
@@ -25,7 +29,8 @@ use crate::{
         load::{self, remove},
     },
     file,
-    model::{Desired, Interface},
+    health::HealthSnapshot,
+    model::{Desired, Interface, LogLevel},
     netlink::{
         NextHops as _, Resolver, Timing,
         addresses::{HostVips as _, LoopbackVips},
@@ -43,6 +48,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(100);
 /// Longest pause after a failed write.
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Writes that fail for shorter are no reason to withdraw anything: what was written before forwards.
+const FAILING: Duration = Duration::from_secs(1);
 
 /// Which half of the product runs here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +109,7 @@ pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
     let followed = agent.followed();
     let (resolver, task) = Resolver::start(followed.clone(), Timing::default(), stopped).await?;
     let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
-    agent.reconcile(&snapshot)?;
+    agent.reconcile(&snapshot, Scope::All)?;
     shutdown.send_replace(true);
     task.await.context("end the task next-hops")
 }
@@ -119,7 +127,18 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let mut loaded = open(root, &desired, options.role)?;
     info!(taken_over = loaded.took_over(), pins = %root, "program and maps loaded");
     let (shutdown, stopped) = watch::channel(false);
-    let mut agent = Agent::new(loaded.maps()?, desired, options.allow_moves);
+    let packets = (desired.log.level == LogLevel::Trace)
+        .then(|| packets::tell(&mut loaded, stopped.clone()).map(tokio::spawn))
+        .transpose()?;
+    let maps = loaded.maps()?;
+    let len = maps.capacity().backends;
+    let health = match options.role {
+        Role::Balancer => Some(HealthChecks::start(root, len, &desired, stopped.clone()).await?),
+        Role::Decap => None,
+    };
+    let (_nobody, nothing) = watch::channel(Arc::default());
+    let mut health_changes = health.as_ref().map_or(nothing, HealthChecks::changes);
+    let mut agent = Agent { health, ..Agent::new(maps, desired, options.allow_moves) };
     let followed = agent.followed();
     let (resolver, resolver_task) = Resolver::start(followed.clone(), Timing::default(), stopped).await?;
     let (snapshot, settled) = settle(&resolver, &followed, SETTLE).await;
@@ -130,7 +149,7 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     if loaded.took_over() {
         agent.survey();
     }
-    agent.reconcile(&snapshot)?;
+    agent.reconcile(&snapshot, Scope::All)?;
 
     // Make before break: the tables are complete before the first packet meets the program.
     let interfaces = attach_all(&mut loaded, options, &agent.desired)?;
@@ -142,20 +161,34 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
         "ready: forwarding"
     );
 
+    let mut announcer = Some(Announcer::start(&agent.desired, loaded.took_over())?);
+    let mut leaving: Option<Leaving> = None;
+
     let mut changes = resolver.changes();
     let mut survey = interval(SURVEY);
     survey.set_missed_tick_behavior(MissedTickBehavior::Delay);
     survey.reset();
     loop {
         let wake = agent.wake_at();
+        if let Some(announcer) = &announcer {
+            agent.announce(announcer, &changes.borrow(), root)?;
+        }
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            // Everything goes on until the routers send nothing here any more; who asks twice does not wait.
+            Some(()) = either(&mut terminate, &mut interrupt) => match announcer.take() {
+                Some(announcer) => leaving = Some(Box::pin(announcer.leave(options.on_exit))),
+                None => break,
+            },
+            () = left(&mut leaving) => break,
             _ = hangup.recv() => {
                 if let Some(desired) = reread(options, &agent.desired) {
+                    if let Some(announcer) = &mut announcer {
+                        announcer.configure(&desired).await?;
+                    }
                     let followed = agent.followed_by(&desired);
                     resolver.follow(followed.clone());
                     let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
+                    agent.prepare_health(&desired).await;
                     if agent.adopt(desired, &snapshot) {
                         if let Err(e) = attach_all(&mut loaded, options, &agent.desired) {
                             error!("reload: {e:#}");
@@ -164,6 +197,8 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                             Ok(held) => vips = held,
                             Err(e) => error!("reload: {e:#}"),
                         }
+                    } else if let Some(announcer) = &mut announcer {
+                        announcer.configure(&agent.desired).await?;
                     }
                 }
             }
@@ -172,6 +207,10 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                     bail!("the task {} ended; restart the agent, forwarding goes on meanwhile", Resolver::TASK);
                 }
                 agent.try_reconcile(&changes.borrow_and_update().clone());
+            }
+            Ok(()) = health_changes.changed() => {
+                let health = health_changes.borrow_and_update().clone();
+                agent.on_health(&health, &changes.borrow().clone());
             }
             () = sleep_until(wake.into()) => agent.try_reconcile(&changes.borrow().clone()),
             _ = survey.tick() => {
@@ -185,6 +224,12 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
 
     shutdown.send_replace(true);
     resolver_task.await.context("end the task next-hops")?;
+    if let Some(packets) = packets {
+        packets.await.context("end the task packets")?;
+    }
+    if let Some(health) = agent.health.take() {
+        health.end().await?;
+    }
     match options.on_exit {
         OnExit::Keep => {
             info!("leaving; forwarding goes on, `xdp-lb detach` would stop it");
@@ -204,6 +249,23 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     }
 }
 
+/// The routers are being told that we leave.
+type Leaving = Pin<Box<dyn Future<Output = ()>>>;
+
+async fn left(leaving: &mut Option<Leaving>) {
+    match leaving {
+        Some(leaving) => leaving.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn either(a: &mut Signal, b: &mut Signal) -> Option<()> {
+    tokio::select! {
+        a = a.recv() => a,
+        b = b.recv() => b,
+    }
+}
+
 fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
     let machine = load::machine()?;
     let (shape, program) = match role {
@@ -213,7 +275,8 @@ fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
         ),
         Role::Decap => (Shape::decap_only(&desired.limits, machine), Program::Decap),
     };
-    Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program })?)
+    let trace = desired.log.level == LogLevel::Trace;
+    Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program, trace })?)
 }
 
 /// The file again, if it can be used.
@@ -284,10 +347,32 @@ async fn hold_vips(desired: &Desired) -> Result<Option<LoopbackVips>> {
     Ok(Some(vips))
 }
 
+/// How much a reconciliation looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Everything.
+    All,
+    /// Services that health has changed: a death must not wait for the plans of thousands of others.
+    Changed,
+}
+
+/// Names of the services that differ; `None` when more than that does.
+fn changed(planned: &Desired, judged: &Desired) -> Option<BTreeSet<String>> {
+    let (before, now) = (&planned.services, &judged.services);
+    if before.len() != now.len() || before.iter().zip(now).any(|(a, b)| a.name != b.name) {
+        return None;
+    }
+    Some(before.iter().zip(now).filter(|(a, b)| a != b).map(|(_, b)| b.name.clone()).collect())
+}
+
 /// The reconciler with its configuration and its clock.
 struct Agent {
     reconciler: Reconciler<KernelMaps>,
     desired: Desired,
+    /// Without it, backends are what the file says.
+    health: Option<HealthChecks>,
+    /// What the planner saw last, if all of it was carried out.
+    planned: Option<Desired>,
     allow_moves: bool,
     started: Instant,
     /// Seconds since 1970 at which something falls due.
@@ -299,13 +384,22 @@ struct Agent {
 impl Agent {
     fn new(maps: KernelMaps, desired: Desired, allow_moves: bool) -> Self {
         let reconciler = Reconciler::new(maps);
-        Self { reconciler, desired, allow_moves, started: Instant::now(), due: None, retry: None }
+        Self {
+            reconciler,
+            desired,
+            health: None,
+            planned: None,
+            allow_moves,
+            started: Instant::now(),
+            due: None,
+            retry: None,
+        }
     }
 
-    fn reconcile(&mut self, snapshot: &Arc<Snapshot>) -> Result<(), super::ReconcileError> {
+    fn reconcile(&mut self, snapshot: &Arc<Snapshot>, scope: Scope) -> Result<(), super::ReconcileError> {
         let generation = self.reconciler.generation().max(1);
         let desired = self.desired.clone();
-        self.carry_out(&desired, snapshot, generation)
+        self.carry_out(&desired, snapshot, generation, scope)
     }
 
     fn carry_out(
@@ -313,23 +407,62 @@ impl Agent {
         desired: &Desired,
         snapshot: &Snapshot,
         generation: u32,
+        scope: Scope,
     ) -> Result<(), super::ReconcileError> {
         let resolve = |address| resolve(desired, snapshot, address);
+        let observe = || self.reconciler.maps().observe();
+        let judged = self.health.as_mut().map(|h| h.judge(desired, &resolve, observe));
+        let judged = judged.unwrap_or_else(|| desired.clone());
+        let only = match (scope, &self.planned) {
+            (Scope::Changed, Some(planned)) if self.retry.is_none() => changed(planned, &judged),
+            _ => None,
+        };
         let run = Run {
-            desired,
+            desired: &judged,
             resolve: &resolve,
             now: unix_now(),
             uptime: self.started.elapsed(),
             allow_moves: self.allow_moves,
             generation,
+            only: only.as_ref(),
         };
-        self.due = self.reconciler.reconcile(&run)?.wake;
+        let done = self.reconciler.reconcile(&run);
+        // What was left aside keeps its deadlines.
+        let others = self.due.filter(|_| only.is_some());
+        if let Some(health) = self.health.as_mut().filter(|_| done.is_ok()) {
+            health.index(|| self.reconciler.maps().observe());
+        }
+        self.planned = None;
+        self.due = done?.wake.into_iter().chain(others).min();
+        self.planned = Some(judged);
         Ok(())
+    }
+
+    /// Before a new configuration: what cannot be had is logged, and such checks are not asked.
+    async fn prepare_health(&mut self, desired: &Desired) {
+        if let Some(health) = &mut self.health
+            && let Err(e) = health.prepare(desired).await
+        {
+            error!("reload: {e:#}");
+        }
+    }
+
+    fn on_health(&mut self, health: &HealthSnapshot, snapshot: &Arc<Snapshot>) {
+        let Some(checks) = &mut self.health else { return };
+        if checks.has_changed(health) {
+            self.try_in(Scope::Changed, snapshot);
+        } else {
+            checks.tell();
+        }
     }
 
     /// Reconciles; a failure is logged and tried again later, with pauses that grow.
     fn try_reconcile(&mut self, snapshot: &Arc<Snapshot>) {
-        match self.reconcile(snapshot) {
+        self.try_in(Scope::All, snapshot);
+    }
+
+    fn try_in(&mut self, scope: Scope, snapshot: &Arc<Snapshot>) {
+        match self.reconcile(snapshot, scope) {
             Ok(()) => self.retry = None,
             Err(e) => {
                 let pause = self.retry.map_or(RETRY, |(_, pause)| (pause * 2).min(RETRY_LIMIT));
@@ -342,7 +475,7 @@ impl Agent {
     /// Makes a new configuration the current one, if it can be carried out.
     fn adopt(&mut self, desired: Desired, snapshot: &Arc<Snapshot>) -> bool {
         let generation = self.reconciler.generation() + 1;
-        match self.carry_out(&desired, snapshot, generation) {
+        match self.carry_out(&desired, snapshot, generation, Scope::All) {
             Ok(()) => {
                 info!(generation, services = desired.services.len(), "reloaded");
                 (self.desired, self.retry) = (desired, None);
@@ -359,6 +492,24 @@ impl Agent {
                 true
             }
         }
+    }
+
+    /// States what announcements follow.
+    fn announce(&self, announcer: &Announcer, snapshot: &Snapshot, root: &BpffsRoot) -> Result<()> {
+        if announcer.has_died() {
+            bail!("the thread bgp ended; restart the agent, forwarding goes on meanwhile");
+        }
+        if announcer.is_silent() {
+            return Ok(());
+        }
+        let attached = attached(root)?.into_iter().map(|a| a.interface).collect();
+        let failing = self.retry.filter(|(_, pause)| *pause >= FAILING);
+        let failure = failing.map(|_| "writes to the maps keep failing, see the log".to_owned());
+        let observed = self.reconciler.maps().observe();
+        let health = self.health.as_ref().map(|health| health.changes().borrow().clone()).unwrap_or_default();
+        let (desired, links) = (&self.desired, &snapshot.links);
+        announcer.tell(announce::facts(desired, &observed, &health, links, &attached, failure));
+        Ok(())
     }
 
     fn survey(&mut self) {

@@ -16,7 +16,13 @@ pub fn init(log: &Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    // What the libraries say below INFO is about themselves, and more than all packets together.
+    let libraries = EnvFilter::builder().with_default_directive(level.min(LevelFilter::INFO).into());
+    let filter = libraries.from_env_lossy();
+    let filter = match (std::env::var_os(EnvFilter::DEFAULT_ENV), format!("xdp_lb={level}").parse()) {
+        (None, Ok(ours)) => filter.add_directive(ours),
+        _ => filter,
+    };
     let stderr = || fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {
         LogFormat::Json => stderr().json().flatten_event(true).try_init(),

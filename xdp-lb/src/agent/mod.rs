@@ -3,15 +3,20 @@
 //! ```text
 //!  SIGHUP -> file -> Desired --+
 //!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel
-//!  clock -> survey, deadlines -+
+//!  health -> who answers ------+
+//!  clock -> survey, deadlines -+                                   |
+//!                                         announce: facts -> bgp <'
 //! ```
 //!
 //! Programs and maps are pinned: what forwards goes on when this process ends, is killed or replaced, and
 //! the next one takes over what it finds.
 
+mod announce;
 mod daemon;
+mod health;
 mod interfaces;
 pub mod log;
+mod packets;
 mod reconcile;
 
 pub use self::daemon::{Ended, OnExit, Role, RunOptions, load, run};

@@ -7,7 +7,7 @@
 //!
 //! The one writer of the maps. The kernel's maps and the ones in memory are the same to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -136,6 +136,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             now: run.now,
             allow_moves: run.allow_moves,
             generation: run.generation,
+            only: run.only,
         })
     }
 
@@ -282,6 +283,8 @@ pub struct Run<'a> {
     pub allow_moves: bool,
     /// Generation that the configuration gets.
     pub generation: u32,
+    /// Services whose wants have changed since the last run; `None`: look at all.
+    pub only: Option<&'a BTreeSet<String>>,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! Data goes to stdout, in the form `-o` asks for; what went wrong goes to stderr. Exit codes: 0 done, 1 failed,
 //! 2 bad usage, 3 a check says no.
 
+mod bgp;
 mod check;
 mod completions;
 mod decap;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,9 +17,10 @@ use super::{
     table::{self, Align, Table},
 };
 use crate::{
-    dataplane::{BpffsRoot, KernelMaps, attach},
+    dataplane::{BpffsRoot, KernelMaps, attach, health_map},
     state::{Maps as _, Observed},
     status::{self, Count, Interface, Listener, Member, Path, Readings, Service, Status, Word as _},
+    template::from_map,
 };
 
 /// Arguments of `status`.
@@ -27,6 +29,9 @@ pub struct Args {
     /// One part alone
     #[arg(value_name = "PART")]
     part: Option<Part>,
+    /// With `bgp`: where the agent writes it (`bgp.status_file` of its configuration)
+    #[arg(long, value_name = "FILE", default_value = "/run/xdp-lb/bgp.json")]
+    bgp_file: PathBuf,
     #[command(flatten)]
     output: Output,
 }
@@ -40,8 +45,7 @@ enum Part {
     Backends,
     /// Interfaces that run the program
     Interfaces,
-    /// Not supported yet
-    #[value(hide = true)]
+    /// BGP and BFD sessions, what routers are told and why: from the running agent
     Bgp,
 }
 
@@ -56,7 +60,9 @@ struct ServiceMember<'a> {
 /// Shows the status.
 pub fn run(args: &Args, root: &BpffsRoot) -> anyhow::Result<ExitCode> {
     if matches!(args.part, Some(Part::Bgp)) {
-        super::bad_usage("status", "status bgp is not supported yet: this version speaks no BGP".into());
+        let status = crate::bgp::io::read_status(&args.bgp_file)?;
+        args.output.print(&status, super::bgp::table)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let maps = KernelMaps::open_read_only(root)?;
     let observed = maps.observe();
@@ -101,6 +107,7 @@ fn read(maps: &KernelMaps, observed: &Observed, root: &BpffsRoot) -> anyhow::Res
             readings.members.extend(traffic.map(|traffic| ((id, local), traffic)));
         }
     }
+    readings.health = health(observed, root);
     match maps.tick() {
         Ok(tick) => readings.flows = Some(status::flows(maps.flow_sets().map(|(_, set)| set), tick)),
         Err(error) => {
@@ -108,6 +115,26 @@ fn read(maps: &KernelMaps, observed: &Observed, root: &BpffsRoot) -> anyhow::Res
         }
     }
     Ok(readings)
+}
+
+/// Health in words, where an agent has left some.
+fn health(observed: &Observed, root: &BpffsRoot) -> BTreeMap<(u16, u16), status::Health> {
+    let said = health_map::read(root).unwrap_or_else(|error| {
+        to_stderr(format_args!("warning: health is not shown: read {}: {error}", root.health().display()));
+        BTreeMap::new()
+    });
+    let mut health = BTreeMap::new();
+    for (&id, service) in &observed.services {
+        for (&local, member) in observed.members.get(&id).into_iter().flatten() {
+            let index = service.config().backend_base + u32::from(local);
+            // An index that has changed hands since says nothing about its new holder.
+            if let Some((_, words)) = said.get(&index).filter(|(a, _)| *a == from_map(member.address)) {
+                let (words, since) = (words.text.clone(), words.since);
+                health.insert((id, local), status::Health { words, since });
+            }
+        }
+    }
+    health
 }
 
 fn attached(root: &BpffsRoot) -> anyhow::Result<Vec<Interface>> {
@@ -199,6 +226,7 @@ fn backends(services: &[Service], now: u64) -> String {
         ("PACKETS", Right),
         ("BYTES", Right),
         ("NEXT HOP", Left),
+        ("HEALTH", Left),
     ]);
     for (service, m) in services.iter().flat_map(|s| s.backends.iter().map(move |m| (s, m))) {
         table.row([
@@ -212,6 +240,7 @@ fn backends(services: &[Service], now: u64) -> String {
             number(m.packets),
             m.bytes.map_or_else(|| "-".to_owned(), table::bytes),
             path(&m.path),
+            m.health.as_ref().map_or_else(|| "-".to_owned(), |health| health.words.clone()),
         ]);
     }
     table.render()

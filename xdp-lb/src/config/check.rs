@@ -20,6 +20,7 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
     }
     vips_are_not_backends(draft, findings);
     let Some(services) = &draft.services else {
+        super::bgp::check(draft, &[], findings);
         return;
     };
     if services.items.is_empty() {
@@ -36,6 +37,7 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
         somebody_takes_flows(service, findings);
         super::affinity::check(service, findings);
     }
+    super::bgp::check(draft, services, findings);
     seed(draft, findings);
 }
 

@@ -2,12 +2,14 @@
 //!
 //! Made by [`super::sections`], judged by [`super::check`], turned into the desired state by [`super::finish`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::bgp::{AdvertiseDraft, BgpDraft, PolicyDraft};
 use super::finding::{Placed, Spot};
+use crate::health::{Check, OnAllDown};
 use crate::model::{
     Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Interface, Limits, Log, Node, Protocol,
     ServerIdBytes, TableSize, Tracking, Vip,
@@ -29,6 +31,9 @@ pub(super) struct Draft {
     /// `None`: the key is absent.
     pub services: Option<Listed<ServiceDraft>>,
     pub decap: Option<DecapDraft>,
+    pub bgp: Option<BgpDraft>,
+    /// What the `vips` section says about announcements.
+    pub announcements: BTreeMap<IpAddr, PolicyDraft>,
 }
 
 /// A list with the place of the list.
@@ -66,10 +71,14 @@ pub(super) struct ServiceDraft {
     pub table_size: Option<Placed<TableSize>>,
     pub drain: DrainPolicy,
     pub encap: EncapDraft,
+    /// The outer `None`: a mistake; the inner: no check.
+    pub health: Option<Option<Check>>,
+    pub on_all_down: OnAllDown,
     /// `None` if the list itself is missing or no list.
     pub backends: Option<PlacedList<Backend>>,
     /// What backends claim of the packets, by address.
     pub claims: Vec<Claim>,
+    pub advertise: AdvertiseDraft,
 }
 
 /// What a backend claims for itself.

@@ -9,9 +9,19 @@ use crate::model::{Decap, Desired, Encap, Interface, Ports, Service, SourceRange
 
 /// `None` when a part is missing, which a recorded mistake explains.
 pub(super) fn desired(draft: Draft) -> Option<Desired> {
+    let mut whens = BTreeMap::new();
     let services: Vec<Service> = match draft.services {
-        Some(services) => services.items.into_iter().map(service).collect::<Option<_>>()?,
+        Some(services) => {
+            let named =
+                |draft: &ServiceDraft| Some((draft.name.as_ref()?.value.clone(), draft.advertise.when));
+            whens.extend(services.items.iter().filter_map(named));
+            services.items.into_iter().map(service).collect::<Option<_>>()?
+        }
         None => Vec::new(),
+    };
+    let bgp = match draft.bgp {
+        Some(bgp) => Some(super::bgp::finish(bgp, &services, &whens, &draft.announcements)?),
+        None => None,
     };
     Some(Desired {
         node: draft.node,
@@ -23,6 +33,7 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         vips: vips(&services, draft.policies),
         services,
         decap: draft.decap.map(decap),
+        bgp,
     })
 }
 
@@ -61,6 +72,8 @@ fn service(draft: ServiceDraft) -> Option<Service> {
             source_v6: draft.encap.source_v6.value(),
             dscp: draft.encap.dscp.value().unwrap_or_default(),
         },
+        health: draft.health?,
+        on_all_down: draft.on_all_down,
         backends: draft.backends?.items.into_iter().map(|backend| backend.value).collect(),
     })
 }

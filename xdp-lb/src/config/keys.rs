@@ -45,7 +45,7 @@ sections! {
     ROOT "" [
         now("version"), now("node"), now("interfaces"), now("encap"), now("maglev"), now("flow_table"),
         now("limits"), now("metrics"), now("log"), now("vips"), now("services"), now("decap"),
-        later("peers"), later("admin"), later("bgp"), later("kubernetes"),
+        now("bgp"), later("peers"), later("admin"), later("kubernetes"),
     ]
     NODE "node" [now("name"), now("zone")]
     INTERFACE "interfaces[]" [now("name"), now("mode"), now("next_hop")]
@@ -61,13 +61,18 @@ sections! {
     ]
     METRICS "metrics" [now("per_backend"), later("listen")]
     LOG "log" [now("format"), now("level")]
-    VIP "vips[]" [now("address"), now("unmatched"), later("advertise")]
+    VIP "vips[]" [now("address"), now("unmatched"), now("advertise"), now("bgp")]
+    VIP_BGP "vips[].bgp" [
+        now("communities"), now("large_communities"), now("med"), now("local_pref"), now("prepend"),
+    ]
     SERVICE "services[]" [
         now("name"), now("vip"), now("protocol"), now("ports"), now("affinity"), now("quic_cid"), now("fragments"),
         now("tracking"), now("flow_timeout"), now("new_flow_limit"), now("table_size"), now("drain"), now("encap"),
-        now("health_check"), now("backends"), now("source_ranges"),
-        later("slow_start"), later("on_all_down"), later("zone_policy"), later("advertise"),
+        now("health_check"), now("on_all_down"), now("backends"), now("advertise"), now("source_ranges"),
+        later("slow_start"), later("zone_policy"),
     ]
+    ADVERTISE "services[].advertise" [now("when")]
+    ADVERTISE_WHEN "services[].advertise.when" [now("min_healthy")]
     SERVICE_ENCAP "services[].encap" [
         now("kind"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"), later("gue"),
     ]
@@ -75,13 +80,27 @@ sections! {
     SOURCE_RANGES "services[].source_ranges" [now("allow"), now("deny")]
     DRAIN "services[].drain" [now("mode"), now("max")]
     HEALTH_CHECK "services[].health_check" [
-        now("kind"),
-        later("interval"), later("timeout"), later("rise"), later("fall"), later("via"),
+        now("kind"), now("interval"), now("timeout"), now("rise"), now("fall"), now("via"), now("port"), now("path"),
+        now("host"), now("payload"), now("expect"),
     ]
     BACKEND "services[].backends[]" [
         now("address"), now("weight"), now("zone"), now("state"), now("share"),
         now("ports"), now("server_id"), later("backup"),
     ]
+    BGP "bgp" [
+        now("local_as"), now("router_id"), now("peers"), now("graceful_restart"), now("restart_time"),
+        now("withdraw_grace"), now("drain_time"), now("drain"), now("on_stop"), now("communities"),
+        now("large_communities"), now("med"), now("local_pref"), now("prepend"), now("aggregates"), now("status_file"),
+    ]
+    BGP_DRAIN "bgp.drain" [now("prepend"), now("med"), now("graceful_shutdown")]
+    BGP_AGGREGATE "bgp.aggregates[]" [now("prefix"), now("advertise"), now("host_routes")]
+    BGP_PEER "bgp.peers[]" [
+        now("address"), now("remote_as"), now("port"), now("password_file"), now("hold_time"), now("send_hold_time"),
+        now("multihop"), now("gtsm"), now("source"), now("interface"), now("families"), now("next_hop_v4"),
+        now("next_hop_v6"), now("communities"), now("large_communities"), now("med"), now("local_pref"),
+        now("prepend"), now("max_received"), now("bfd"),
+    ]
+    BGP_BFD "bgp.peers[].bfd" [now("interval"), now("multiplier")]
     DECAP "decap" [
         now("interfaces"), now("accept"), now("mss"), now("allow_sources"), now("vips"), now("vip_on_lo"),
         later("gue_port"),

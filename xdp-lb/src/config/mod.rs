@@ -11,12 +11,14 @@
 //! mistake is one error. The module is pure: it opens no file and asks no clock.
 
 mod affinity;
+mod bgp;
 mod capacity;
 mod check;
 mod decap;
 mod draft;
 mod finding;
 mod finish;
+mod health;
 mod keys;
 mod leaf;
 mod limits;

@@ -1,9 +1,11 @@
 //! Reads the top level and its small sections: each function takes a section's [`Item`] and returns its part of the
 //! [`Draft`], with defaults filled in. Called by [`super::parse`].
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::bgp;
 use super::decap;
 use super::draft::{Draft, EncapDraft, Listed, PlacedList, Written};
 use super::finding::Placed;
@@ -37,6 +39,7 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
             items.iter().filter_map(|item| service::read(item, &encap, table_size.as_ref())).collect();
         Listed { spot: item.spot, items }
     });
+    let (policies, announcements) = policies(&file);
     Some(Draft {
         spot: file.spot.clone(),
         node: node(&file),
@@ -45,9 +48,11 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         flow_table: flow_table(&file),
         limits: limits::read(&file),
         log: log(&file),
-        policies: policies(&file),
+        policies,
         services,
         decap: file.get("decap").and_then(|item| decap::read(&item)),
+        bgp: file.get("bgp").and_then(|item| bgp::read(&item)),
+        announcements,
     })
 }
 
@@ -177,14 +182,16 @@ fn log(file: &Mapping<'_>) -> Log {
     Log { format: format.unwrap_or_default(), level: level.unwrap_or_default() }
 }
 
-fn policies(file: &Mapping<'_>) -> Vec<Placed<Vip>> {
+fn policies(file: &Mapping<'_>) -> (Vec<Placed<Vip>>, BTreeMap<IpAddr, bgp::PolicyDraft>) {
     const FATES: &[(&str, Unmatched)] = &[("drop", Unmatched::Drop), ("pass", Unmatched::Pass)];
     let mut policies: Vec<Placed<Vip>> = Vec::new();
+    let mut announcements = BTreeMap::new();
     for item in file.get("vips").and_then(|item| item.list()).unwrap_or_default() {
         let Some(keys) = item.mapping(&keys::VIP) else {
             continue;
         };
         let unmatched = keys.leaf("unmatched", Unmatched::Drop, leaf::choice(FATES, &[])).unwrap_or_default();
+        let announcement = bgp::policy(&keys);
         let Some(Placed { value: address, spot }) =
             keys.required("address", "203.0.113.10").and_then(|item| item.placed(leaf::host_address))
         else {
@@ -194,10 +201,13 @@ fn policies(file: &Mapping<'_>) -> Vec<Placed<Vip>> {
             Some(first) => {
                 item.findings.error(&spot, format!("{address} is listed twice, first as {}", first.spot.path))
             }
-            None => policies.push(Placed { value: Vip { address, unmatched }, spot }),
+            None => {
+                announcements.insert(address, announcement);
+                policies.push(Placed { value: Vip { address, unmatched }, spot });
+            }
         }
     }
-    policies
+    (policies, announcements)
 }
 
 /// One address or a list of them, each once.

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::affinity;
+use super::bgp;
 use super::draft::{Claim, EncapDraft, PlacedList, PortsDraft, ServiceDraft};
 use super::finding::Placed;
 use super::keys;
@@ -46,7 +47,8 @@ pub(super) fn read(
     let named = affinity.as_ref().map(|affinity| affinity.value);
     let (backends, claims) = keys.required("backends", "[]").and_then(|item| backends(&item, named)).unzip();
     keys.leaf("fragments", (), leaf::choice(&[("drop", ())], &["forward"]));
-    health_check(&keys);
+    let health = super::health::read(&keys, protocol, ports.as_ref());
+    let on_all_down = super::health::on_all_down(&keys, health.as_ref().is_none_or(Option::is_some));
     let table_size = match keys.get("table_size") {
         Some(item) => item.placed(leaf::table_size),
         None => table_size.cloned(),
@@ -73,8 +75,11 @@ pub(super) fn read(
         table_size,
         drain: drain(&keys),
         encap,
+        health,
+        on_all_down,
         backends,
         claims: claims.unwrap_or_default(),
+        advertise: bgp::advertise(&keys),
     })
 }
 
@@ -101,17 +106,6 @@ fn flow_timeout(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Placed
         Protocol::Udp => Duration::from_secs(5 * 60),
     };
     Some(Placed { value, spot: keys.under("flow_timeout") })
-}
-
-/// `kind: none` is what this release does anyway; anything else would promise a check that never runs.
-fn health_check(keys: &Mapping<'_>) {
-    let Some(check) = keys.get("health_check").and_then(|item| item.mapping(&keys::HEALTH_CHECK)) else {
-        return;
-    };
-    let later = &["tcp", "http", "https", "udp", "stun", "sip-options"];
-    if let Some(kind) = check.required("kind", "none") {
-        kind.leaf(leaf::choice(&[("none", ())], later));
-    }
 }
 
 fn drain(keys: &Mapping<'_>) -> DrainPolicy {

@@ -184,7 +184,7 @@ structures! {
     Place { id ring local used }
     Service { live used configs name }
     Traffic { packets bytes }
-    Counters { drops passes flows reserved }
+    Counters { drops passes flows ended reserved }
     Template { bytes source_shift kind tos_keep tos_set max_inner ifindex }
     Backend { live state address since block_len reserved templates }
 }

@@ -450,7 +450,7 @@ impl KernelMaps {
         let control = self.control();
         if bank > 1
             || slots.len() != self.capacity.vip_slots as usize
-            || VipBank::unpack(control.vip_bank).bank == bank
+            || VipBank::unpack(control.vip_bank, self.capacity.vip_slots).bank == bank
         {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the idle VIP bank, whole"));
         }

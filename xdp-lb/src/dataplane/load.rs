@@ -19,6 +19,7 @@ use aya::{
     maps::{MapData, MapInfo, MapType},
     programs::{ProgramError, Xdp},
 };
+use aya_log::EbpfLogger;
 use xdp_lb_common::{
     control::{Control, LAYOUT},
     names::{self, Constant},
@@ -73,6 +74,8 @@ pub struct Setup {
     pub seed: u64,
     /// Program.
     pub program: Program,
+    /// The program tells what became of every packet.
+    pub trace: bool,
 }
 
 /// Why the program could not be loaded.
@@ -138,6 +141,9 @@ pub enum LoadError {
     /// The object could not be brought into the kernel.
     #[error("load the kernel half: {}", chain(.0))]
     Object(aya::EbpfError),
+    /// What the program tells cannot be read.
+    #[error("read what the program tells of packets: {}", chain(.0.as_ref()))]
+    PacketLog(Box<aya_log::Error>),
     /// The object does not use a table: a broken build.
     #[error("the kernel half does not name all of its tables")]
     Unmarked,
@@ -254,6 +260,14 @@ impl Loaded {
         KernelMaps::open(&self.root, Access::Write)
     }
 
+    /// What the program tells of packets, for one reader. Nothing comes without [`Setup::trace`].
+    ///
+    /// # Errors
+    /// [`LoadError::PacketLog`].
+    pub fn packet_log<L: log::Log>(&mut self, log: L) -> Result<EbpfLogger<L>, LoadError> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, log).map_err(|e| LoadError::PacketLog(Box::new(e)))
+    }
+
     /// Gives the program its name at once: nobody sees the root without one.
     fn pin_program(&mut self) -> Result<(), LoadError> {
         let (new, path) = (self.root.new_program(), self.root.program());
@@ -279,9 +293,15 @@ pub fn claim(root: &BpffsRoot) -> Result<Option<File>, LoadError> {
 /// [`LoadError::Detach`] or [`LoadError::Pin`] with the first pin that stays.
 pub fn remove(root: &BpffsRoot) -> Result<(), LoadError> {
     attach::detach_all(root)?;
-    for path in
-        [root.links(), root.program(), root.new_program(), root.maps(), root.new_maps(), root.path().into()]
-    {
+    for path in [
+        root.links(),
+        root.program(),
+        root.new_program(),
+        root.health(),
+        root.maps(),
+        root.new_maps(),
+        root.path().into(),
+    ] {
         remove_tree(&path)?;
     }
     Ok(())
@@ -300,6 +320,37 @@ pub fn machine() -> Result<Machine, LoadError> {
 
 /// Loads object and program on the maps below `maps`; those that are missing are made and pinned there.
 fn load(object: &[u8], setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
+    let linked = link(object, setup, maps)?;
+    let mut loader = EbpfLoader::new();
+    for map in setup.shape.maps().iter().filter(|spec| spec.kind != MapKind::Table) {
+        loader.map_max_entries(map.name, map.max_entries).map_pin_path(map.name, maps.join(map.name));
+    }
+    let mut ebpf = loader.load(linked.bytes()).map_err(LoadError::Object)?;
+    let name = setup.program.name();
+    program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
+    Ok(ebpf)
+}
+
+/// An object with the tables' maps and the constants in it. Good while it lives: it holds the tables.
+pub struct LinkedObject {
+    linked: linker::Linked,
+    _tables: Vec<OwnedFd>,
+}
+
+impl LinkedObject {
+    /// Its bytes, which a loader of ordinary maps can take.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.linked.bytes()
+    }
+}
+
+/// Puts the tables below `maps` and the constants of `setup` into `object`; tables that are missing are made and pinned
+/// there.
+///
+/// # Errors
+/// [`LoadError::Unmarked`], or a table that cannot be opened or made.
+pub fn link(object: &[u8], setup: &Setup, maps: &Path) -> Result<LinkedObject, LoadError> {
     let specs = setup.shape.maps();
     let mut tables = Vec::new();
     for name in names::TABLES {
@@ -310,19 +361,12 @@ fn load(object: &[u8], setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
         constants: Constant::ALL.map(|constant| value(constant, setup)),
     };
     let linked = linker::link(object, &marks).ok_or(LoadError::Unmarked)?;
-    let mut loader = EbpfLoader::new();
-    for map in specs.iter().filter(|spec| spec.kind != MapKind::Table) {
-        loader.map_max_entries(map.name, map.max_entries).map_pin_path(map.name, maps.join(map.name));
-    }
-    let mut ebpf = loader.load(linked.bytes()).map_err(LoadError::Object)?;
-    let name = setup.program.name();
-    program(&mut ebpf, name)?.load().map_err(|e| refused(name, e))?;
-    Ok(ebpf)
+    Ok(LinkedObject { linked, _tables: tables })
 }
 
 /// What the program is loaded with.
 fn value(constant: Constant, setup: &Setup) -> u64 {
-    let Setup { shape, seed, program } = setup;
+    let Setup { shape, seed, program, trace } = setup;
     let capacity = &shape.capacity;
     let number = match constant {
         Constant::Seed => return *seed,
@@ -338,6 +382,7 @@ fn value(constant: Constant, setup: &Setup) -> u64 {
         Constant::TickShift => shape.tick_shift,
         Constant::SecondShift => shape.second_shift,
         Constant::ServerIdMask => capacity.server_ids - 1,
+        Constant::Trace => u32::from(*trace),
         Constant::Decap => u32::from(*program == Program::Balancer { decap: true }),
     };
     number.into()

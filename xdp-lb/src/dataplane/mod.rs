@@ -13,12 +13,15 @@
 pub mod attach;
 mod btf;
 mod errors;
+pub mod health_map;
 pub mod kernel_maps;
 mod linker;
 pub mod load;
 mod mapped;
 mod netlink_xdp;
+pub mod netns;
 pub mod object;
+pub mod probe;
 pub mod root;
 pub mod shape;
 pub mod sys;

@@ -56,6 +56,12 @@ impl BpffsRoot {
         self.0.join("new_prog")
     }
 
+    /// Health in words: [`super::health_map`].
+    #[must_use]
+    pub fn health(&self) -> PathBuf {
+        self.0.join("health")
+    }
+
     /// The directory of the links.
     #[must_use]
     pub fn links(&self) -> PathBuf {

@@ -181,7 +181,7 @@ impl Shape {
     #[must_use]
     pub fn control(&self, seed: u64) -> Control {
         Control {
-            vip_bank: VipBank::default().pack(),
+            vip_bank: VipBank::default().pack(self.capacity.vip_slots),
             layout: LAYOUT,
             seed,
             vip_mask: self.capacity.vip_slots - 1,

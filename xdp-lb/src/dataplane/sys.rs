@@ -31,6 +31,8 @@ const BPF_LINK_DETACH: u32 = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 const BPF_LINK_TYPE_XDP: u32 = 6;
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
 /// `bpf_jiffies64`.
 const JIFFIES64: i32 = 118;
 /// `BPF_FS_MAGIC`.
@@ -82,6 +84,18 @@ pub fn lift_memlock() {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: reads one rlimit, ours.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}
+
+/// Lifts the limit on open files to what is allowed: every health check under way has a socket. Failure shows when
+/// one is refused.
+pub fn lift_nofile() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one rlimit, ours.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: reads one rlimit, ours.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
 }
 
 /// True when `path`, which must exist, is on a BPF file system.
@@ -162,6 +176,43 @@ pub fn detach_link_of(program: u32, ifindex: u32) -> io::Result<()> {
         }
     }
     detach_link(&found.ok_or(io::ErrorKind::NotFound)?)
+}
+
+/// Makes a memory-mapped array of `len` values.
+///
+/// # Errors
+/// What `bpf(2)` says.
+pub fn create_mapped_array(name: &str, value_size: u32, len: u32) -> io::Result<OwnedFd> {
+    let mut create = MapCreate {
+        kind: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size,
+        max_entries: len,
+        flags: MMAPABLE,
+        ..Zeroable::zeroed()
+    };
+    // Fifteen bytes and a terminating zero.
+    for (to, from) in create.name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(BPF_MAP_CREATE, &mut create) }
+}
+
+/// Number of elements that a map can hold.
+///
+/// # Errors
+/// What `bpf(2)` says.
+pub fn map_len(map: &OwnedFd) -> io::Result<u32> {
+    let mut info: MapInfo = Zeroable::zeroed();
+    let mut get = GetInfo {
+        fd: map.as_raw_fd() as u32,
+        len: size_of::<MapInfo>() as u32,
+        info: (&raw mut info).addr() as u64,
+    };
+    // SAFETY: the kernel writes at most `len` bytes to `info`, which outlives the call.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut get) }?;
+    Ok(info.max_entries)
 }
 
 /// Opens what is pinned at `path`.
@@ -358,6 +409,18 @@ struct MapCreate {
     btf: u32,
     btf_key: u32,
     btf_value: u32,
+}
+
+/// The head of `bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
 }
 
 #[repr(C)]

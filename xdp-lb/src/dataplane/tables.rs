@@ -72,7 +72,7 @@ impl classify::Tables for KernelTables<'_> {
     }
 
     fn vip_slot(&self, index: u32) -> Option<&VipSlot> {
-        let base = VipBank::unpack(self.control.vip_bank).bank * self.maps.capacity().vip_slots;
+        let base = VipBank::first(self.control.vip_bank, self.maps.capacity().vip_slots);
         self.vips.get(index.checked_sub(base)? as usize)
     }
 

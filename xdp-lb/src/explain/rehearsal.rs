@@ -57,6 +57,7 @@ impl Rehearsal {
             now: 0,
             allow_moves: false,
             generation: 1,
+            only: None,
         })?;
         for op in &plan.ops {
             maps.apply(op)?;

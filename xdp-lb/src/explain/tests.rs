@@ -91,6 +91,7 @@ fn reconcile(maps: &mut MemoryMaps, desired: &Desired, now: u64) {
         now,
         allow_moves: false,
         generation: 1,
+        only: None,
     };
     plan::plan(&inputs).unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
 }

@@ -17,6 +17,7 @@ mod events;
 pub mod links;
 mod memory;
 mod neighbours;
+pub mod probe_link;
 mod requests;
 mod resolver;
 mod routes;

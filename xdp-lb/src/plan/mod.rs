@@ -52,6 +52,9 @@ pub struct Inputs<'a> {
     pub allow_moves: bool,
     /// Generation of the configuration.
     pub generation: u32,
+    /// Services whose wants have changed since the last plan was carried out; those that are in the maps and not among
+    /// them are left as they are, unseen. `None`: all are looked at.
+    pub only: Option<&'a BTreeSet<String>>,
 }
 
 /// What a scan of the flow table found: ids and indexes that must not be given to somebody else yet.
@@ -271,7 +274,9 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     let (mut early, mut live) = (Vec::new(), Vec::new());
     let mut ids: BTreeMap<&str, u16> = BTreeMap::new();
     for wanted in &desired.services {
+        let is_left = inputs.only.is_some_and(|only| !only.contains(&wanted.name));
         let id = match by_name.get(&*wanted.name) {
+            Some(&id) if is_left => id,
             Some(&id) => service::change(inputs, wanted, id, &mut room, &mut early, &mut live, &mut plan)?,
             None => service::create(inputs, wanted, &mut room, &mut early, &mut plan)?,
         };

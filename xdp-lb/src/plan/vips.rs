@@ -39,10 +39,10 @@ pub fn plan(
     let limit = PlanError::Limit { what: "vips", need: wanted.len() as u64, have: u64::from(slots / 8) };
     let (salt, bank_slots) =
         (0..64).find_map(|salt| Some((salt, place(&wanted, slots, salt)?))).ok_or(limit)?;
-    let bank = 1 - VipBank::unpack(observed.control.vip_bank).bank;
+    let bank = 1 - VipBank::unpack(observed.control.vip_bank, slots).bank;
     let mut ops = pages.take_fresh();
     ops.push(MapOp::PutVips { bank, slots: bank_slots });
-    ops.push(MapOp::SwitchVips { word: VipBank { bank, salt }.pack() });
+    ops.push(MapOp::SwitchVips { word: VipBank { bank, salt }.pack(slots) });
     // Until the grace period has passed, a packet may still read the old bank and its pages.
     ops.push(MapOp::Grace);
     Ok(ops)

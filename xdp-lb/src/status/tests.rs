@@ -70,6 +70,7 @@ fn observed() -> Observed {
         now: 1000,
         allow_moves: false,
         generation: 3,
+        only: None,
     });
     plan.unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
     maps.observe()
@@ -142,6 +143,7 @@ fn readings_find_their_owners() {
     counters.drops.no_service = 9;
     counters.flows.hit = 4;
     let readings = Readings {
+        health: BTreeMap::new(),
         counters,
         services: BTreeMap::from([(web, Traffic { packets: 7, bytes: 700 })]),
         members: BTreeMap::from([((web, local(3)), Traffic { packets: 5, bytes: 500 })]),

@@ -77,7 +77,7 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn every_example_passes_the_check() {
-    for name in ["lab", "minimal", "rtc", "decap", "edge-and-backend"] {
+    for name in ["lab", "minimal", "rtc", "decap", "edge-and-backend", "bgp"] {
         let output = xdp_lb(&["check", &example(name)], "");
         assert_eq!(code(&output), 0, "{name}: {}", stderr(&output));
         assert!(stdout(&output).contains("ok, "), "{name}: {}", stdout(&output));
@@ -179,16 +179,22 @@ fn a_file_that_cannot_be_read_is_a_failure_with_its_cause() {
 }
 
 #[test]
+fn bgp_without_an_agent_is_said_so() {
+    let output = xdp_lb(&["status", "bgp", "--bgp-file", "/nowhere/bgp.json"], "");
+    assert_eq!((code(&output), stdout(&output)), (1, ""), "{output:?}");
+    assert!(stderr(&output).contains("no agent that speaks BGP"), "{output:?}");
+}
+
+#[test]
 fn bad_usage_is_two() {
     let udp = ["explain", "--proto", "udp", "--src", "198.51.100.7:1", "--dst"];
-    let wrong: [&[&str]; 10] = [
+    let wrong: [&[&str]; 9] = [
         &[],
         &["balance"],
         &["check"],
         &["run"],
         &["run", "--config", "x", "--on-exit", "explode"],
         &["status", "weather"],
-        &["status", "bgp"],
         &[&udp[..], &["203.0.113.10"]].concat(),
         &[&udp[..], &["[2001:db8::10]:5060"]].concat(),
         &[&udp[..], &["203.0.113.10:5060", "--syn"]].concat(),

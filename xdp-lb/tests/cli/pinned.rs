@@ -69,7 +69,8 @@ fn fill(root: &BpffsRoot) {
     let text = fs::read_to_string(example("lab")).unwrap();
     let desired = config::parse(&text).unwrap().desired;
     let shape = Shape::balancer(&desired.limits, &desired.flow_table, load::machine().unwrap());
-    let setup = Setup { shape, seed: desired.seed, program: Program::Balancer { decap: false } };
+    let setup =
+        Setup { shape, seed: desired.seed, program: Program::Balancer { decap: false }, trace: false };
     let mut loaded = Loaded::open_or_create(root, &setup).unwrap();
     let mut maps = loaded.maps().unwrap();
     let out = NextHop {
@@ -87,6 +88,7 @@ fn fill(root: &BpffsRoot) {
         now: 1_700_000_000,
         allow_moves: false,
         generation: 4,
+        only: None,
     });
     plan.unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
     attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Generic, false).unwrap();

@@ -1,6 +1,6 @@
 //! The agent's reconcile task without threads: observes, plans, applies, surveys, by a clock of the test's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -70,6 +70,11 @@ impl Agent {
     }
 
     pub fn plan(&self, desired: &Desired) -> Result<Plan, PlanError> {
+        self.plan_only(desired, None)
+    }
+
+    /// The plan for some services, or for all.
+    pub fn plan_only(&self, desired: &Desired, only: Option<&BTreeSet<String>>) -> Result<Plan, PlanError> {
         plan::plan(&Inputs {
             desired,
             observed: &self.maps.observe(),
@@ -79,6 +84,7 @@ impl Agent {
             now: self.now.as_secs(),
             allow_moves: self.allow_moves,
             generation: 1,
+            only,
         })
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use xdp_lb::health::OnAllDown;
 use xdp_lb::model::{
     AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, FlowTable,
     Limits, Log, Node, Ports, Protocol, Service, Share, SourceRanges, TableSize, Tracking, Unmatched, Vip,
@@ -57,6 +58,8 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         new_flow_limit: 100_000,
         table_size: TableSize::new(31).unwrap(),
         drain: DrainPolicy { mode: DrainMode::Stick, max: Duration::from_secs(5 * 3600) },
+        health: None,
+        on_all_down: OnAllDown::Keep,
         encap: Encap {
             source_v4: Some(([172, 16, 0, 0], 16)),
             source_v6: Some((Ipv6Addr::new(0xfd00, 0x7864, 0x7000, 0, 0, 0, 0, 0).octets(), 64)),
@@ -78,5 +81,6 @@ pub fn desired(services: Vec<Service>) -> Desired {
         vips: vips.into_iter().map(|address| Vip { address, unmatched: Unmatched::Drop }).collect(),
         services,
         decap: None,
+        bgp: None,
     }
 }

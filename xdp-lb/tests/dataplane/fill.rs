@@ -57,7 +57,7 @@ pub fn fill(maps: &mut KernelMaps) {
         MapOp::PutPage { page: 2, content: page(low, SERVICE) },
         MapOp::PutPage { page: 1, content: page(high, 2) },
         MapOp::PutVips { bank: bank.bank, slots },
-        MapOp::SwitchVips { word: bank.pack() },
+        MapOp::SwitchVips { word: bank.pack(maps.capacity().vip_slots) },
         MapOp::SetSources { list },
         MapOp::Grace,
         MapOp::SetGeneration { generation: 1 },

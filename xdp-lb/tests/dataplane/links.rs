@@ -91,7 +91,7 @@ fn a_foreign_program_is_refused_by_name_and_replaced_on_demand() {
         // Somebody else's: the decap program under another root, once on a link and once without.
         let other = TempRoot::new();
         let shape = Shape::decap_only(&limits(), load::machine().unwrap());
-        let theirs = Setup { shape, seed: 0, program: Program::Decap };
+        let theirs = Setup { shape, seed: 0, program: Program::Decap, trace: false };
         let mut foreign = Loaded::open_or_create(&other, &theirs).unwrap();
         let mut ours = open(root);
         for by_link in [true, false] {

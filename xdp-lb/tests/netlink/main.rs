@@ -3,4 +3,5 @@
 
 mod addresses;
 mod namespaces;
+mod probe_link;
 mod resolver;

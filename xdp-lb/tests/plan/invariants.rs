@@ -116,7 +116,9 @@ pub fn assert_disciplined(op: &MapOp, maps: &MemoryMaps) {
         MapOp::PutPage { page, .. } => {
             assert!(!o.pages.contains_key(page) && *page != 0, "{op:?} is reached")
         }
-        MapOp::PutVips { bank, .. } => assert_ne!(*bank, VipBank::unpack(o.control.vip_bank).bank, "{op:?}"),
+        MapOp::PutVips { bank, .. } => {
+            assert_ne!(*bank, VipBank::unpack(o.control.vip_bank, o.capacity.vip_slots).bank, "{op:?}")
+        }
         MapOp::PutServerId { index, place } => {
             let there = o.server_ids.get(index);
             assert!(

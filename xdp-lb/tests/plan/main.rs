@@ -5,6 +5,7 @@
 mod common;
 
 mod crash;
+mod health;
 mod invariants;
 mod lifecycle;
 mod limits;

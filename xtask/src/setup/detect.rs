@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::requirements::{Item, REQUIREMENTS, Requirement};
+use super::requirements::{DEBIAN_KEYS, Item, REQUIREMENTS, Requirement};
 use crate::command::{finish, search_path, which};
 use crate::toolchain::{self, Probe};
 
@@ -65,9 +65,17 @@ impl Facts {
                 Err(why) => State::Missing(why.clone()),
             },
             Item::Bpffs => bpffs(&std::fs::read_to_string("/proc/mounts").unwrap_or_default()),
-            Item::Cc | Item::Curl | Item::Iproute2 | Item::Bpftool | Item::Nginx => {
-                tool(row.probe.0, row.probe.1)
-            }
+            Item::DebianKeys => file(DEBIAN_KEYS),
+            Item::Cc
+            | Item::Curl
+            | Item::Iproute2
+            | Item::Bpftool
+            | Item::Nginx
+            | Item::Nftables
+            | Item::Frr
+            | Item::Bird
+            | Item::Qemu
+            | Item::Xz => tool(row.probe.0, row.probe.1),
         };
         Self {
             items: rows.iter().map(|row| (row.item, state(row))).collect(),
@@ -90,6 +98,14 @@ fn tool(program: &str, argument: &str) -> State {
     match finish(command, Duration::from_secs(20)) {
         Ok(()) => State::Present(path.display().to_string()),
         Err(error) => State::Missing(format!("{} {argument} fails: {error:#}", path.display())),
+    }
+}
+
+fn file(path: &str) -> State {
+    if Path::new(path).is_file() {
+        State::Present(path.to_owned())
+    } else {
+        State::Missing(format!("no {path}"))
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 pub use self::distro::Distro;
-pub use self::requirements::Need;
+pub use self::requirements::{DEBIAN_KEYS, Need};
 
 use self::detect::{Facts, State};
 use self::plan::{Missing, apt_update, plan};
@@ -42,13 +42,17 @@ pub fn run(mode: Mode) -> Result<()> {
     ensure(Need::Run, mode, true)
 }
 
-/// `cargo xtask setup --no-install --os NAME`: what a fresh machine of that distribution would need.
+/// `cargo xtask setup --no-install --os NAME`: what a fresh machine of that distribution would need to run and test.
 ///
 /// # Errors
 /// Always, unless the table is empty: a fresh machine lacks everything.
 pub fn list_for(distro: Distro) -> Result<()> {
     println!("a fresh {distro} machine with rustup lacks:");
-    list(&plan(distro, &Facts::fresh()))
+    let mut facts = Facts::fresh();
+    facts
+        .items
+        .retain(|(item, _)| REQUIREMENTS.iter().any(|row| row.item == *item && Need::Run.covers(row.need)));
+    list(&plan(distro, &facts))
 }
 
 /// Set-up before another subcommand: silent when nothing is missing.
@@ -60,7 +64,7 @@ pub fn before(need: Need, mode: Mode) -> Result<()> {
 }
 
 fn ensure(need: Need, mode: Mode, verbose: bool) -> Result<()> {
-    let rows: Vec<&Requirement> = REQUIREMENTS.iter().filter(|row| row.need <= need).collect();
+    let rows: Vec<&Requirement> = REQUIREMENTS.iter().filter(|row| need.covers(row.need)).collect();
     let distro = Distro::here();
     let facts = Facts::of(&rows);
     if verbose {

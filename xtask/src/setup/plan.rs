@@ -65,17 +65,28 @@ fn ways(row: &Requirement, distro: Distro, facts: &Facts) -> Vec<Vec<Cmd>> {
         Item::BpfRust => bpf_rust(distro, facts, install),
         Item::BpfLinker => bpf_linker(distro, facts, install),
         _ if packages.is_empty() => Vec::new(),
-        Item::Nginx => vec![vec![install(), stop_nginx(facts.systemd)]],
-        Item::Cc | Item::Curl | Item::Iproute2 | Item::Bpftool => vec![vec![install()]],
+        Item::Nginx => vec![vec![install(), stop("nginx", facts.systemd)]],
+        Item::Frr => vec![vec![install(), stop("frr", facts.systemd)]],
+        Item::Bird => vec![vec![install(), stop("bird", facts.systemd)]],
+        Item::Cc
+        | Item::Curl
+        | Item::Iproute2
+        | Item::Bpftool
+        | Item::Nftables
+        | Item::Qemu
+        | Item::Xz
+        | Item::DebianKeys => {
+            vec![vec![install()]]
+        }
     }
 }
 
-/// The package starts a server on port 80; the lab starts its own, on ports of its own.
-fn stop_nginx(systemd: bool) -> Cmd {
+/// The package starts a server or a router on this host; the lab starts its own, in namespaces of its own.
+fn stop(service: &str, systemd: bool) -> Cmd {
     if systemd {
-        Cmd::root(["systemctl", "disable", "--now", "nginx"]).tolerated()
+        Cmd::root(["systemctl", "disable", "--now", service]).tolerated()
     } else {
-        Cmd::root(["service", "nginx", "stop"]).tolerated()
+        Cmd::root(["service", service, "stop"]).tolerated()
     }
 }
 
@@ -159,9 +170,17 @@ fn by_hand(item: Item) -> String {
              bpf-linker 0.13 on the path"
         ),
         Item::Bpffs => "as root: mount -t bpf bpf /sys/fs/bpf".to_owned(),
-        Item::Cc | Item::Curl | Item::Iproute2 | Item::Bpftool | Item::Nginx => {
-            "install it with this system's package manager".to_owned()
-        }
+        Item::Cc
+        | Item::Curl
+        | Item::Iproute2
+        | Item::Bpftool
+        | Item::Nginx
+        | Item::Nftables
+        | Item::Frr
+        | Item::Bird
+        | Item::Qemu
+        | Item::Xz
+        | Item::DebianKeys => "install it with this system's package manager".to_owned(),
     }
 }
 

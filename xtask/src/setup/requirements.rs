@@ -3,6 +3,7 @@
 //! [`super::detect`] finds out what is there, [`mod@super::plan`] turns the rest into commands.
 
 use super::distro::Distro;
+use crate::vm::EMULATOR;
 
 /// One thing that must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,8 +22,20 @@ pub enum Item {
     Bpftool,
     /// The lab's web server.
     Nginx,
+    /// The lab's service proxy.
+    Nftables,
+    /// The lab's router.
+    Frr,
+    /// Another router for the tests.
+    Bird,
     /// `/sys/fs/bpf`.
     Bpffs,
+    /// The emulator of other machines.
+    Qemu,
+    /// Unpacks kernel modules.
+    Xz,
+    /// The keys of Debian's archive.
+    DebianKeys,
 }
 
 /// What it is needed for.
@@ -32,7 +45,21 @@ pub enum Need {
     Build,
     /// Only running and testing want it.
     Run,
+    /// Only tests on other kernels want it.
+    Vm,
 }
+
+impl Need {
+    /// Whether a row that is there for `other` must be met for this: what runs must have been built, but a virtual
+    /// machine needs nothing of the lab.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        other == self || other == Self::Build
+    }
+}
+
+/// Where Debian's packages of keys put the archive's.
+pub const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A row of the table.
 pub struct Requirement {
@@ -75,11 +102,11 @@ const fn everywhere(names: &'static [&'static str]) -> Packages {
 }
 
 /// The table, in the order of installation: curl fetches keys for what follows.
-pub const REQUIREMENTS: [Requirement; 8] = [
+pub const REQUIREMENTS: [Requirement; 14] = [
     Requirement {
         item: Item::Cc,
         name: "cc",
-        why: "links host programs and build scripts",
+        why: "links host programs and build scripts, compiles the C of ring (TLS)",
         need: Need::Build,
         probe: ("cc", "--version"),
         // xtask itself is linked by cc: xtask/linker.sh brings these two when the very first build finds none.
@@ -143,12 +170,60 @@ pub const REQUIREMENTS: [Requirement; 8] = [
         packages: everywhere(&["nginx-light"]),
     },
     Requirement {
+        item: Item::Nftables,
+        name: "nft",
+        why: "imitates kube-proxy's rules in the lab's tests of health checks",
+        need: Need::Run,
+        probe: ("nft", "--version"),
+        packages: everywhere(&["nftables"]),
+    },
+    Requirement {
+        item: Item::Frr,
+        name: "FRR",
+        why: "a router that the lab's BGP tests and `run --bgp` announce to",
+        need: Need::Run,
+        probe: ("vtysh", "--help"),
+        packages: everywhere(&["frr"]),
+    },
+    Requirement {
+        item: Item::Bird,
+        name: "BIRD 2",
+        why: "another router, for the lab's BGP tests",
+        need: Need::Run,
+        probe: ("bird", "--version"),
+        packages: everywhere(&["bird2"]),
+    },
+    Requirement {
         item: Item::Bpffs,
         name: "/sys/fs/bpf",
         why: "the BPF file system, where programs and maps are pinned",
         need: Need::Run,
         probe: ("", ""),
         packages: everywhere(&[]),
+    },
+    Requirement {
+        item: Item::Qemu,
+        name: "qemu",
+        why: "the machines in which other kernels run",
+        need: Need::Vm,
+        probe: (EMULATOR, "--version"),
+        packages: everywhere(&["qemu-system-x86"]),
+    },
+    Requirement {
+        item: Item::Xz,
+        name: "xz",
+        why: "newer kernels' modules are compressed by it",
+        need: Need::Vm,
+        probe: ("xz", "--version"),
+        packages: everywhere(&["xz-utils"]),
+    },
+    Requirement {
+        item: Item::DebianKeys,
+        name: "keys of Debian's archive",
+        why: "kernels come from there, on every distribution",
+        need: Need::Vm,
+        probe: ("", ""),
+        packages: everywhere(&["debian-archive-keyring"]),
     },
 ];
 
@@ -160,6 +235,18 @@ mod tests {
     fn rows_are_sorted_by_item_and_say_why() {
         assert!(REQUIREMENTS.windows(2).all(|w| w[0].item < w[1].item));
         assert!(REQUIREMENTS.iter().all(|r| !r.why.is_empty() && !r.name.is_empty()));
+    }
+
+    #[test]
+    fn running_needs_no_emulator_and_an_emulator_no_lab() {
+        let needed = |need: Need| -> Vec<Item> {
+            REQUIREMENTS.iter().filter(|row| need.covers(row.need)).map(|row| row.item).collect()
+        };
+        assert!(needed(Need::Run).contains(&Item::Nginx) && !needed(Need::Run).contains(&Item::Qemu));
+        assert!(needed(Need::Vm).contains(&Item::Qemu) && !needed(Need::Vm).contains(&Item::Nginx));
+        for need in [Need::Build, Need::Run, Need::Vm] {
+            assert!(needed(need).contains(&Item::BpfLinker));
+        }
     }
 
     #[test]

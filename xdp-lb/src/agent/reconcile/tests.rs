@@ -107,7 +107,15 @@ fn way(_: IpAddr) -> Resolution {
 }
 
 fn at(desired: &Desired, now: u64, generation: u32) -> Run<'_> {
-    Run { desired, resolve: &way, now, uptime: Duration::from_secs(now), allow_moves: false, generation }
+    Run {
+        desired,
+        resolve: &way,
+        now,
+        uptime: Duration::from_secs(now),
+        allow_moves: false,
+        generation,
+        only: None,
+    }
 }
 
 /// What observers see, without what lies where nothing points.

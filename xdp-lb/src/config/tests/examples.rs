@@ -15,6 +15,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("decap", include_str!("../../../../examples/decap.yaml")),
     ("rtc", include_str!("../../../../examples/rtc.yaml")),
     ("edge-and-backend", include_str!("../../../../examples/edge-and-backend.yaml")),
+    ("bgp", include_str!("../../../../examples/bgp.yaml")),
 ];
 
 fn desired(name: &str) -> Desired {

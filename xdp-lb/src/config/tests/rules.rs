@@ -246,16 +246,12 @@ fn metrics_feed_the_limit_of_series() {
 
 #[test]
 fn later_work_is_refused_by_name() {
-    for key in ["peers", "admin", "bgp", "kubernetes"] {
+    for key in ["peers", "admin", "kubernetes"] {
         only(&edge(&format!(" []\n{key}: {{ enabled: false }}\n")), key, "not supported yet");
     }
-    for (key, value) in [
-        ("slow_start", "60s"),
-        ("on_all_down", "keep"),
-        ("zone_policy", "{ prefer: local }"),
-        ("advertise", "{ when: always }"),
-        ("fragments", "forward"),
-    ] {
+    for (key, value) in
+        [("slow_start", "60s"), ("zone_policy", "{ prefer: local }"), ("fragments", "forward")]
+    {
         let text = edge(&service("a", "203.0.113.1", "udp", "80", &format!(", {key}: {value}")));
         only(&text, &format!("services[0].{key}"), "not supported yet");
     }
@@ -263,11 +259,6 @@ fn later_work_is_refused_by_name() {
         edge(&service("a", "203.0.113.1", "udp", "80", "").replace(" }] }", &format!("{more} }}] }}")))
     };
     only(&backend(", backup: true"), "services[0].backends[0].backup", "not supported yet");
-    let checked =
-        |check: &str| edge(&service("a", "203.0.113.1", "udp", "80", &format!(", health_check: {check}")));
-    good(&checked("{ kind: none }"));
-    only(&checked("{ kind: sip-options }"), "services[0].health_check.kind", "not supported yet");
-    only(&checked("{ kind: none, rise: 2 }"), "services[0].health_check.rise", "not supported yet");
     for encap in ["kind: gue", "mtu: 1500", "gue: { port: 1 }"] {
         let text = edge(" []\n").replace("encap: {", &format!("encap: {{ {encap},"));
         only(&text, &format!("encap.{}", &encap[..encap.find(':').unwrap()]), "not supported yet");
@@ -277,11 +268,42 @@ fn later_work_is_refused_by_name() {
     only(&decap.replace("vips", "mss: auto, vips"), "decap.mss", "not supported yet");
     only(&decap.replace("vips", "gue_port: 6080, vips"), "decap.gue_port", "not supported yet");
     only(&edge(" []\nmetrics: { listen: \"127.0.0.1:9410\" }\n"), "metrics.listen", "not supported yet");
-    only(
-        &edge(" []\nvips: [{ address: 1.2.3.4, advertise: all }]\n"),
-        "vips[0].advertise",
-        "not supported yet",
-    );
+}
+
+#[test]
+fn a_check_says_what_it_needs_and_nothing_else() {
+    let checked = |protocol: &str, ports: &str, check: &str| {
+        edge(&service("a", "203.0.113.1", protocol, ports, &format!(", health_check: {{ {check} }}")))
+    };
+    let udp = |check: &str| checked("udp", "5060", check);
+    let wrong = |text: &str, key: &str, words: &str| {
+        only(text, &format!("services[0].health_check.{key}"), words);
+    };
+    assert_eq!(good(&udp("kind: none")).desired.services[0].health, None);
+    let check = good(&udp("kind: sip-options, interval: 500ms")).desired.services[0].health.clone().unwrap();
+    assert_eq!((check.port, check.rise, check.fall), (5060, 2, 3));
+    assert_eq!(check.timeout.as_millis(), 500, "never longer than the interval");
+    good(&checked("tcp", "[443, 80]", "kind: tcp"));
+    good(&udp("kind: udp, payload: \"0x00ff\", expect: pong"));
+    good(&udp("kind: http, port: 8080, path: /up, host: h, expect: 200"));
+    wrong(&udp("interval: 2s"), "kind", "missing");
+    wrong(&udp("kind: stun, timeout: 3s"), "timeout", "not be longer than the interval of 2s");
+    wrong(&udp("kind: udp"), "payload", "missing");
+    wrong(&udp("kind: udp, payload: \"0x0\""), "payload", "pairs of hexadecimal");
+    wrong(&udp("kind: tcp"), "port", "another protocol");
+    wrong(&checked("tcp", "80", "kind: udp, payload: x"), "port", "another protocol");
+    wrong(&checked("tcp", "all", "kind: tcp"), "port", "all ports");
+    wrong(&udp("kind: stun, path: /x"), "path", "is for http and https");
+    wrong(&udp("kind: stun, host: h"), "host", "is for http, https and sip-options");
+    wrong(&udp("kind: stun, payload: x"), "payload", "is for udp");
+    wrong(&udp("kind: none, expect: x"), "expect", "is for http");
+    wrong(&udp("kind: sip-options, expect: \"299-200\""), "expect", "a status code or a range");
+    wrong(&udp(&format!("kind: udp, payload: {}", "x".repeat(1201))), "payload", "is 1201");
+    wrong(&udp("kind: stun, rises: 2"), "rises", "did you mean `rise`");
+    let kept = edge(&service("a", "203.0.113.1", "udp", "80", ", on_all_down: keep"));
+    assert_eq!(good(&kept).warnings[0].path, "services[0].on_all_down");
+    // All at once.
+    assert_eq!(bad(&udp("kind: http, port: 0, path: x, rise: 0, via: air")).len(), 4);
 }
 
 #[test]

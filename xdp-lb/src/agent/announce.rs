@@ -1,0 +1,144 @@
+//! What the agent tells BGP: the facts that announcements follow, configuration, and the end.
+//!
+//! A backend is healthy that takes flows by the maps, and where its service is checked has answered as well: with
+//! `on_all_down: keep` the maps go on as if everybody lived, which is a last resort and nothing to announce.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_UNRESOLVED};
+
+use super::OnExit;
+use crate::{
+    bgp::{
+        decide::{Facts, Fault, Health},
+        io::{Leave, Speaker},
+        settings::OnStop,
+    },
+    health::{HealthSnapshot, Key, State},
+    model::{Desired, Interface},
+    nexthop::Links,
+    plan,
+    state::Observed,
+    template::from_map,
+};
+
+/// How long a reload waits for routers to hear of VIPs that it takes away.
+const TOLD: Duration = Duration::from_millis(500);
+
+/// The speaker, where the file has a `bgp` section.
+pub(super) struct Announcer {
+    speaker: Option<Speaker>,
+    on_stop: OnStop,
+}
+
+impl Announcer {
+    /// Starts it. `restarted`: an earlier agent's program was found forwarding.
+    pub(super) fn start(desired: &Desired, restarted: bool) -> Result<Self> {
+        let speaker = desired.bgp.clone().map(|bgp| Speaker::start(bgp, restarted)).transpose()?;
+        Ok(Self { speaker, on_stop: on_stop(desired) })
+    }
+
+    /// Whether there is anybody to tell.
+    pub(super) fn is_silent(&self) -> bool {
+        self.speaker.is_none()
+    }
+
+    /// Whether the speaker has ended though nobody asked it to.
+    pub(super) fn has_died(&self) -> bool {
+        self.speaker.as_ref().is_some_and(Speaker::has_died)
+    }
+
+    /// States what is known.
+    pub(super) fn tell(&self, facts: Facts) {
+        if let Some(speaker) = &self.speaker {
+            speaker.facts(facts);
+        }
+    }
+
+    /// Takes over another configuration. Returns once routers have heard of the VIPs that are gone from it, so that
+    /// their packets can be given up.
+    pub(super) async fn configure(&mut self, desired: &Desired) -> Result<()> {
+        self.on_stop = on_stop(desired);
+        match (&mut self.speaker, &desired.bgp) {
+            (None, None) => {}
+            (None, Some(bgp)) => self.speaker = Some(Speaker::start(bgp.clone(), false)?),
+            (Some(_), None) => {
+                if let Some(speaker) = self.speaker.take() {
+                    speaker.leave(Leave::Withdraw).await;
+                }
+            }
+            (Some(speaker), Some(bgp)) => {
+                speaker.configure(bgp.clone());
+                speaker.told(TOLD).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends it, and returns when routers send nothing here any more. Forwarding must go on meanwhile.
+    pub(super) async fn leave(self, on_exit: OnExit) {
+        let how = match (on_exit, self.on_stop) {
+            (OnExit::Detach, _) | (OnExit::Keep, OnStop::Withdraw) => Leave::Withdraw,
+            (OnExit::Keep, OnStop::Keep) => Leave::Keep,
+        };
+        if let Some(speaker) = self.speaker {
+            speaker.leave(how).await;
+        }
+    }
+}
+
+fn on_stop(desired: &Desired) -> OnStop {
+    desired.bgp.as_ref().map(|bgp| bgp.on_stop).unwrap_or_default()
+}
+
+/// The facts of one moment. `attached`: interfaces with our program; `failure`: why the last writes failed, if they
+/// keep failing.
+pub(super) fn facts(
+    desired: &Desired,
+    observed: &Observed,
+    health: &HealthSnapshot,
+    links: &Links,
+    attached: &BTreeSet<String>,
+    failure: Option<String>,
+) -> Facts {
+    let names = || desired.interfaces.iter().map(|Interface { name, .. }| name);
+    let mut faults: BTreeSet<Fault> = names()
+        .filter(|name| !attached.contains(*name))
+        .map(|interface| Fault::NotAttached { interface: interface.clone() })
+        .collect();
+    if !names().any(|name| links.by_name(name).is_some_and(crate::nexthop::Link::usable)) {
+        faults.insert(Fault::NoLink);
+    }
+    faults.extend(failure.map(|why| Fault::NotApplied { why }));
+    Facts { faults, services: services(desired, observed, health) }
+}
+
+fn services(desired: &Desired, observed: &Observed, known: &HealthSnapshot) -> BTreeMap<String, Health> {
+    let count = |members: &BTreeMap<u16, Backend>, is: &dyn Fn(&Backend) -> bool| {
+        u32::try_from(members.values().filter(|member| is(member)).count()).unwrap_or(u32::MAX)
+    };
+    let mut services = BTreeMap::new();
+    for (id, service) in &observed.services {
+        let name = plan::name(service);
+        let Some(wanted) = desired.services.iter().find(|wanted| wanted.name == name) else { continue };
+        let members = observed.members.get(id).cloned().unwrap_or_default();
+        let shared: Arc<str> = name.into();
+        let answers = |member: &Backend| {
+            let key = Key { service: shared.clone(), backend: from_map(member.address) };
+            wanted.health.is_none() || known.targets.get(&key).is_some_and(|t| t.state == State::Up)
+        };
+        let takes = |member: &Backend| member.state & (BACKEND_ALIVE | BACKEND_DRAINING) == BACKEND_ALIVE;
+        let healthy = |member: &Backend| takes(member) && answers(member);
+        let reachable = |member: &Backend| healthy(member) && member.template().kind != KIND_UNRESOLVED;
+        let health = Health {
+            configured: u32::try_from(wanted.backends.len()).unwrap_or(u32::MAX),
+            healthy: count(&members, &healthy),
+            reachable: count(&members, &reachable),
+        };
+        services.insert(name.to_owned(), health);
+    }
+    services
+}
