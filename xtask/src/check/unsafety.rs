@@ -14,6 +14,7 @@ const ALLOWED: [(&str, &str); 14] = [
     ("xdp-lb-ebpf/src/inside.rs", "#[unsafe(..)] names of functions that the verifier walks by themselves"),
     ("xdp-lb-ebpf/src/bench.rs", "#[unsafe(..)] names that the loader looks for"),
     ("xdp-lb-ebpf/src/packet.rs", "packet memory and adjust_head"),
+    ("xdp-lb-ebpf/src/trace.rs", "#[unsafe(..)] a function by name"),
     ("xdp-lb-ebpf/src/probe.rs", "packet memory and map values of the TC programs"),
     ("xdp-lb-ebpf/src/maps.rs", "values behind map pointers"),
     ("xdp-lb/src/dataplane/", "bpf(2) and mapped memory"),
