@@ -5,11 +5,11 @@ mod golden;
 use std::collections::BTreeSet;
 
 use golden::affinities::CONFIG as AFFINITIES;
-use golden::fixture::{BALANCER, BOTH, DECAP, SPREAD, load};
+use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, SPREAD, load};
 use golden::net::{VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
-    Row, affinities, check, decap, discovery, echo, extensions, flow_label, fragments, lying, passes,
-    services, truncated, tunnels,
+    Row, affinities, check, decap, discovery, echo, extensions, flow_label, fragments, gue, lying, passes,
+    services, truncated, tunnels, vlan,
 };
 use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason, Reason};
 use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, available, run};
@@ -64,6 +64,12 @@ groups! {
     empty_services: BALANCER, services::empty;
     fragments_v4: BALANCER, fragments::ipv4;
     fragments_v6: BALANCER, fragments::ipv6;
+    fragments_by_client: BALANCER, fragments::by_client;
+    fragments_refused: BALANCER, fragments::refused;
+    fragments_hostile: BALANCER, fragments::hostile;
+    gue_sent: BALANCER, gue::sent_rows;
+    vlan_balanced: BALANCER, vlan::balanced;
+    vlan_passes: BALANCER, vlan::passes;
     options_v4: BALANCER, extensions::ipv4;
     extensions_v6: BALANCER, extensions::ipv6;
     lying_ipv4: BALANCER, lying::ipv4;
@@ -79,6 +85,11 @@ groups! {
     decap_for_others: DECAP, decap::for_others;
     decap_no_tunnel: DECAP, decap::no_tunnel;
     decap_truncated: DECAP, decap::truncated;
+    decap_congestion: DECAP, decap::congestion;
+    decap_gue: DECAP_GUE, gue::taken_off;
+    decap_gue_others: DECAP_GUE, gue::others;
+    vlan_taken_off: DECAP, vlan::taken_off;
+    vlan_gue_taken_off: DECAP_GUE, vlan::gue_taken_off;
     both_jobs: BOTH, decap::both;
     port_slices: AFFINITIES, affinities::slices;
     connection_ids: AFFINITIES, affinities::connection_ids;
@@ -87,7 +98,10 @@ groups! {
 }
 
 /// Reasons that no row can bring about, and where they are tested instead.
-const ELSEWHERE: [Counted; 4] = [
+const ELSEWHERE: [Counted; 6] = [
+    // Need time or a death: `prog_fragments`.
+    Counted::Drop(DropReason::FragmentLate),
+    Counted::Drop(DropReason::FragmentOrphan),
     // Tables that no configuration alone brings about: `prog_flows`.
     Counted::Drop(DropReason::NextHopUnresolved),
     Counted::Pass(PassReason::LocalBackend),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
 use xdp_lb::dataplane::probe::{Place, ProbeMaps, ProbePrograms, load};
-use xdp_lb::model::{Dscp, Encap};
+use xdp_lb::model::{Dscp, Encap, EncapKind};
 use xdp_lb::nexthop::{NextHop, Resolution};
 use xdp_lb::template::{build, map_address};
 use xdp_lb_common::probe::{INSIDE_MAC, ProbeControl, TunnelError};
@@ -38,6 +38,7 @@ impl Stand {
         maps.set_control(&control).unwrap();
         // One outer source, so that whole packets are constants.
         let encap = Encap {
+            kind: EncapKind::Ipip,
             source_v4: Some(([172, 16, 0, 1], 32)),
             source_v6: Some(("fd00:7864:7000::1".parse::<std::net::Ipv6Addr>().unwrap().octets(), 128)),
             dscp: Dscp::Copy,

@@ -6,7 +6,7 @@
 //!  | MACs     |type| outer IPv6: 40 bytes                          | inner IP ....
 //! ```
 //!
-//! IP-in-IP as in RFC 2003 (4 in 4), RFC 4213 (6 in 4) and RFC 2473 (4 and 6 in 6).
+//! IP-in-IP as in RFC 2003 (4 in 4), RFC 4213 (6 in 4) and RFC 2473 (4 and 6 in 6). [`crate::gue`] puts UDP behind it.
 
 use crate::{
     backend::Template,
@@ -34,8 +34,10 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// Protocol number of the packet inside a tunnel.
+    #[must_use]
     #[inline(always)]
-    const fn protocol(&self) -> u8 {
+    pub const fn protocol(&self) -> u8 {
         match self.version {
             Version::V4 => IPIP,
             Version::V6 => IPV6_IN_IP,
@@ -53,16 +55,28 @@ pub const fn fits(template: &Template, inner_len: usize) -> bool {
 /// Writes an Ethernet and an outer IPv4 header. The caller has checked [`fits`].
 #[inline(always)]
 pub fn write_v4(out: &mut [u8; V4_HEADER], template: &Template, inner: &Inner) {
+    write_v4_with(out, template, inner, inner.len, inner.protocol());
+}
+
+/// Writes an Ethernet and an IPv4 header in front of `len` bytes of `protocol`.
+#[inline(always)]
+pub(crate) fn write_v4_with(
+    out: &mut [u8; V4_HEADER],
+    template: &Template,
+    inner: &Inner,
+    len: u16,
+    protocol: u8,
+) {
     *out = *head(template);
     let tos = inner.tos & template.tos_keep | template.tos_set;
-    let len = inner.len.wrapping_add(IPV4_LEN as u16);
+    let len = len.wrapping_add(IPV4_LEN as u16);
     let bits = host_bits(template, inner);
     let source = u32::from_be_bytes(part::<26, 4, _>(&template.bytes)) | bits as u32;
-    let constant = be16::<24, _>(&template.bytes) as u32 + inner.protocol() as u32;
+    let constant = be16::<24, _>(&template.bytes) as u32 + protocol as u32;
     let sum = constant + tos as u32 + len as u32 + (bits >> 16) as u32 + (bits & 0xffff) as u32;
     out[15] = tos;
     out[16..18].copy_from_slice(&len.to_be_bytes());
-    out[23] = inner.protocol();
+    out[23] = protocol;
     out[24..26].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
     out[26..30].copy_from_slice(&source.to_be_bytes());
 }
@@ -70,14 +84,26 @@ pub fn write_v4(out: &mut [u8; V4_HEADER], template: &Template, inner: &Inner) {
 /// Writes an Ethernet and an outer IPv6 header. The flow label (RFC 6438) comes from the flow.
 #[inline(always)]
 pub fn write_v6(out: &mut [u8; V6_HEADER], template: &Template, inner: &Inner) {
+    write_v6_with(out, template, inner, inner.len, inner.protocol());
+}
+
+/// Writes an Ethernet and an IPv6 header in front of `len` bytes of `protocol`.
+#[inline(always)]
+pub(crate) fn write_v6_with(
+    out: &mut [u8; V6_HEADER],
+    template: &Template,
+    inner: &Inner,
+    len: u16,
+    protocol: u8,
+) {
     *out = *head(template);
     let tos = inner.tos & template.tos_keep | template.tos_set;
     let label = (inner.hash.entropy() >> 44) as u32;
     let first = 6 << 28 | (tos as u32) << 20 | label & 0xf_ffff;
     let source = u64::from_be_bytes(part::<30, 8, _>(&template.bytes)) | host_bits(template, inner);
     out[14..18].copy_from_slice(&first.to_be_bytes());
-    out[18..20].copy_from_slice(&inner.len.to_be_bytes());
-    out[20] = inner.protocol();
+    out[18..20].copy_from_slice(&len.to_be_bytes());
+    out[20] = protocol;
     out[30..38].copy_from_slice(&source.to_be_bytes());
 }
 

@@ -4,9 +4,9 @@
 //! under the fuzzer: there is one parser, one hash, one selection.
 //!
 //! ```text
-//!  parse --> classify --> hash --> select --> encap        decap
-//!             vips,ports           ring, before,  template
-//!                                  flow set
+//!  vlan, parse --> classify --> hash --> select --> encap, gue        decap
+//!                   vips,ports           ring, before,  template
+//!                   fragment             flow set
 //! ```
 #![no_std]
 
@@ -22,6 +22,8 @@ pub mod decap;
 pub mod echo;
 pub mod encap;
 pub mod flow;
+pub mod fragment;
+pub mod gue;
 pub mod hash;
 pub mod ice;
 pub mod icmp;
@@ -40,4 +42,5 @@ pub mod stats;
 pub mod toobig;
 pub mod udp;
 pub mod vip;
+pub mod vlan;
 pub mod word;

@@ -23,6 +23,8 @@ pub const RINGS: &str = "rings";
 pub const RINGS_BEFORE: &str = "rings_before";
 /// Sets of the flow table: [`crate::flow::FlowSet`].
 pub const FLOWS: &str = "flows";
+/// Sets of first fragments, of the same shape as [`FLOWS`]: [`crate::fragment::Entry`] words.
+pub const FRAGMENTS: &str = "fragments";
 /// New flows remembered in the running second, by service id: [`crate::flow::Admission`].
 pub const ADMISSIONS: &str = "admissions";
 /// One [`crate::stats::Counters`] for each CPU.
@@ -41,7 +43,7 @@ pub const SOURCE_RANGES: &str = "source_ranges";
 pub const TX_PORTS: &str = "tx_ports";
 
 /// Maps that live as long as the balancer forwards.
-pub const BALANCER_MAPS: [&str; 16] = [
+pub const BALANCER_MAPS: [&str; 17] = [
     CONTROL,
     VIPS,
     PORTS,
@@ -50,6 +52,7 @@ pub const BALANCER_MAPS: [&str; 16] = [
     RINGS,
     RINGS_BEFORE,
     FLOWS,
+    FRAGMENTS,
     ADMISSIONS,
     COUNTERS,
     SVC_STATS,
@@ -111,11 +114,13 @@ pub enum Constant {
     Trace,
     /// Places of [`SERVER_IDS`] minus one.
     ServerIdMask,
+    /// Sets of [`FRAGMENTS`] minus one.
+    FragmentSetMask,
 }
 
 impl Constant {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Seed,
         Self::VipSlots,
         Self::ServiceMask,
@@ -131,6 +136,7 @@ impl Constant {
         Self::Decap,
         Self::Trace,
         Self::ServerIdMask,
+        Self::FragmentSetMask,
     ];
 }
 

@@ -15,7 +15,7 @@ use network_types::{
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
 };
 
-use crate::reason::DropReason;
+use crate::{fragment::Fragment, reason::DropReason};
 
 /// Length of the Ethernet header.
 pub const ETHERNET_LEN: usize = EthHdr::LEN;
@@ -43,6 +43,8 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
+/// Outer tag of two before 802.1ad had a number for it.
+const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
 
 /// A frame's bytes.
 pub trait Bytes {
@@ -78,15 +80,22 @@ pub enum Ethernet {
     Other,
 }
 
-/// Reads the EtherType.
+/// Reads the Ethernet header's own EtherType; [`crate::vlan::network`] looks behind tags.
 #[must_use]
 #[inline(always)]
 pub fn ethernet<B: Bytes + ?Sized>(frame: &B) -> Ethernet {
+    ethertype_at(frame, ETHERNET_LEN - 2)
+}
+
+/// Reads an EtherType.
+#[must_use]
+#[inline(always)]
+pub fn ethertype_at<B: Bytes + ?Sized>(frame: &B, offset: usize) -> Ethernet {
     // Compared as numbers: arrays are compared byte by byte.
-    match frame.get::<2>(12).map(|&bytes| u16::from_be_bytes(bytes)) {
+    match frame.get::<2>(offset).map(|&bytes| u16::from_be_bytes(bytes)) {
         Some(ETHERTYPE_IPV4) => Ethernet::Ipv4,
         Some(ETHERTYPE_IPV6) => Ethernet::Ipv6,
-        Some(ETHERTYPE_VLAN | ETHERTYPE_QINQ) => Ethernet::Tagged,
+        Some(ETHERTYPE_VLAN | ETHERTYPE_QINQ | ETHERTYPE_QINQ_OLD) => Ethernet::Tagged,
         _ => Ethernet::Other,
     }
 }
@@ -197,8 +206,8 @@ pub struct Ip {
     pub end: usize,
     /// TOS or traffic class.
     pub tos: u8,
-    /// One of several fragments.
-    pub fragment: bool,
+    /// One of several fragments. Of a later one `l4` and `protocol` are what its header says, whatever it holds.
+    pub fragment: Option<Fragment>,
 }
 
 impl Ip {
@@ -244,8 +253,7 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, addresses: Addresses) -> Result<Ip, DropRe
     if h[8] == 0 {
         return Err(DropReason::TtlZero);
     }
-    // More-fragments bit or a fragment offset (RFC 791).
-    let fragment = u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0;
+    let fragment = Fragment::v4(be16::<4, _>(h), be16::<6, _>(h));
     Ok(Ip { addresses, protocol: h[9], l4: l3 + header, end, tos: h[1], fragment })
 }
 
@@ -264,7 +272,7 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, addresses: Addresses) -> Result<Ip, DropRe
         return Err(DropReason::TtlZero);
     }
     let tos = h[0] << 4 | h[1] >> 4;
-    let plain = Ip { addresses, protocol: h[6], l4: l3 + IPV6_LEN, end, tos, fragment: false };
+    let plain = Ip { addresses, protocol: h[6], l4: l3 + IPV6_LEN, end, tos, fragment: None };
     if is_extension(plain.protocol) { extensions(frame, plain) } else { Ok(plain) }
 }
 
@@ -274,23 +282,32 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// True for an IPv6 extension header that is followed.
+#[must_use]
 #[inline(always)]
-const fn is_extension(protocol: u8) -> bool {
+pub const fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
-/// Follows extension headers (RFC 8200 section 4) up to the transport or the first real fragment header.
+/// Follows extension headers (RFC 8200 section 4) up to the transport, or up to the fragment header of a fragment that
+/// is not the first. A first fragment must hold all of them (RFC 7112).
 #[inline(always)]
 fn extensions<B: Bytes + ?Sized>(frame: &B, mut ip: Ip) -> Result<Ip, DropReason> {
     for _ in 0..MAX_EXTENSIONS {
-        let h = frame.get::<8>(ip.l4).ok_or(DropReason::IpTruncated)?;
+        let Some(h) = frame.get::<8>(ip.l4).filter(|_| ip.l4 + 8 <= ip.end) else { return Err(cut(&ip)) };
         let len = match ip.protocol {
             FRAGMENT => {
-                // Offset or more-fragments set; an atomic fragment (RFC 6946) is a whole packet.
-                if u16::from_be_bytes([h[2], h[3]]) & 0xfff9 != 0 {
-                    ip.fragment = true;
-                    ip.protocol = h[0];
-                    return within(ip, 8);
+                if let Some(fragment) = Fragment::v6(h) {
+                    // A fragment of a fragment: nobody sends it, and its datagram cannot be told.
+                    if ip.fragment.is_some() {
+                        return Err(DropReason::Fragment);
+                    }
+                    ip.fragment = Some(fragment);
+                    if fragment.offset != 0 {
+                        ip.protocol = h[0];
+                        ip.l4 += 8;
+                        return Ok(ip);
+                    }
                 }
                 8
             }
@@ -298,7 +315,10 @@ fn extensions<B: Bytes + ?Sized>(frame: &B, mut ip: Ip) -> Result<Ip, DropReason
             _ => (h[1] as usize + 1) * 8,
         };
         ip.protocol = h[0];
-        ip = within(ip, len)?;
+        ip.l4 += len;
+        if ip.l4 > ip.end {
+            return Err(cut(&ip));
+        }
         if !is_extension(ip.protocol) {
             return Ok(ip);
         }
@@ -307,9 +327,8 @@ fn extensions<B: Bytes + ?Sized>(frame: &B, mut ip: Ip) -> Result<Ip, DropReason
 }
 
 #[inline(always)]
-fn within(mut ip: Ip, len: usize) -> Result<Ip, DropReason> {
-    ip.l4 += len;
-    if ip.l4 > ip.end { Err(DropReason::IpTruncated) } else { Ok(ip) }
+const fn cut(ip: &Ip) -> DropReason {
+    if ip.fragment.is_some() { DropReason::FragmentTiny } else { DropReason::IpTruncated }
 }
 
 /// What a packet means for its flow.
@@ -464,7 +483,7 @@ pub fn plain_v4<B: Bytes + ?Sized>(frame: &B) -> Option<Plain> {
         destination: v4_words(part::<16, 4, _>(h)),
     };
     let end = ETHERNET_LEN + be16::<2, _>(h) as usize;
-    plain_ports(frame, Ip { addresses, protocol: h[9], l4: L4, end, tos: h[1], fragment: false })
+    plain_ports(frame, Ip { addresses, protocol: h[9], l4: L4, end, tos: h[1], fragment: None })
 }
 
 /// Reads an IPv6 packet behind an untagged Ethernet header if it is plain. Answers `None` for every other, good or bad.
@@ -483,7 +502,7 @@ pub fn plain_v6<B: Bytes + ?Sized>(frame: &B) -> Option<Plain> {
     };
     let end = L4 + be16::<4, _>(h) as usize;
     let tos = (be16::<0, _>(h) >> 4) as u8;
-    plain_ports(frame, Ip { addresses, protocol: h[6], l4: L4, end, tos, fragment: false })
+    plain_ports(frame, Ip { addresses, protocol: h[6], l4: L4, end, tos, fragment: None })
 }
 
 #[inline(always)]
@@ -575,7 +594,8 @@ mod tests {
             Ethernet::Ipv6 => Version::V6,
             _ => return None,
         };
-        let ip = ip(frame, addresses(frame, ETHERNET_LEN, version)?).ok().filter(|ip| !ip.fragment)?;
+        let ip =
+            ip(frame, addresses(frame, ETHERNET_LEN, version)?).ok().filter(|ip| ip.fragment.is_none())?;
         match transport(frame, &ip) {
             Ok(Transport::Ports(ports)) => Some(Plain { ip, ports }),
             _ => None,

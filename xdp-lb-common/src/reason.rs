@@ -57,7 +57,14 @@ reasons! {
         IpLength ip_length "The IP length says more than the frame holds, or less than the header.",
         TtlZero ttl_zero "The TTL or hop limit is 0.",
         ExtensionHeaders extension_headers "More IPv6 extension headers than are followed.",
-        Fragment fragment "A fragment; the packet path does not follow fragments yet.",
+        Fragment fragment "A fragment of neither TCP nor UDP, or of a fragment.",
+        FragmentEarly fragment_early "A later fragment whose datagram's first one has not come by here.",
+        FragmentLate fragment_late "A later fragment more than 30 seconds behind its datagram's first one.",
+        FragmentOrphan fragment_orphan "A later fragment of a datagram whose backend has gone meanwhile.",
+        FragmentTiny fragment_tiny "A first fragment that is too short for its headers.",
+        FragmentOverlap fragment_overlap "A TCP fragment at offset 8, which could write over the header.",
+        FragmentLength fragment_length "A fragment that ends beyond 65535 bytes, or in the middle of eight though more follow.",
+        FragmentRefused fragment_refused "A fragment for a service that says fragments: drop.",
         L4Truncated l4_truncated "The packet ends inside the TCP, UDP or ICMP header.",
         L4Length l4_length "The TCP data offset or the UDP length does not fit the packet.",
         IcmpUnhandled icmp_unhandled "ICMP for a VIP that is not an echo request.",
@@ -65,6 +72,7 @@ reasons! {
         Oversize oversize "The packet with its tunnel header would be longer than IP can say.",
         TunnelSource tunnel_source "A tunnel to one of our VIPs from a source outside allow_sources.",
         TunnelMalformed tunnel_malformed "A tunnel from an allowed source whose inner packet is cut short or lies about its length.",
+        TunnelEcn tunnel_ecn "A tunnel marked as congested around a packet that does not know ECN: the mark is a loss (RFC 6040).",
         TableInconsistent table_inconsistent "A table names an entry that is not there: a bug of the agent.",
     }
 }
@@ -73,7 +81,7 @@ reasons! {
     /// Why a packet went to the kernel, or was answered on the spot.
     PassReason, PassCounts {
         NotIp not_ip "Neither IPv4 nor IPv6.",
-        VlanTagged vlan_tagged "A tagged frame; the packet path does not follow tags yet.",
+        VlanDepth vlan_depth "More VLAN tags than are looked behind.",
         NoAddress no_address "The frame ends before the destination address.",
         NotAVip not_a_vip "The destination is no VIP of ours.",
         Unmatched unmatched "A VIP packet for no service, where the VIP says unmatched: pass.",
@@ -82,6 +90,8 @@ reasons! {
         Decapsulated decapsulated "A tunnel was taken off and the inner packet handed to the stack.",
         DecapVip decap_vip "A packet for a VIP that lives on this node, without a tunnel.",
         TunnelForOthers tunnel_for_others "A tunnel whose inner destination is none of our VIPs.",
+        GueControl gue_control "A control message of GUE.",
+        GueUnknown gue_unknown "GUE of a version, with flags or with a content that is not known here.",
         EchoAnswered echo_answered "An echo request to a VIP, answered.",
     }
 }

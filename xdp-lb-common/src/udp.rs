@@ -71,7 +71,7 @@ mod tests {
 
     fn ip(l4: usize, end: usize) -> Ip {
         let addresses = Addresses { version: Version::V4, l3: 14, source: [0; 2], destination: [0; 2] };
-        Ip { addresses, protocol: UDP, l4, end, tos: 0, fragment: false }
+        Ip { addresses, protocol: UDP, l4, end, tos: 0, fragment: None }
     }
 
     #[test]

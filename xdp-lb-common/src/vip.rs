@@ -25,6 +25,9 @@ pub const VIP_PASS_UNMATCHED: u32 = 4;
 /// Tunnels may carry packets for this VIP to us.
 pub const VIP_DECAP: u32 = 8;
 
+/// In [`VipSlot::fragments`]: every service of the protocol says `fragments: drop`.
+pub const FRAGMENTS_REFUSED: u16 = u16::MAX;
+
 /// Ports that go to one service: a shortcut to what the pages say.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -55,7 +58,8 @@ pub struct VipSlot {
     /// `VIP_*` bits; 0 is an empty slot.
     pub flags: u32,
     /// Services that take the fragments of TCP and of UDP without looking at ports: those of addresses where all
-    /// services of the protocol keep a client at one backend and share a ring. 0 where a table must tell.
+    /// services of the protocol keep a client at one backend, and the same one. 0 where a table must tell;
+    /// [`FRAGMENTS_REFUSED`].
     pub fragments: [u16; 2],
     /// Shortcuts of the TCP ports, then of the UDP ports.
     pub ranges: [[PortRange; RANGES]; 2],

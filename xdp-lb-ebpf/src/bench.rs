@@ -14,6 +14,7 @@
 //! their way to the cache waits for both, which no packet from a NIC makes it do.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the xdp macro wraps documented functions in ones without documentation")]
 
 #[expect(dead_code, reason = "the packet path uses the rest")]

@@ -30,13 +30,7 @@ const SLICE_DOWN: u32 = OTHER | 2;
 pub fn ask<S>(packet: &Packet, ip: &Ip, ports: &Ports, flow: &Flow<S>) -> Result<Option<u16>, DropReason> {
     let service = flow.service as u64;
     let flags = flow.config.flags;
-    if flags & SOURCE_RANGES != 0 {
-        let [high, low] = ip.addresses.source;
-        let v6 = (ip.addresses.version == Version::V6) as u64;
-        if xdp_lb_admits(service, v6, high, low) == 0 {
-            return Err(DropReason::SourceDenied);
-        }
-    }
+    admit(ip, flow.service, flow.config)?;
     let place = ip.l4 as u64 | (ip.end as u64) << 32;
     let answer = if flags & DEST_PORT != 0 {
         xdp_lb_slice(service, ports.destination() as u64)
@@ -54,6 +48,19 @@ pub fn ask<S>(packet: &Packet, ip: &Ip, ports: &Ports, flow: &Flow<S>) -> Result
         SLICE_DOWN => Err(DropReason::SliceDown),
         _ => Err(DropReason::TableInconsistent),
     }
+}
+
+/// Lets the client in, or not.
+#[inline(always)]
+pub fn admit(ip: &Ip, service: u16, config: &ServiceConfig) -> Result<(), DropReason> {
+    if config.flags & SOURCE_RANGES != 0 {
+        let [high, low] = ip.addresses.source;
+        let v6 = (ip.addresses.version == Version::V6) as u64;
+        if xdp_lb_admits(service as u64, v6, high, low) == 0 {
+            return Err(DropReason::SourceDenied);
+        }
+    }
+    Ok(())
 }
 
 /// Whether the service lets the client in whose address is `high` and `low`.
@@ -108,7 +115,7 @@ fn asked(ctx: *mut xdp_md, place: u64, config: &ServiceConfig, affinity: u16) ->
     let packet = Packet::new(XdpContext::new(ctx));
     let addresses = Addresses { version: Version::V4, l3: 0, source: [0; 2], destination: [0; 2] };
     let l4 = place as u32 as usize & L4_MASK;
-    let ip = Ip { addresses, protocol: UDP, l4, end: (place >> 32) as usize, tos: 0, fragment: false };
+    let ip = Ip { addresses, protocol: UDP, l4, end: (place >> 32) as usize, tos: 0, fragment: None };
     affinity::asked(&Tables, config, affinity::named(&packet, &ip, config, affinity, maps::seed()))
 }
 

@@ -1,12 +1,13 @@
 //! The XDP programs: `xdp_lb` balances, `xdp_decap` takes tunnels off on a backend's node.
 //!
-//! `pipeline` is the packet path, `packet` the packet's memory, `maps` the tables, `send` what changes
-//! the packet. What is arithmetic lives in `xdp-lb-common`, where it is tested without a kernel.
+//! `pipeline` is the packet path, `fragments` what it does with fragments, `packet` the packet's memory, `maps` the
+//! tables, `send` what changes the packet. What is arithmetic lives in `xdp-lb-common`, where it is tested without a kernel.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the xdp macro wraps documented functions in ones without documentation")]
 
+mod fragments;
 mod inside;
 mod maps;
 mod packet;
@@ -17,7 +18,10 @@ mod verdict;
 
 use aya_ebpf::{bindings::xdp_md, macros::xdp, programs::XdpContext};
 
-use crate::packet::Packet;
+use crate::{
+    packet::Packet,
+    verdict::{FRAGMENT, TUNNEL},
+};
 
 /// The balancer, which also takes tunnels off where one configuration asks for both.
 #[xdp]
@@ -26,7 +30,11 @@ pub fn xdp_lb(ctx: XdpContext) -> u32 {
     let raw = ctx.ctx;
     let action = match pipeline::plain(&mut Packet::new(ctx)) {
         Some(verdict) => verdict.conclude(),
-        None => xdp_lb_thorough(raw),
+        None => match xdp_lb_thorough(raw) {
+            FRAGMENT => xdp_lb_fragment(raw),
+            TUNNEL => xdp_lb_tunnel(raw),
+            action => action,
+        },
     };
     trace::told(raw, action)
 }
@@ -36,6 +44,21 @@ pub fn xdp_lb(ctx: XdpContext) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn xdp_lb_thorough(ctx: *mut xdp_md) -> u32 {
     pipeline::balance(&mut Packet::new(XdpContext::new(ctx))).conclude()
+}
+
+/// Fragments for a VIP. It reads the headers again, and so does the next: the verifier checks each function once, whatever
+/// led to it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn xdp_lb_fragment(ctx: *mut xdp_md) -> u32 {
+    pipeline::fragment(&mut Packet::new(XdpContext::new(ctx))).conclude()
+}
+
+/// What is for no VIP that is balanced here and may be a tunnel.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn xdp_lb_tunnel(ctx: *mut xdp_md) -> u32 {
+    pipeline::decap(&mut Packet::new(XdpContext::new(ctx))).conclude()
 }
 
 /// The backend side.

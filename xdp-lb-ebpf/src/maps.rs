@@ -84,6 +84,8 @@ static RINGS: Array<RingWord, 16, MMAP> = Array::new();
 static RINGS_BEFORE: Array<RingWord, 16, MMAP> = Array::new();
 #[btf_map(name = "flows")]
 static FLOWS: Array<FlowSet, 16, MMAP> = Array::new();
+#[btf_map(name = "fragments")]
+static FRAGMENTS: Array<FlowSet, 16, MMAP> = Array::new();
 #[btf_map(name = "admissions")]
 static ADMISSIONS: Array<Admission, 16, 0> = Array::new();
 #[btf_map(name = "decap_sources")]
@@ -179,8 +181,7 @@ impl select::Tables for Tables {
     }
     #[inline(always)]
     fn is_alive(&self, backend: u32) -> bool {
-        const LIVE: u32 = BACKEND_USED | BACKEND_ALIVE;
-        self::backend(backend).is_some_and(|b| b.state & LIVE == LIVE)
+        is_alive(backend)
     }
     #[inline(always)]
     fn flow_set(&self, hash: FlowHash) -> Option<MapSet> {
@@ -197,7 +198,7 @@ impl select::Tables for Tables {
     #[inline(always)]
     fn admit(&self, service: u16, limit: u32) -> bool {
         let Some(admission) = ADMISSIONS.get_ptr_mut(u32::from(service)) else { return false };
-        let second = jiffies() >> constant!(SecondShift as u32) << 32;
+        let second = second() << 32;
         // SAFETY: a map element. CPUs race for the count on purpose: an exact limit would cost an atomic
         // on a shared line, a lost increment admits one flow too many.
         unsafe {
@@ -235,6 +236,25 @@ impl affinity::Tables for Tables {
             !found.is_null() && found.read_volatile() == source::ALLOW
         }
     }
+}
+
+/// Where the first fragment of a datagram leaves its entry.
+#[inline(always)]
+pub fn fragment_set(key: FlowHash) -> Option<MapSet> {
+    FRAGMENTS.get_ptr_mut(key.set(constant!(FragmentSetMask as u32))).map(MapSet)
+}
+
+/// The time in seconds of 0.85 to 1.28 seconds, whatever power of two of jiffies is nearest.
+#[inline(always)]
+pub fn second() -> u64 {
+    jiffies() >> constant!(SecondShift as u32)
+}
+
+/// True when flows and fragments may go to this member: up or draining.
+#[inline(always)]
+pub fn is_alive(index: u32) -> bool {
+    const LIVE: u32 = BACKEND_USED | BACKEND_ALIVE;
+    backend(index).is_some_and(|b| b.state & LIVE == LIVE)
 }
 
 /// A service by id.

@@ -1,6 +1,8 @@
 //! The packet's memory: every access checked against its end, headers loaded anew after the head moved.
 //! Nothing else in the kernel half touches packet bytes.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     EbpfContext as _, bindings::xdp_md, helpers::generated::bpf_xdp_adjust_head, programs::XdpContext,
 };
@@ -44,6 +46,19 @@ impl Packet {
         let start = self.at::<N>(offset)?;
         // SAFETY: `at` has checked start + N <= data_end, and `&mut self` makes this the only borrow.
         Some(unsafe { &mut *(start as *mut [u8; N]) })
+    }
+
+    /// The same number, of which the verifier now knows no more than `bits` (below 32) bits: paths that differ in it
+    /// alone are checked once. Twice the same exclusive or of something unknown; the verifier does not do sums.
+    #[inline(always)]
+    pub fn forget(&self, value: usize, bits: u32) -> usize {
+        let mut value = value as u64;
+        // SAFETY: a field of the context, and arithmetic on registers.
+        unsafe {
+            let unknown = u64::from((*self.ctx.ctx).rx_queue_index);
+            asm!("{0} ^= {1}", "{0} ^= {1}", inout(reg) value, in(reg) unknown, options(pure, nomem, nostack, preserves_flags));
+        }
+        value as usize & ((1 << bits) - 1)
     }
 
     /// Address of `N` bytes at `offset`. The comparison is what the verifier wants to see.

@@ -7,20 +7,23 @@
 //! ```
 
 use xdp_lb_common::{
-    classify, hash,
-    parse::{self, Addresses, Ethernet, Ip, Plain, Ports, Transport, Version},
+    classify, decap,
+    gue::Opened,
+    hash,
+    parse::{self, Addresses, Ethernet, Ip, Plain, Ports, Transport, UDP, Version},
     reason::{DropReason, PassReason},
     ring::NO_BACKEND,
     select::{self, Flow},
-    service::{CLIENT_IP, THOROUGH},
+    service::{CLIENT_IP, ServiceConfig, THOROUGH},
     vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VipSlot},
+    vlan,
 };
 
 use crate::{
-    inside,
+    fragments, inside,
     maps::{self, Tables},
     packet::Packet,
-    send,
+    send::{self, Target},
     verdict::{Verdict, Verdict::Drop, Verdict::Pass},
 };
 
@@ -47,6 +50,8 @@ fn forward(packet: &mut Packet, plain: Plain) -> Option<Verdict> {
             Some(flow(packet, &plain.ip, &plain.ports, vip).unwrap_or_else(Drop))
         }
         Some(_) => Some(Pass(PassReason::DecapVip)),
+        // It may be a tunnel.
+        None if maps::decap() && plain.ip.protocol == UDP => None,
         None => Some(Pass(PassReason::NotAVip)),
     }
 }
@@ -61,16 +66,16 @@ pub fn balance(packet: &mut Packet) -> Verdict {
     match classify::vip(&Tables, &addresses) {
         Some(vip) if vip.flags & VIP_BALANCED != 0 => for_vip(packet, addresses, vip).unwrap_or_else(Drop),
         Some(_) => Pass(PassReason::DecapVip),
-        None if maps::decap() => take_off(packet, addresses),
+        None if maps::decap() => Verdict::Tunnel,
         None => Pass(PassReason::NotAVip),
     }
 }
 
 #[inline(always)]
 fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<Verdict, DropReason> {
-    let ip = parse::ip(packet, addresses)?;
-    if ip.fragment {
-        return Err(DropReason::Fragment);
+    let ip = forget(packet, parse::ip(packet, addresses)?);
+    if ip.fragment.is_some() {
+        return Ok(Verdict::Fragment);
     }
     let ports = match parse::transport(packet, &ip)? {
         Transport::Ports(ports) => ports,
@@ -79,32 +84,88 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
         Transport::OtherIcmp => return Err(DropReason::IcmpUnhandled),
         Transport::Other => return unmatched(vip),
     };
-    flow(packet, &ip, &ports, vip)
+    let target = target(packet, &ip, &ports, vip)?;
+    send_on(packet, &ip, target, vip)
+}
+
+/// A fragment for a VIP, as [`balance`] has found out.
+#[inline(always)]
+pub fn fragment(packet: &mut Packet) -> Verdict {
+    match addresses(packet) {
+        Ok(addresses) => match classify::vip(&Tables, &addresses) {
+            Some(vip) => fragment_for(packet, addresses, vip).unwrap_or_else(Drop),
+            None => Pass(PassReason::NotAVip),
+        },
+        Err(reason) => Pass(reason),
+    }
+}
+
+#[inline(always)]
+fn fragment_for(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<Verdict, DropReason> {
+    let ip = forget(packet, parse::ip(packet, addresses)?);
+    let fragment = ip.fragment.ok_or(DropReason::Fragment)?;
+    let target = fragments::target(packet, &ip, fragment, vip)?;
+    send_on(packet, &ip, target, vip)
+}
+
+/// Sends a packet to its backend, however that was found.
+#[inline(always)]
+fn send_on(
+    packet: &mut Packet,
+    ip: &Ip,
+    target: Option<Target>,
+    vip: &VipSlot,
+) -> Result<Verdict, DropReason> {
+    let Some(target) = target else { return unmatched(vip) };
+    let service = packet.forget(target.service.into(), 14) as u16;
+    let local = packet.forget(target.local.into(), 12) as u16;
+    send::to_backend(packet, ip, &Target { service, local, ..target })
 }
 
 /// A TCP or UDP packet for a VIP.
 #[inline(always)]
 fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Verdict, DropReason> {
+    match target(packet, ip, ports, vip)? {
+        Some(target) => send::to_backend(packet, ip, &target),
+        None => unmatched(vip),
+    }
+}
+
+/// Where a TCP or UDP packet for a VIP goes; `None` when no service wants it.
+#[inline(always)]
+fn target(packet: &Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Option<Target>, DropReason> {
     let service = classify::service(&Tables, vip, ip.protocol, ports.destination());
     if service == 0 {
-        return unmatched(vip);
+        return Ok(None);
     }
     let config = maps::service(service).ok_or(DropReason::TableInconsistent)?.config();
+    choose(packet, ip, ports, service, config, config.flags & CLIENT_IP != 0).map(Some)
+}
+
+/// Which backend of a service a packet goes to.
+#[inline(always)]
+pub fn choose(
+    packet: &Packet,
+    ip: &Ip,
+    ports: &Ports,
+    service: u16,
+    config: &'static ServiceConfig,
+    client_ip: bool,
+) -> Result<Target, DropReason> {
     if config.table_size == 0 {
         return Err(DropReason::EmptyService);
     }
-    let hash =
-        hash::packet(maps::seed(), &ip.addresses, ip.protocol, ports.pair, config.flags & CLIENT_IP != 0);
+    let hash = hash::packet(maps::seed(), &ip.addresses, ip.protocol, ports.pair, client_ip);
     let flow = Flow { service, config, hash, segment: ports.segment };
     let named = if config.flags & THOROUGH != 0 { inside::ask(packet, ip, ports, &flow)? } else { None };
-    let backend = match named {
+    let local = match named {
         Some(backend) => backend,
         None => select::choose(&Tables, &flow).ok_or(DropReason::TableInconsistent)?.backend,
     };
-    if backend == NO_BACKEND {
+    if local == NO_BACKEND {
         return Err(DropReason::EmptyService);
     }
-    send::to_backend(packet, ip, service, config, backend, hash)
+    Ok(Target { service, config, local, hash })
 }
 
 /// A VIP packet that no service wants.
@@ -130,23 +191,44 @@ pub fn decap(packet: &mut Packet) -> Verdict {
 /// Whom the frame's IP header names.
 #[inline(always)]
 fn addresses(packet: &Packet) -> Result<Addresses, PassReason> {
-    let version = match parse::ethernet(packet) {
+    let (kind, l3) = vlan::network(packet);
+    let version = match kind {
         Ethernet::Ipv4 => Version::V4,
         Ethernet::Ipv6 => Version::V6,
-        Ethernet::Tagged => return Err(PassReason::VlanTagged),
+        Ethernet::Tagged => return Err(PassReason::VlanDepth),
         Ethernet::Other => return Err(PassReason::NotIp),
     };
-    parse::addresses(packet, parse::ETHERNET_LEN, version).ok_or(PassReason::NoAddress)
+    parse::addresses(packet, packet.forget(l3, 5), version).ok_or(PassReason::NoAddress)
+}
+
+/// Bits of the offset of any header: six extension headers have at most 12 KB.
+const OFFSET_BITS: u32 = 15;
+
+/// What was found, without how: headers and tags of all kinds lead to the same places.
+#[inline(always)]
+fn forget(packet: &Packet, ip: Ip) -> Ip {
+    Ip {
+        protocol: packet.forget(ip.protocol.into(), 8) as u8,
+        l4: packet.forget(ip.l4, OFFSET_BITS),
+        end: packet.forget(ip.end, 17),
+        ..ip
+    }
 }
 
 /// Takes a tunnel to one of our VIPs off.
 #[inline(always)]
 fn take_off(packet: &mut Packet, outer: Addresses) -> Verdict {
     let Ok(outer) = parse::ip(packet, outer) else { return Pass(PassReason::NotAVip) };
-    let Some(version) = xdp_lb_common::decap::inner_version(&outer) else { return Pass(PassReason::NotAVip) };
-    let allowed =
-        maps::tunnel_sources().is_some_and(|s| s.allows(outer.addresses.version, outer.addresses.source));
-    let Some(inner) = parse::addresses(packet, outer.l4, version) else {
+    let outer = forget(packet, outer);
+    let Some(accept) = maps::tunnel_sources() else { return Pass(PassReason::NotAVip) };
+    let opened = match decap::open(packet, &outer, accept) {
+        Ok(opened) => opened,
+        Err(reason) => return Pass(reason),
+    };
+    let opened =
+        Opened { l3: packet.forget(opened.l3, OFFSET_BITS), end: packet.forget(opened.end, 17), ..opened };
+    let allowed = accept.allows(outer.addresses.version, outer.addresses.source);
+    let Some(inner) = parse::addresses(packet, opened.l3, opened.version) else {
         return if allowed { Drop(DropReason::TunnelMalformed) } else { Pass(PassReason::TunnelForOthers) };
     };
     match classify::vip(&Tables, &inner) {
@@ -157,7 +239,7 @@ fn take_off(packet: &mut Packet, outer: Addresses) -> Verdict {
         return Drop(DropReason::TunnelSource);
     }
     match parse::ip(packet, inner) {
-        Ok(inner) if inner.end <= outer.end => send::up(packet, &inner),
+        Ok(inner) if inner.end <= opened.end => send::up(packet, &outer, &inner),
         _ => Drop(DropReason::TunnelMalformed),
     }
 }

@@ -1,35 +1,46 @@
 //! The stages that change the packet: into the tunnel, out of it, or back as an echo reply.
 
 use xdp_lb_common::{
-    backend::{HEADER_LEN, KIND_IPV4, KIND_IPV6, KIND_LOCAL, Template},
-    echo,
+    backend::{
+        KIND_GUE_IPV4, KIND_GUE_IPV6, KIND_GUE1_IPV4, KIND_GUE1_IPV6, KIND_IPV4, KIND_IPV6, KIND_LOCAL,
+        KIND_UNRESOLVED, Template,
+    },
+    decap, echo,
     encap::{self, Inner, V4_HEADER, V6_HEADER},
+    gue::{self, V4_GUE, V4_GUE1, V6_GUE, V6_GUE1},
     hash::FlowHash,
     parse::{self, Bytes as _, ETHERNET_LEN, Ip, Version},
     reason::{DropReason, PassReason},
     service::ServiceConfig,
+    vlan::{TAG_LEN, Tags},
 };
 
 use crate::{maps, packet::Packet, verdict::Verdict};
 
-/// Puts the packet into the tunnel to ring member `local` and sends it out.
+/// Where a packet goes.
+pub struct Target {
+    /// Service id.
+    pub service: u16,
+    /// Its live configuration.
+    pub config: &'static ServiceConfig,
+    /// Ring-local backend.
+    pub local: u16,
+    /// Outer source, port and flow label come from it.
+    pub hash: FlowHash,
+}
+
+/// Puts the packet into the tunnel to its backend and sends it out.
 #[inline(always)]
-pub fn to_backend(
-    packet: &mut Packet,
-    ip: &Ip,
-    service: u16,
-    config: &ServiceConfig,
-    local: u16,
-    hash: FlowHash,
-) -> Result<Verdict, DropReason> {
+pub fn to_backend(packet: &mut Packet, ip: &Ip, target: &Target) -> Result<Verdict, DropReason> {
+    let Target { service, config, local, hash } = *target;
     let local = u32::from(local);
     let backend = maps::backend(config.backend_base + local).ok_or(DropReason::TableInconsistent)?;
     let template = backend.template();
     let len = ip.len();
     let verdict = match template.kind {
-        KIND_IPV4 | KIND_IPV6 => into_tunnel(packet, ip, template, hash)?,
+        KIND_UNRESOLVED => return Err(DropReason::NextHopUnresolved),
         KIND_LOCAL => Verdict::Pass(PassReason::LocalBackend),
-        _ => return Err(DropReason::NextHopUnresolved),
+        _ => into_tunnel(packet, ip, template, hash)?,
     };
     maps::count_forwarded(service, config.stats_base + local, len as u64);
     Ok(verdict)
@@ -46,13 +57,26 @@ fn into_tunnel(
         return Err(DropReason::Oversize);
     }
     let inner = Inner { version: ip.addresses.version, len: ip.len() as u16, tos: ip.tos, hash };
-    // The outer IP header takes the old Ethernet header's place; only the difference is new room.
-    if template.kind == KIND_IPV4 {
-        grow::<V4_HEADER>(packet).map(|out| encap::write_v4(out, template, &inner))
-    } else {
-        grow::<V6_HEADER>(packet).map(|out| encap::write_v6(out, template, &inner))
+    let tags = Tags::before(packet, ip.addresses.l3);
+    match template.kind {
+        KIND_IPV4 => grow::<V4_HEADER>(packet, tags).map(|out| encap::write_v4(out, template, &inner)),
+        KIND_IPV6 => grow::<V6_HEADER>(packet, tags).map(|out| encap::write_v6(out, template, &inner)),
+        KIND_GUE_IPV4 => grow::<V4_GUE>(packet, tags).map(|out| gue::write_v4(out, template, &inner)),
+        KIND_GUE1_IPV4 => grow::<V4_GUE1>(packet, tags).map(|out| gue::write_v4(out, template, &inner)),
+        KIND_GUE_IPV6 => {
+            let sum = gue::inner_sum(packet, ip);
+            grow::<V6_GUE>(packet, tags).map(|out| gue::write_v6(out, template, &inner, sum))
+        }
+        KIND_GUE1_IPV6 => {
+            let sum = gue::inner_sum(packet, ip);
+            grow::<V6_GUE1>(packet, tags).map(|out| gue::write_v6(out, template, &inner, sum))
+        }
+        _ => return Err(DropReason::TableInconsistent),
     }
     .ok_or(DropReason::NoHeadroom)?;
+    if tags.len != 0 {
+        keep(packet, template, tags).ok_or(DropReason::NoHeadroom)?;
+    }
     Ok(if template.ifindex == packet.ingress() {
         Verdict::Transmit
     } else {
@@ -60,44 +84,78 @@ fn into_tunnel(
     })
 }
 
-/// Room for an `N`-byte header in front of the IP packet.
+/// Room for a header of `N` bytes, Ethernet included, in front of the IP packet, with room for the tags in front of that:
+/// the outer header takes the place of the old Ethernet header, only the difference is new.
 #[inline(always)]
-fn grow<const N: usize>(packet: &mut Packet) -> Option<&mut [u8; N]> {
-    const { assert!(N <= HEADER_LEN) };
+fn grow<const N: usize>(packet: &mut Packet, tags: Tags) -> Option<&mut [u8; N]> {
     if !packet.move_head(ETHERNET_LEN as i32 - N as i32) {
         return None;
     }
-    packet.get_mut::<N>(0)
+    packet.get_mut::<N>(tags.len)
 }
 
-/// Takes everything in front of `inner` off and hands it to the stack with the frame's own MACs.
+/// Puts the template's MACs and the tags where they belong: what was written behind them announces the outer header.
 #[inline(always)]
-pub fn up(packet: &mut Packet, inner: &Ip) -> Verdict {
-    const MALFORMED: Verdict = Verdict::Drop(DropReason::TunnelMalformed);
-    let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = packet.get::<12>(0) else {
-        return MALFORMED;
-    };
+fn keep(packet: &mut Packet, template: &Template, tags: Tags) -> Option<()> {
+    let macs = packet.get_mut::<12>(0)?;
+    macs.copy_from_slice(template.bytes.first_chunk::<12>()?);
+    put_tags(packet, tags)
+}
+
+/// Writes tags behind the MACs.
+#[inline(always)]
+fn put_tags(packet: &mut Packet, tags: Tags) -> Option<()> {
+    if tags.len == TAG_LEN {
+        *packet.get_mut::<4>(12)? = (tags.bytes as u32).to_le_bytes();
+    } else if tags.len == 2 * TAG_LEN {
+        *packet.get_mut::<8>(12)? = tags.bytes.to_le_bytes();
+    }
+    Some(())
+}
+
+/// Takes the tunnel off `inner` and hands it to the stack with the frame's own MACs and tags.
+#[inline(always)]
+pub fn up(packet: &mut Packet, outer: &Ip, inner: &Ip) -> Verdict {
+    let Some(ecn) = decap::ecn(outer.tos, inner.tos) else { return Verdict::Drop(DropReason::TunnelEcn) };
+    match strip(packet, outer.addresses.l3, inner, ecn) {
+        Some(()) => Verdict::Pass(PassReason::Decapsulated),
+        None => Verdict::Drop(DropReason::TunnelMalformed),
+    }
+}
+
+/// Moves what is in front of an IP header at `l3` to the front of `inner`.
+#[inline(always)]
+fn strip(packet: &mut Packet, l3: usize, inner: &Ip, ecn: u8) -> Option<()> {
+    let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.get::<12>(0)?;
     // Two words in registers: an array would go over the stack, where the verifier wants its words aligned.
     let macs = (u64::from_le_bytes([d0, d1, d2, d3, d4, d5, s0, s1]), u32::from_le_bytes([s2, s3, s4, s5]));
-    let strip = inner.addresses.l3 - ETHERNET_LEN;
-    if !packet.move_head(strip as i32) {
-        return MALFORMED;
+    let tags = Tags::before(packet, l3);
+    if !packet.move_head((inner.addresses.l3 - l3) as i32) {
+        return None;
     }
-    let Some(new) = packet.get_mut::<ETHERNET_LEN>(0) else { return MALFORMED };
+    let new = packet.get_mut::<12>(0)?;
     new[..8].copy_from_slice(&macs.0.to_le_bytes());
     new[8..12].copy_from_slice(&macs.1.to_le_bytes());
-    [new[12], new[13]] = parse::ethertype(inner.addresses.version);
-    Verdict::Pass(PassReason::Decapsulated)
+    put_tags(packet, tags)?;
+    *packet.get_mut::<2>(ETHERNET_LEN - 2 + tags.len)? = parse::ethertype(inner.addresses.version);
+    if ecn != inner.tos & 3 {
+        match inner.addresses.version {
+            Version::V4 => decap::set_ecn_v4(packet.get_mut::<12>(ETHERNET_LEN + tags.len)?, ecn),
+            Version::V6 => decap::set_ecn_v6(packet.get_mut::<2>(ETHERNET_LEN + tags.len)?, ecn),
+        }
+    }
+    Some(())
 }
 
 /// Answers an echo request.
 #[inline(always)]
 pub fn echo(packet: &mut Packet, ip: &Ip) -> Result<Verdict, DropReason> {
     const CUT: DropReason = DropReason::L4Truncated;
+    let l3 = ip.addresses.l3;
     echo::swap_macs(packet.get_mut::<ETHERNET_LEN>(0).ok_or(CUT)?);
     match ip.addresses.version {
-        Version::V4 => echo::reply_v4(packet.get_mut::<20>(ETHERNET_LEN).ok_or(CUT)?),
-        Version::V6 => echo::reply_v6(packet.get_mut::<40>(ETHERNET_LEN).ok_or(CUT)?),
+        Version::V4 => echo::reply_v4(packet.get_mut::<20>(l3).ok_or(CUT)?),
+        Version::V6 => echo::reply_v6(packet.get_mut::<40>(l3).ok_or(CUT)?),
     }
     let reply = match ip.addresses.version {
         Version::V4 => 0,

@@ -5,6 +5,11 @@ use xdp_lb_common::reason::{DropReason, PassReason};
 
 use crate::maps;
 
+/// In place of an XDP action: [`Verdict::Fragment`].
+pub const FRAGMENT: u32 = 16;
+/// In place of an XDP action: [`Verdict::Tunnel`].
+pub const TUNNEL: u32 = 17;
+
 /// The end of the pipeline.
 pub enum Verdict {
     /// Out of the interface it came in by; counted with its service.
@@ -17,6 +22,10 @@ pub enum Verdict {
     Pass(PassReason),
     /// Nowhere.
     Drop(DropReason),
+    /// To the function for fragments.
+    Fragment,
+    /// To the function for tunnels.
+    Tunnel,
 }
 
 impl Verdict {
@@ -24,6 +33,8 @@ impl Verdict {
     #[inline(always)]
     pub fn conclude(self) -> u32 {
         match self {
+            Self::Fragment => FRAGMENT,
+            Self::Tunnel => TUNNEL,
             Self::Transmit => XDP_TX,
             Self::Redirect(ifindex) if maps::redirect(ifindex) => XDP_REDIRECT,
             // The agent puts every interface of a header into the device map before the header goes live.

@@ -16,15 +16,16 @@ mod query;
 mod rehearsal;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use xdp_lb_common::{
     affinity,
-    backend::{BACKEND_ALIVE, Backend, KIND_IPV4, KIND_IPV6, KIND_LOCAL, Template},
+    backend::{BACKEND_ALIVE, Backend, KIND_LOCAL, KIND_UNRESOLVED},
     classify,
-    encap::{self, Inner, V4_HEADER, V6_HEADER},
+    encap::{self, Inner},
     flow::{FlowEntry, FlowKey, WAYS},
     hash::{self, FlowHash},
     parse::Segment,
@@ -37,10 +38,11 @@ use xdp_lb_common::{
 
 use self::dry::Dry;
 pub use self::explanation::{
-    Before, ChoiceFacts, Explanation, FlowFacts, Outcome, Remembered, ServiceFacts, SlotFacts, Tunnel,
+    Before, ChoiceFacts, Explanation, FlowFacts, Outcome, Remembered, ServiceFacts, SlotFacts,
 };
 pub use self::query::Query;
 pub use self::rehearsal::{Rehearsal, RehearsalError};
+pub use self::tunnel::Tunnel;
 use crate::{
     nexthop::UnresolvedReason,
     plan,
@@ -168,49 +170,19 @@ fn send(
 ) -> Result<Outcome, DropReason> {
     let template = member.template();
     match template.kind {
-        KIND_IPV4 | KIND_IPV6 => {}
         KIND_LOCAL => return Ok(Outcome::Pass(PassReason::LocalBackend)),
-        _ => {
+        KIND_UNRESOLVED => {
             e.unresolved = facts.unresolved.get(&from_map(member.address)).map(ToString::to_string);
             return Err(DropReason::NextHopUnresolved);
         }
+        _ => {}
     }
     if !encap::fits(template, usize::from(query.len)) {
         return Err(DropReason::Oversize);
     }
-    e.tunnel = Some(tunnel(template, query, hash));
-    Ok(Outcome::Forward)
-}
-
-fn tunnel(template: &Template, query: &Query, hash: FlowHash) -> Tunnel {
     let inner = Inner { version: query.addresses().version, len: query.len, tos: query.tos, hash };
-    if template.kind == KIND_IPV4 {
-        let mut out = [0; V4_HEADER];
-        encap::write_v4(&mut out, template, &inner);
-        let address = |at: usize| Ipv4Addr::new(out[at], out[at + 1], out[at + 2], out[at + 3]).into();
-        Tunnel {
-            kind: "ipip",
-            source: address(26),
-            destination: address(30),
-            flow_label: None,
-            header: out.to_vec(),
-        }
-    } else {
-        let mut out = [0; V6_HEADER];
-        encap::write_v6(&mut out, template, &inner);
-        let address = |at: usize| {
-            let mut octets = [0; 16];
-            octets.copy_from_slice(&out[at..at + 16]);
-            Ipv6Addr::from(octets).into()
-        };
-        Tunnel {
-            kind: "ipip",
-            source: address(22),
-            destination: address(38),
-            flow_label: Some(u32::from_be_bytes([0, out[15] & 0xf, out[16], out[17]])),
-            header: out.to_vec(),
-        }
-    }
+    e.tunnel = Some(Tunnel::of(template, &inner));
+    Ok(Outcome::Forward)
 }
 
 /// A sentence for every way out of `select::choose`.

@@ -6,6 +6,7 @@ pub mod bfd;
 pub mod bgp;
 pub mod config;
 pub mod explain;
+pub mod fragments;
 pub mod gates;
 pub mod health;
 pub mod maglev;

@@ -101,6 +101,8 @@ pub struct Limits {
     pub ring_slots: u32,
     /// Port pages of 256 ports.
     pub port_pages: u32,
+    /// First fragments remembered, a power of two.
+    pub fragments: u32,
     /// {service, backend} pairs with counters of their own (`metrics.per_backend`).
     pub backend_stats: u32,
     /// Server ids summed over services.
@@ -117,6 +119,7 @@ impl Default for Limits {
             backends: 16384,
             ring_slots: 4 << 20,
             port_pages: 16384,
+            fragments: 1 << 16,
             backend_stats: 10_000,
             server_ids: 4096,
             source_ranges: 65_536,
@@ -256,6 +259,16 @@ impl SourceRanges {
     }
 }
 
+/// `fragments` of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragments {
+    /// To the datagram's backend.
+    #[default]
+    Forward,
+    /// Dropped and counted.
+    Drop,
+}
+
 /// What is remembered on clean slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracking {
@@ -303,6 +316,8 @@ pub struct Service {
     pub cid: CidFormat,
     /// Which clients are let in.
     pub source_ranges: SourceRanges,
+    /// What becomes of fragments.
+    pub fragments: Fragments,
     /// What is remembered.
     pub tracking: Tracking,
     /// How long a silent flow is remembered; at most 2 h 10 min.
@@ -422,12 +437,39 @@ impl Share {
 /// Outer header of a service's tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Encap {
+    /// What is between the outer IP header and the inner one.
+    pub kind: EncapKind,
     /// Prefix of the outer IPv4 source: network address and prefix length; host bits come from the flow.
     pub source_v4: Option<([u8; 4], u8)>,
     /// Prefix of the outer IPv6 source; at most the low 64 bits come from the flow.
     pub source_v6: Option<([u8; 16], u8)>,
     /// DSCP of the outer header.
     pub dscp: Dscp,
+}
+
+/// `encap.kind`, with what belongs to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EncapKind {
+    /// Nothing.
+    #[default]
+    Ipip,
+    /// UDP.
+    Gue {
+        /// Destination port.
+        port: u16,
+        /// Whether a GUE header follows.
+        variant: GueVariant,
+    },
+}
+
+/// `encap.gue.variant`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GueVariant {
+    /// Variant 0: a header of four bytes.
+    #[default]
+    Header,
+    /// Variant 1: no header, the inner version says what follows.
+    Bare,
 }
 
 /// `encap.dscp`.
@@ -445,6 +487,10 @@ pub enum Dscp {
 pub struct Decap {
     /// Interfaces that get the program; empty in a file that also balances: the balancer's.
     pub interfaces: Vec<Interface>,
+    /// IP in IP is taken off.
+    pub ipip: bool,
+    /// GUE to this port is taken off.
+    pub gue: Option<u16>,
     /// Outer sources that may speak to us: network address and prefix length. Never empty.
     pub allow_sources: Vec<(IpAddr, u8)>,
     /// Inner destinations, sorted, unique, never empty.

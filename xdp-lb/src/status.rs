@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use xdp_lb_common::{
-    backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_IPV4, KIND_IPV6, KIND_LOCAL, Template},
+    backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_LOCAL, KIND_UNRESOLVED, Template},
     flow::{FlowEntry, FlowSet, WAYS},
     reason::{DropReason, FlowEvent, PassReason, Reason},
     ring::{NO_BACKEND, Slot},
@@ -293,8 +293,10 @@ impl Path {
     #[must_use]
     pub fn of(template: &Template, names: &BTreeMap<u32, String>) -> Self {
         match template.kind {
-            KIND_IPV4 | KIND_IPV6 if template.ifindex == NOT_LOOKED_UP => Self::NotLookedUp,
-            KIND_IPV4 | KIND_IPV6 => {
+            KIND_LOCAL => Self::Local,
+            KIND_UNRESOLVED => Self::Unresolved,
+            _ if template.ifindex == NOT_LOOKED_UP => Self::NotLookedUp,
+            _ => {
                 let [a, b, c, d, e, f, ..] = template.bytes;
                 Self::Tunnel {
                     interface: names.get(&template.ifindex).cloned(),
@@ -302,8 +304,6 @@ impl Path {
                     next_hop: [a, b, c, d, e, f],
                 }
             }
-            KIND_LOCAL => Self::Local,
-            _ => Self::Unresolved,
         }
     }
 }

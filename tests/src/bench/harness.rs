@@ -54,6 +54,7 @@ impl Bench {
                     new_flow_limit: 0,
                     thorough: 0,
                     admitted: true,
+                    gue: false,
                 };
                 balancer(Program::Decap, state)?
             }

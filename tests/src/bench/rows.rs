@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use xdp_lb_common::reason::{DropReason, PassReason};
 use xdp_lb_common::service::{DEST_PORT, ICE_UFRAG, QUIC_CID, SOURCE_RANGES};
 
-use super::tables::{DECAP_VIP, PORT, SERVER_ID, State, TUNNEL, UFRAG, VIP, VIP_V6};
+use super::tables::{DECAP_VIP, GUE_TUNNEL, PORT, SERVER_ID, State, TUNNEL, UFRAG, VIP, VIP_V6};
 use crate::packet::{ACK, SYN, binding_request, eth, quic_short};
 use crate::prog::{Counted, XdpAction};
 
@@ -64,8 +64,14 @@ const TUNNEL_SOURCE: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const MACS: (&str, &str) = ("02:00:00:00:00:01", "00:00:5e:00:01:01");
 const PAYLOAD: [u8; 32] = [0x5a; 32];
 
-const CLEAN: State =
-    State { flow_entries: 1 << 16, dirty: false, new_flow_limit: u32::MAX, thorough: 0, admitted: true };
+const CLEAN: State = State {
+    flow_entries: 1 << 16,
+    dirty: false,
+    new_flow_limit: u32::MAX,
+    thorough: 0,
+    admitted: true,
+    gue: false,
+};
 const DIRTY: State = State { dirty: true, ..CLEAN };
 
 /// Four entries of the flow table for each of `flows`.
@@ -102,6 +108,7 @@ pub fn rows() -> Vec<Row> {
         warm(balanced("udp exact", CLEAN, udp(), 1)),
         v6(balanced("tcp ipv6", CLEAN, tcp_v6(), 1)),
         v6(warm(balanced("udp ipv6 exact", CLEAN, udp_v6(), 1))),
+        Row { growth: GUE_TUNNEL as isize, ..balanced("tcp gue", State { gue: true, ..CLEAN }, tcp(ACK), 1) },
         Row {
             counted: Some(Counted::Pass(PassReason::NotAVip)),
             ..row("not a vip", Subject::Balancer(CLEAN), ipv4_tcp(OUTSIDE, ACK))

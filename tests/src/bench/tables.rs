@@ -12,9 +12,11 @@ use aya::programs::ProgramFd;
 use xdp_lb::dataplane::{BpffsRoot, KernelMaps, Loaded, Program, Setup, Shape, load};
 use xdp_lb::model::{FlowTable, Limits};
 use xdp_lb::state::{MapOp, Maps as _, SlotChange};
-use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_IPV4, Template};
+use xdp_lb_common::backend::{
+    BACKEND_ALIVE, BACKEND_USED, Backend, HEADER_LEN, KIND_GUE_IPV4, KIND_IPV4, Template,
+};
 use xdp_lb_common::control::VipBank;
-use xdp_lb_common::decap::{AllowList, Prefix4};
+use xdp_lb_common::decap::{ACCEPT_IPIP, AllowList, Prefix4};
 use xdp_lb_common::encap::{V4_HEADER, constant_sum};
 use xdp_lb_common::hash;
 use xdp_lb_common::parse::{v4_words, words};
@@ -35,6 +37,8 @@ pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 pub const DECAP_VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 40);
 /// Port of both services.
 pub const PORT: u16 = 443;
+/// The same of GUE.
+pub const GUE_TUNNEL: usize = TUNNEL + 12;
 /// Length of the tunnel's header that the balancer puts in front of the inner packet.
 pub const TUNNEL: usize = 20;
 
@@ -70,6 +74,8 @@ pub struct State {
     pub thorough: u16,
     /// Clients are let in, where `thorough` asks.
     pub admitted: bool,
+    /// Tunnels are GUE of variant 0.
+    pub gue: bool,
 }
 
 /// The loaded balancer under a root of its own, which goes with the value.
@@ -114,6 +120,7 @@ impl Tables {
             backend_stats: BACKENDS.into(),
             server_ids: BACKENDS.into(),
             source_ranges: 4,
+            fragments: 1024,
         };
         let flow_table = FlowTable { entries: state.flow_entries, track_window: Duration::ZERO };
         let shape = Shape::balancer(&limits, &flow_table, load::machine()?);
@@ -146,7 +153,10 @@ impl Tables {
 
     fn fill(&mut self, state: State, ifindex: u32) -> Result<()> {
         let mut ops: Vec<MapOp> = (0..BACKENDS)
-            .map(|local| MapOp::PutBackend { index: local.into(), entry: Box::new(backend(local, ifindex)) })
+            .map(|local| MapOp::PutBackend {
+                index: local.into(),
+                entry: Box::new(backend(local, ifindex, state.gue)),
+            })
             .collect();
         let slots: Vec<u16> = (0..TABLE_SIZE).map(member).collect();
         // All that changed is the dirty bit: rows with and without it send the same packets to the same backends.
@@ -192,10 +202,10 @@ fn member(slot: u32) -> u16 {
     (hash::mix(u64::from(slot)) % u64::from(BACKENDS)) as u16
 }
 
-fn backend(local: u16, ifindex: u32) -> Backend {
+fn backend(local: u16, ifindex: u32, gue: bool) -> Backend {
     let [high, low] = local.to_be_bytes();
     let address = Ipv4Addr::new(10, 1, high, low);
-    let template = Template {
+    let mut template = Template {
         bytes: header(address),
         source_shift: 63 - 16,
         kind: KIND_IPV4,
@@ -204,6 +214,10 @@ fn backend(local: u16, ifindex: u32) -> Backend {
         max_inner: u16::MAX - 20,
         ifindex,
     };
+    if gue {
+        template.kind = KIND_GUE_IPV4;
+        template.bytes[16..18].copy_from_slice(&6080u16.to_be_bytes());
+    }
     Backend {
         live: 0,
         state: BACKEND_USED | BACKEND_ALIVE,
@@ -284,6 +298,7 @@ fn vips(len: u32) -> Vec<VipSlot> {
 /// 172.16.0.0/16.
 fn sources() -> AllowList {
     let mut list: AllowList = bytemuck::Zeroable::zeroed();
+    list.kinds = ACCEPT_IPIP;
     list.v4_count = 1;
     list.v4[0] = Prefix4 { address: [172, 16, 0, 0], mask: [255, 255, 0, 0] };
     list

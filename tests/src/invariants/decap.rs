@@ -3,7 +3,7 @@
 //! Input: a count of IPv4 and one of IPv6 prefixes (a byte each, taken modulo 4), five bytes for each of the former
 //! (address, length) and seventeen of the latter, then a frame.
 
-use xdp_lb_common::decap::{self, AllowList, MAX_SOURCES, Prefix4, Prefix6};
+use xdp_lb_common::decap::{self, ACCEPT_GUE, ACCEPT_IPIP, AllowList, MAX_SOURCES, Prefix4, Prefix6};
 use xdp_lb_common::parse::{self, Version};
 
 use super::parser::read;
@@ -20,20 +20,20 @@ pub fn check(data: &[u8]) {
     assert_eq!(list.allows(addresses.version, addresses.source), plainly);
 
     let Some(outer) = ip else { return };
-    let Some(version) = decap::inner_version(&outer) else {
-        assert!(outer.fragment || ![parse::IPIP, parse::IPV6_IN_IP].contains(&outer.protocol));
+    let Ok(opened) = decap::open(frame, &outer, &list) else {
+        assert!(outer.fragment.is_some() || ![parse::IPIP, parse::IPV6_IN_IP].contains(&outer.protocol));
         return;
     };
-    assert!(!outer.fragment);
-    let Some(inner) = parse::addresses(frame, outer.l4, version) else { return };
+    assert!(outer.fragment.is_none() && outer.l4 <= opened.l3 && opened.end <= outer.end, "{opened:?}");
+    let Some(inner) = parse::addresses(frame, opened.l3, opened.version) else { return };
     let Ok(inner) = parse::ip(frame, inner) else { return };
-    assert!(outer.l4 == inner.addresses.l3 && inner.l4 <= inner.end);
+    assert!(opened.l3 == inner.addresses.l3 && inner.l4 <= inner.end);
     // Where the tunnel is taken off, the packet reads as it would have without.
-    if inner.end <= outer.end {
-        let kind = parse::ethertype(version);
-        let bare = [&frame[..12], &kind, &frame[outer.l4..outer.end]].concat();
+    if inner.end <= opened.end {
+        let kind = parse::ethertype(opened.version);
+        let bare = [&frame[..12], &kind, &frame[opened.l3..opened.end]].concat();
         let Some((_, Some(again))) = read(&bare) else { panic!("the inner packet does not parse alone") };
-        let moved = outer.l4 - parse::ETHERNET_LEN;
+        let moved = opened.l3 - parse::ETHERNET_LEN;
         assert_eq!((again.l4 + moved, again.end + moved), (inner.l4, inner.end));
         assert_eq!((again.protocol, again.fragment), (inner.protocol, inner.fragment));
     }
@@ -52,6 +52,8 @@ type Mask = (Version, u128, u32);
 fn allow_list(data: &[u8]) -> Option<(AllowList, Vec<Mask>, &[u8])> {
     let (&[four, six], mut rest) = data.split_first_chunk::<2>()?;
     let mut list = AllowList {
+        kinds: ACCEPT_IPIP | ACCEPT_GUE,
+        gue_port: 6080,
         v4_count: u32::from(four % 4),
         v6_count: u32::from(six % 4),
         v4: [Prefix4::default(); MAX_SOURCES],

@@ -11,7 +11,7 @@ use crate::packet::internet_checksum;
 
 pub fn check(frame: &[u8]) {
     let Some((_, Some(ip))) = read(frame) else { return };
-    if !ip.fragment {
+    if ip.fragment.is_none() {
         quoted(frame, &ip);
     }
     answer(frame, &ip);

@@ -42,7 +42,7 @@ pub fn check(frame: &[u8]) {
     if let Some((_, cut)) = read(&frame[..ip.end - 1]) {
         assert_eq!(cut, None);
     }
-    if ip.fragment {
+    if ip.fragment.is_some() {
         return;
     }
     let transport = parse::transport(frame, &ip);

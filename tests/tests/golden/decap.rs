@@ -1,16 +1,14 @@
 //! The backend side: tunnels that are taken off, refused, or none of our business.
 
-use xdp_lb_common::reason::DropReason::{TunnelMalformed, TunnelSource};
-use xdp_lb_common::reason::PassReason::{
-    DecapVip, Decapsulated, NoAddress, NotAVip, NotIp, TunnelForOthers, VlanTagged,
-};
+use xdp_lb_common::reason::DropReason::{TunnelEcn, TunnelMalformed, TunnelSource};
+use xdp_lb_common::reason::PassReason::{DecapVip, Decapsulated, NoAddress, NotAVip, NotIp, TunnelForOthers};
 use xdp_lb_tests::packet::{Frame, Ipv4, Ipv6, Mac, eth};
 use xdp_lb_tests::prog::MIN_PACKET;
 
 use super::Row;
 use super::net::{
-    BACKEND, BACKEND_V6, CLIENT, OTHER, OTHER_V6, OWN_MAC, ROUTER_MAC, SOURCE, SOURCE_V6, VIP, VIP_V6, frame,
-    to, to_v6,
+    BACKEND, BACKEND_V6, CLIENT, OTHER, OTHER_V6, ROUTER_MAC, SOURCE, SOURCE_V6, VIP, VIP_V6, frame, to,
+    to_v6,
 };
 use super::truncated::{honest_v4, honest_v6};
 use super::tunnels::over_v4;
@@ -85,6 +83,41 @@ pub fn taken_off() -> Vec<Row> {
         outer(SOURCE).inner(&padded[14..]).trailer(&[0; 7]).build(),
         &[&padded[..], &[0; 7]].concat(),
     ));
+    rows
+}
+
+/// ECN of both headers as RFC 6040 wants it; DSCP stays the inner packet's.
+pub fn congestion() -> Vec<Row> {
+    const NOT: u8 = 0;
+    const ONE: u8 = 1;
+    const ZERO: u8 = 2;
+    const CE: u8 = 3;
+    let mut rows = Vec::new();
+    for (inner, row) in [
+        (NOT, [Some(NOT), Some(NOT), Some(NOT), None]),
+        (ONE, [Some(ONE), Some(ONE), Some(ONE), Some(CE)]),
+        (ZERO, [Some(ZERO), Some(ONE), Some(ZERO), Some(CE)]),
+        (CE, [Some(CE); 4]),
+    ] {
+        for (wire, wanted) in [NOT, ONE, ZERO, CE].into_iter().zip(row) {
+            let name = |families: &str| format!("{inner:02b} in {wire:02b}, {families}");
+            let v4 = |ecn| to(VIP).tos(0xb8 | ecn).options(&[1; 4]).udp(40000, 5060).build();
+            let v6 = |ecn| to_v6(VIP_V6).traffic_class(0xb8 | ecn).tcp(40000, 443).build();
+            let over4 = |packet: Vec<u8>| outer(SOURCE).tos(0x28 | wire).inner(&packet[14..]).build();
+            let over6 =
+                |packet: Vec<u8>| outer_v6(SOURCE_V6).traffic_class(0x28 | wire).inner(&packet[14..]).build();
+            let mut row = |families, input: Vec<u8>, output: Option<Vec<u8>>| {
+                rows.push(match output {
+                    Some(output) => Row::hands_up(name(families), input, output, Decapsulated),
+                    None => Row::drops(name(families), input, TunnelEcn),
+                });
+            };
+            row("4 in 4", over4(v4(inner)), wanted.map(v4));
+            row("6 in 4", over4(v6(inner)), wanted.map(v6));
+            row("4 in 6", over6(v4(inner)), wanted.map(v4));
+            row("6 in 6", over6(v6(inner)), wanted.map(v6));
+        }
+    }
     rows
 }
 
@@ -178,7 +211,6 @@ pub fn for_others() -> Vec<Row> {
 pub fn no_tunnel() -> Vec<Row> {
     let v4 = packet();
     let arp = eth(Mac::BROADCAST, ROUTER_MAC).arp_request(ROUTER_MAC, CLIENT, VIP).build();
-    let vlan = eth(OWN_MAC, ROUTER_MAC).vlan(7).ipv4(SOURCE, BACKEND).ipv4(CLIENT, VIP).udp(1, 5060).build();
     vec![
         Row::passes("udp", to(OTHER).udp(1, 5060).build(), NotAVip),
         Row::passes("tcp6", to_v6(OTHER_V6).tcp(1, 443).build(), NotAVip),
@@ -203,7 +235,6 @@ pub fn no_tunnel() -> Vec<Row> {
             NotAVip,
         ),
         Row::passes("arp", arp, NotIp),
-        Row::passes("vlan", vlan, VlanTagged),
     ]
 }
 
@@ -246,6 +277,13 @@ pub fn both() -> Vec<Row> {
             v6.clone(),
             Decapsulated,
         ),
+        Row::hands_up(
+            "taken off, GUE",
+            frame().ipv4(SOURCE, BACKEND).udp(50000, 6080).payload(&v4[14..]).build(),
+            v4.clone(),
+            Decapsulated,
+        ),
+        Row::passes("udp to no VIP", to(OTHER).udp(1, 6081).build(), NotAVip),
         Row::drops("refused", outer("198.51.100.66").inner(&v4[14..]).build(), TunnelSource),
         Row::passes("no tunnel for the VIP that lives here", v4, DecapVip),
         Row::passes("no tunnel for the VIP that lives here, IPv6", v6, DecapVip),

@@ -79,6 +79,33 @@ services:
     ports: 5060
     tracking: off
     backends: [{ address: 10.1.2.11 }]
+  - { name: client-sip, vip: [203.0.113.50, "2001:db8::50"], protocol: udp, ports: 5060, affinity: client-ip,
+      tracking: off, backends: [{ address: 10.1.2.11 }] }
+  - { name: client-media, vip: [203.0.113.50, "2001:db8::50"], protocol: udp, ports: "20000-24999", affinity: client-ip,
+      tracking: off, backends: [{ address: 10.1.2.11 }] }
+  - { name: tuple-web, vip: [203.0.113.50, "2001:db8::50"], protocol: tcp, ports: 443, backends: [{ address: 10.1.2.11 }] }
+  - { name: refusing, vip: [203.0.113.51, "2001:db8::51"], protocol: udp, ports: 5060, fragments: drop,
+      tracking: off, backends: [{ address: 10.1.2.11 }] }
+  - { name: not-refusing, vip: [203.0.113.51, "2001:db8::51"], protocol: udp, ports: 7000,
+      tracking: off, backends: [{ address: 10.1.2.11 }] }
+  - { name: refusing-web, vip: [203.0.113.51, "2001:db8::51"], protocol: tcp, ports: 443, fragments: drop,
+      backends: [{ address: 10.1.2.11 }] }
+  - { name: gue-0-udp, vip: [203.0.113.60, "2001:db8::60"], protocol: udp, ports: 5060, tracking: off,
+      encap: { kind: gue }, backends: [{ address: 10.1.2.11 }] }
+  - { name: gue-0-tcp, vip: [203.0.113.60, "2001:db8::60"], protocol: tcp, ports: 443, tracking: off,
+      encap: { kind: gue }, backends: [{ address: 10.1.2.11 }] }
+  - { name: gue-1-udp, vip: [203.0.113.61, "2001:db8::61"], protocol: udp, ports: 5060, tracking: off,
+      encap: { kind: gue, gue: { port: 6081, variant: 1 } }, backends: [{ address: 10.1.2.11 }] }
+  - { name: gue-1-tcp, vip: [203.0.113.61, "2001:db8::61"], protocol: tcp, ports: 443, tracking: off,
+      encap: { kind: gue, gue: { port: 6081, variant: 1 } }, backends: [{ address: 10.1.2.11 }] }
+  - { name: gue-2-udp, vip: [203.0.113.62, "2001:db8::62"], protocol: udp, ports: 5060, tracking: off,
+      encap: { kind: gue }, backends: [{ address: "fd00:1:2::11" }] }
+  - { name: gue-2-tcp, vip: [203.0.113.62, "2001:db8::62"], protocol: tcp, ports: 443, tracking: off,
+      encap: { kind: gue }, backends: [{ address: "fd00:1:2::11" }] }
+  - { name: gue-3-udp, vip: [203.0.113.63, "2001:db8::63"], protocol: udp, ports: 5060, tracking: off,
+      encap: { kind: gue, gue: { port: 6081, variant: 1 } }, backends: [{ address: "fd00:1:2::11" }] }
+  - { name: gue-3-tcp, vip: [203.0.113.63, "2001:db8::63"], protocol: tcp, ports: 443, tracking: off,
+      encap: { kind: gue, gue: { port: 6081, variant: 1 } }, backends: [{ address: "fd00:1:2::11" }] }
 "#;
 
 /// The same addresses with prefixes of many outer sources.
@@ -116,6 +143,17 @@ decap:
   vip_on_lo: false
 "#;
 
+/// The backend side of GUE.
+pub const DECAP_GUE: &str = r#"
+version: 1
+decap:
+  interfaces: [{ name: lo, mode: generic }]
+  accept: [ipip, gue]
+  allow_sources: [172.16.0.0/16, "fd00:7864:7000::/64"]
+  vips: [203.0.113.10, "2001:db8::10"]
+  vip_on_lo: false
+"#;
+
 /// Both jobs in one program: `.10` is balanced, `.40` lives here.
 pub const BOTH: &str = r#"
 version: 1
@@ -133,7 +171,7 @@ services:
     tracking: off
     backends: [{ address: 10.1.2.11 }]
 decap:
-  accept: [ipip]
+  accept: [ipip, gue]
   allow_sources: [172.16.0.0/16, "fd00:7864:7000::/64"]
   vips: [203.0.113.40, "2001:db8::40"]
   vip_on_lo: false

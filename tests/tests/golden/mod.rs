@@ -11,18 +11,20 @@ pub mod echo;
 pub mod extensions;
 pub mod fixture;
 pub mod fragments;
+pub mod gue;
 pub mod lying;
 pub mod net;
 pub mod passes;
 pub mod services;
 pub mod truncated;
 pub mod tunnels;
+pub mod vlan;
 
 use std::collections::HashSet;
 use std::io::Write as _;
 
 use xdp_lb_common::reason::{DropReason, PassReason};
-use xdp_lb_tests::packet::difference;
+use xdp_lb_tests::packet::{difference, internet_checksum};
 use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, counted, run, takes};
 
 /// One packet and what becomes of it.
@@ -51,6 +53,14 @@ pub enum Output {
     Whole(Vec<u8>),
     /// These bytes but for the 20 bits of the outer IPv6 flow label, which must not be zero.
     Labelled(Vec<u8>),
+    /// These bytes but for the UDP source port, which must be a dynamic one, the flow label over IPv6, and the UDP
+    /// checksum, which must be right or 0.
+    Gue {
+        /// With port, label and checksum 0.
+        expected: Vec<u8>,
+        /// There must be a checksum.
+        checksum: bool,
+    },
 }
 
 impl Row {
@@ -153,13 +163,53 @@ impl Output {
                 let zero = (label == 0).then(|| "the outer flow label is zero".to_owned());
                 difference(actual, &expected).or(zero)
             }
+            Self::Gue { expected, checksum } => {
+                let l3 = network(actual);
+                let v6 = actual.get(l3).is_some_and(|first| first >> 4 == 6);
+                let l4 = l3 + if v6 { 40 } else { 20 };
+                let mut expected = expected.clone();
+                if v6 {
+                    set_flow_label(&mut expected, flow_label(actual));
+                }
+                let port = actual.get(l4..l4 + 2)?.to_vec();
+                expected[l4..l4 + 2].copy_from_slice(&port);
+                if *checksum {
+                    let udp = &expected[l4..];
+                    let length = udp.len() - trailer(&expected, l3);
+                    let pseudo =
+                        [&expected[l3 + 8..l3 + 40], &(length as u32).to_be_bytes(), &[0, 0, 0, 17]].concat();
+                    let sum = match internet_checksum(&[&pseudo, &udp[..length]]) {
+                        0 => 0xffff,
+                        sum => sum,
+                    };
+                    expected[l4 + 6..l4 + 8].copy_from_slice(&sum.to_be_bytes());
+                }
+                let low = (port[0] < 0xc0).then(|| format!("source port {port:?} is no dynamic one"));
+                difference(actual, &expected).or(low)
+            }
         }
     }
 }
 
-/// The flow label of an IPv6 header straight behind Ethernet; 0 when the frame ends before it.
+/// Where the IP header begins, behind Ethernet and its tags.
+fn network(frame: &[u8]) -> usize {
+    let tagged = |at: &usize| {
+        let tags = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
+        frame.get(at - 2..*at).is_some_and(|kind| tags.iter().any(|tag| tag == kind))
+    };
+    (14..).step_by(4).find(|at| !tagged(at)).unwrap_or(14)
+}
+
+/// Bytes behind an IPv6 packet that are not its own.
+fn trailer(frame: &[u8], l3: usize) -> usize {
+    let payload = u16::from_be_bytes([frame[l3 + 4], frame[l3 + 5]]);
+    frame.len() - l3 - 40 - usize::from(payload)
+}
+
+/// The flow label of the outer IPv6 header; 0 when the frame ends before it.
 pub fn flow_label(frame: &[u8]) -> u32 {
-    match frame.get(15..18) {
+    let l3 = network(frame);
+    match frame.get(l3 + 1..l3 + 4) {
         Some(&[a, b, c]) => u32::from_be_bytes([0, a & 0x0f, b, c]),
         _ => 0,
     }
@@ -167,7 +217,8 @@ pub fn flow_label(frame: &[u8]) -> u32 {
 
 fn set_flow_label(frame: &mut [u8], label: u32) {
     let [_, a, b, c] = label.to_be_bytes();
-    if let Some([first, second, third]) = frame.get_mut(15..18) {
+    let l3 = network(frame);
+    if let Some([first, second, third]) = frame.get_mut(l3 + 1..l3 + 4) {
         *first = *first & 0xf0 | a;
         *second = b;
         *third = c;

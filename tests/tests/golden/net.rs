@@ -24,6 +24,21 @@ pub const VIP_V6_OVER_V6: &str = "2001:db8::20";
 pub const VIP_PASS: &str = "203.0.113.30";
 /// Says `unmatched: pass`.
 pub const VIP_V6_PASS: &str = "2001:db8::30";
+/// All UDP by client address, to equal backends.
+pub const VIP_BY_CLIENT: &str = "203.0.113.50";
+/// All UDP by client address, to equal backends.
+pub const VIP_V6_BY_CLIENT: &str = "2001:db8::50";
+/// Refuses fragments of one UDP service and of all TCP.
+pub const VIP_REFUSING: &str = "203.0.113.51";
+/// Refuses fragments of one UDP service and of all TCP.
+pub const VIP_V6_REFUSING: &str = "2001:db8::51";
+/// Balanced through GUE: addresses, whether to IPv6 backends, variant, port.
+pub const GUE_VIPS: [(&str, &str, bool, u8, u16); 4] = [
+    ("203.0.113.60", "2001:db8::60", false, 0, 6080),
+    ("203.0.113.61", "2001:db8::61", false, 1, 6081),
+    ("203.0.113.62", "2001:db8::62", true, 0, 6080),
+    ("203.0.113.63", "2001:db8::63", true, 1, 6081),
+];
 /// No VIP.
 pub const OTHER: &str = "203.0.113.99";
 /// No VIP.

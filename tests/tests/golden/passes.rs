@@ -1,6 +1,6 @@
 //! What is none of the balancer's business goes up byte for byte.
 
-use xdp_lb_common::reason::PassReason::{NotAVip, NotIp, VlanTagged};
+use xdp_lb_common::reason::PassReason::{NotAVip, NotIp};
 use xdp_lb_tests::packet::{Mac, eth};
 
 use super::Row;
@@ -22,18 +22,6 @@ pub fn not_ip() -> Vec<Row> {
             frame().ethertype(0x0801).inner(&to(VIP).udp(1, 5060).build()[14..]).build(),
             NotIp,
         ),
-        Row::passes("vlan", frame().vlan(7).ipv4(CLIENT, VIP).udp(1, 5060).build(), VlanTagged),
-        Row::passes(
-            "priority tag",
-            frame().vlan(0).priority(5).ipv4(CLIENT, VIP).udp(1, 5060).build(),
-            VlanTagged,
-        ),
-        Row::passes(
-            "two tags",
-            frame().service_vlan(7).vlan(8).ipv4(CLIENT, VIP).udp(1, 5060).build(),
-            VlanTagged,
-        ),
-        Row::passes("a tag at the end", frame().vlan(7).at(14), VlanTagged),
     ]
 }
 

@@ -166,7 +166,7 @@ fn the_answer_reads_as_an_error_to_the_client() {
 fn who_is_not_answered() {
     let from = |source: Words, version, protocol| {
         let addresses = Addresses { version, l3: 14, source, destination: [0, 0] };
-        deserves(&Ip { addresses, protocol, l4: 14 + IPV4_LEN, end: 1500, tos: 0, fragment: false })
+        deserves(&Ip { addresses, protocol, l4: 14 + IPV4_LEN, end: 1500, tos: 0, fragment: None })
     };
     let v4 = |address| from(v4_words(address), Version::V4, UDP);
     assert!(v4([198, 51, 100, 7]) && v4([1, 0, 0, 0]) && v4([223, 255, 255, 255]) && v4([126, 0, 0, 127]));

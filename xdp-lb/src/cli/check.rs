@@ -16,7 +16,9 @@ use crate::{
     config::{ConfigError, ConfigWarning},
     dataplane::{Machine, Shape, load, shape::MapSpec},
     file::{self, counted},
+    fragments,
     model::Desired,
+    status::Word as _,
 };
 
 /// Arguments of `check`.
@@ -57,6 +59,10 @@ struct Costs {
     ring_slots: u64,
     /// Flows that fit in the flow table.
     flow_entries: u32,
+    /// Addresses and protocols whose fragments go by the client's address: in any order, on any edge node.
+    stateless_fragments: Vec<String>,
+    /// First fragments that fit in the table that keeps all others together.
+    fragment_entries: u32,
     /// Kernel memory of all maps, most of it decided by `limits` and `flow_table`.
     memory_bytes: u64,
     /// CPUs of this machine that counters are kept for.
@@ -93,13 +99,14 @@ impl Report {
         let (errors, warnings) =
             (counted(self.errors.len(), "error"), counted(self.warnings.len(), "warning"));
         let Some(costs) = &self.costs else { return format!("{}: {errors}", self.file) };
-        let Costs { services, vips, backends, ring_slots, flow_entries, memory_bytes, cpus } = costs;
+        let Costs { services, vips, backends, ring_slots, flow_entries, memory_bytes, cpus, .. } = costs;
         let sizes = [
             ("services", services.to_string()),
             ("VIPs", vips.to_string()),
             ("backends", format!("{backends}, summed over services")),
             ("ring slots", format!("{ring_slots}, summed over services")),
             ("flow table", format!("{flow_entries} entries")),
+            ("fragments", costs.fragments()),
             (
                 "memory",
                 format!(
@@ -114,6 +121,16 @@ impl Report {
 }
 
 impl Costs {
+    fn fragments(&self) -> String {
+        let entries = self.fragment_entries;
+        match &self.stateless_fragments[..] {
+            [] => format!("after their first one, {entries} entries"),
+            some => {
+                format!("by client for {}; else after their first one, {entries} entries", some.join(", "))
+            }
+        }
+    }
+
     fn of(desired: &Desired) -> Self {
         let decap = desired.decap.iter().flat_map(|d| &d.vips);
         let vips: BTreeSet<IpAddr> = desired.vips.iter().map(|v| v.address).chain(decap.copied()).collect();
@@ -131,6 +148,10 @@ impl Costs {
             backends: desired.services.iter().map(|s| s.backends.len()).sum(),
             ring_slots: filled.map(|s| u64::from(s.table_size.get())).sum(),
             flow_entries: desired.flow_table.entries,
+            stateless_fragments: fragments::stateless(desired)
+                .map(|(vip, protocol)| format!("{vip} {}", protocol.word()))
+                .collect(),
+            fragment_entries: desired.limits.fragments,
             memory_bytes: shape.maps().iter().map(MapSpec::bytes).sum(),
             cpus: machine.cpus,
         }

@@ -154,7 +154,8 @@ fn text(e: &Explanation, rehearsed: bool) -> String {
     }
     if let Some(t) = &e.tunnel {
         let label = t.flow_label.map(|l| format!(", flow label {l:#07x}")).unwrap_or_default();
-        lines.push(("tunnel", format!("{} from {} to {}{label}", t.kind, t.source, t.destination)));
+        let ports = t.ports.map(|[from, to]| format!(", UDP ports {from} to {to}")).unwrap_or_default();
+        lines.push(("tunnel", format!("{} from {} to {}{ports}{label}", t.kind, t.source, t.destination)));
     }
     if let Some(way) = &e.path {
         let why = match (way, e.backend, &e.unresolved) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::draft::DecapDraft;
+use super::draft::{DecapDraft, GUE_PORT, Kind};
 use super::finding::Placed;
 use super::keys;
 use super::leaf;
@@ -12,9 +12,13 @@ use super::sections::{addresses, interfaces};
 /// Reads the section. `None` if it is no mapping.
 pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
     let keys = item.mapping(&keys::DECAP)?;
-    for item in keys.get("accept").iter().flat_map(Item::one_or_more) {
-        item.leaf(leaf::choice(&[("ipip", ())], &["gue"]));
-    }
+    let accept: Option<Vec<Kind>> = keys.get("accept").map(|item| {
+        let kind =
+            |item: &Item<'_>| item.leaf(leaf::choice(&[("ipip", Kind::Ipip), ("gue", Kind::Gue)], &[]));
+        item.one_or_more().iter().filter_map(kind).collect()
+    });
+    let accepts = |kind| accept.as_ref().map_or(kind == Kind::Ipip, |kinds| kinds.contains(&kind));
+    let gue_port = keys.leaf("gue_port", GUE_PORT, leaf::number(1..=u16::MAX)).unwrap_or_default();
     keys.leaf("mss", (), |text| match text {
         "off" => Ok(()),
         "auto" => Err("`auto` is not supported yet; use off".to_owned()),
@@ -25,6 +29,8 @@ pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
     Some(DecapDraft {
         spot: keys.spot.clone(),
         interfaces: keys.get("interfaces").map(|item| interfaces(&item, &keys::DECAP_INTERFACE)),
+        ipip: accepts(Kind::Ipip),
+        gue: accepts(Kind::Gue).then_some(gue_port),
         allow_sources: allow_sources.unwrap_or_default(),
         vips: vips.unwrap_or_default(),
         vip_on_lo: keys.leaf("vip_on_lo", true, leaf::boolean).unwrap_or_default(),

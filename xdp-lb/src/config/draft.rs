@@ -11,8 +11,8 @@ use super::bgp::{AdvertiseDraft, BgpDraft, PolicyDraft};
 use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
-    Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Interface, Limits, Log, Node, Protocol,
-    ServerIdBytes, TableSize, Tracking, Vip,
+    Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Limits,
+    Log, Node, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
 };
 
 /// The whole file.
@@ -65,6 +65,7 @@ pub(super) struct ServiceDraft {
     pub affinity: Option<Placed<Affinity>>,
     pub cid: Option<CidFormat>,
     pub source_ranges: SourcesDraft,
+    pub fragments: Fragments,
     pub tracking: Option<Tracking>,
     pub flow_timeout: Option<Placed<Duration>>,
     pub new_flow_limit: u32,
@@ -111,9 +112,37 @@ pub(super) enum PortsDraft {
 /// An encap section, or the merger of a service's with the file's.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EncapDraft {
+    pub kind: Written<Kind>,
+    pub gue_port: Written<u16>,
+    pub gue_variant: Written<GueVariant>,
     pub source_v4: Written<([u8; 4], u8)>,
     pub source_v6: Written<([u8; 16], u8)>,
     pub dscp: Written<Dscp>,
+}
+
+impl EncapDraft {
+    /// This, with what it does not say from `other`.
+    pub fn or(self, other: &Self) -> Self {
+        Self {
+            kind: self.kind.or(other.kind),
+            gue_port: self.gue_port.or(other.gue_port),
+            gue_variant: self.gue_variant.or(other.gue_variant),
+            source_v4: self.source_v4.or(other.source_v4),
+            source_v6: self.source_v6.or(other.source_v6),
+            dscp: self.dscp.or(other.dscp),
+        }
+    }
+}
+
+/// Port of GUE where the file does not say (IANA).
+pub(super) const GUE_PORT: u16 = 6080;
+
+/// `encap.kind`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    #[default]
+    Ipip,
+    Gue,
 }
 
 /// A key that may be absent, wrong or there.
@@ -143,6 +172,9 @@ pub(super) struct DecapDraft {
     pub spot: Spot,
     /// `None`: the key is absent.
     pub interfaces: Option<PlacedList<Interface>>,
+    pub ipip: bool,
+    /// The port, where it is accepted.
+    pub gue: Option<u16>,
     pub allow_sources: Vec<Placed<(IpAddr, u8)>>,
     pub vips: Vec<Placed<IpAddr>>,
     pub vip_on_lo: bool,

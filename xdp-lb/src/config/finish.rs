@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::draft::{DecapDraft, Draft, PlacedList, PortsDraft, ServiceDraft};
+use super::draft::{DecapDraft, Draft, GUE_PORT, Kind, PlacedList, PortsDraft, ServiceDraft};
 use super::finding::Placed;
-use crate::model::{Decap, Desired, Encap, Interface, Ports, Service, SourceRanges, Unmatched, Vip};
+use crate::model::{
+    Decap, Desired, Encap, EncapKind, Interface, Ports, Service, SourceRanges, Unmatched, Vip,
+};
 
 /// `None` when a part is missing, which a recorded mistake explains.
 pub(super) fn desired(draft: Draft) -> Option<Desired> {
@@ -62,12 +64,20 @@ fn service(draft: ServiceDraft) -> Option<Service> {
             allow: sorted(draft.source_ranges.allow),
             deny: sorted(draft.source_ranges.deny),
         },
+        fragments: draft.fragments,
         tracking: draft.tracking?,
         flow_timeout: draft.flow_timeout?.value,
         new_flow_limit: draft.new_flow_limit,
         table_size: draft.table_size?.value,
         drain: draft.drain,
         encap: Encap {
+            kind: match draft.encap.kind.value().unwrap_or_default() {
+                Kind::Ipip => EncapKind::Ipip,
+                Kind::Gue => EncapKind::Gue {
+                    port: draft.encap.gue_port.value().unwrap_or(GUE_PORT),
+                    variant: draft.encap.gue_variant.value().unwrap_or_default(),
+                },
+            },
             source_v4: draft.encap.source_v4.value(),
             source_v6: draft.encap.source_v6.value(),
             dscp: draft.encap.dscp.value().unwrap_or_default(),
@@ -81,6 +91,8 @@ fn service(draft: ServiceDraft) -> Option<Service> {
 fn decap(draft: DecapDraft) -> Decap {
     Decap {
         interfaces: interfaces(draft.interfaces),
+        ipip: draft.ipip,
+        gue: draft.gue,
         allow_sources: sorted(draft.allow_sources),
         vips: sorted(draft.vips),
         vip_on_lo: draft.vip_on_lo,

@@ -51,13 +51,14 @@ sections! {
     INTERFACE "interfaces[]" [now("name"), now("mode"), now("next_hop")]
     NEXT_HOP "interfaces[].next_hop" [now("mac")]
     ENCAP "encap" [
-        now("kind"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"), later("gue"),
+        now("kind"), now("gue"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"),
     ]
+    ENCAP_GUE "encap.gue" [now("port"), now("variant")]
     MAGLEV "maglev" [now("table_size"), now("seed")]
     FLOW_TABLE "flow_table" [now("entries"), now("track_window")]
     LIMITS "limits" [
-        now("services"), now("vips"), now("backends"), now("ring_slots"), now("port_pages"), now("backend_stats"),
-        now("server_ids"), now("source_ranges"),
+        now("services"), now("vips"), now("backends"), now("ring_slots"), now("port_pages"),
+        now("server_ids"), now("source_ranges"), now("fragments"), now("backend_stats"),
     ]
     METRICS "metrics" [now("per_backend"), later("listen")]
     LOG "log" [now("format"), now("level")]
@@ -74,8 +75,9 @@ sections! {
     ADVERTISE "services[].advertise" [now("when")]
     ADVERTISE_WHEN "services[].advertise.when" [now("min_healthy")]
     SERVICE_ENCAP "services[].encap" [
-        now("kind"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"), later("gue"),
+        now("kind"), now("gue"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"),
     ]
+    SERVICE_ENCAP_GUE "services[].encap.gue" [now("port"), now("variant")]
     QUIC_CID "services[].quic_cid" [now("config_ids"), now("nonce"), now("length_encoded")]
     SOURCE_RANGES "services[].source_ranges" [now("allow"), now("deny")]
     DRAIN "services[].drain" [now("mode"), now("max")]
@@ -102,8 +104,8 @@ sections! {
     ]
     BGP_BFD "bgp.peers[].bfd" [now("interval"), now("multiplier")]
     DECAP "decap" [
-        now("interfaces"), now("accept"), now("mss"), now("allow_sources"), now("vips"), now("vip_on_lo"),
-        later("gue_port"),
+        now("interfaces"), now("accept"), now("gue_port"), now("mss"), now("allow_sources"), now("vips"),
+        now("vip_on_lo"),
     ]
     DECAP_INTERFACE "decap.interfaces[]" [now("name"), now("mode")]
 }

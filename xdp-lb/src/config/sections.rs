@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::bgp;
 use super::decap;
-use super::draft::{Draft, EncapDraft, Listed, PlacedList, Written};
+use super::draft::{Draft, EncapDraft, Kind, Listed, PlacedList, Written};
 use super::finding::Placed;
 use super::keys::{self, Section};
 use super::leaf;
@@ -15,8 +15,8 @@ use super::limits;
 use super::reader::{Item, Leaf, Mapping, must_be};
 use super::service;
 use crate::model::{
-    AttachMode, FlowTable, Interface, Log, LogFormat, LogLevel, NextHopSource, Node, TableSize, Unmatched,
-    Vip,
+    AttachMode, FlowTable, GueVariant, Interface, Log, LogFormat, LogLevel, NextHopSource, Node, TableSize,
+    Unmatched, Vip,
 };
 
 const MODES: &[(&str, AttachMode)] =
@@ -28,7 +28,8 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
     if let Some(version) = file.required("version", "1") {
         version.leaf(|text| if text == "1" { Ok(()) } else { must_be("1, the only version there is", text) });
     }
-    let encap = file.get("encap").map(|item| encap(&item, &keys::ENCAP)).unwrap_or_default();
+    let encap =
+        file.get("encap").map(|item| encap(&item, &keys::ENCAP, &keys::ENCAP_GUE)).unwrap_or_default();
     let (table_size, seed) = maglev(&file);
     if file.get("services").is_none() && file.get("decap").is_none() {
         root.fail("nothing to do; add `services` to balance, `decap` to take tunnels off, or both");
@@ -110,12 +111,23 @@ fn next_hop(item: &Item<'_>) -> Option<NextHopSource> {
 }
 
 /// An encap section; a key that is absent stays so, for the service's may rest on the file's.
-pub(super) fn encap(item: &Item<'_>, section: &'static Section) -> EncapDraft {
+pub(super) fn encap(item: &Item<'_>, section: &'static Section, gue: &'static Section) -> EncapDraft {
     let Some(keys) = item.mapping(section) else {
         // Wrong, not absent: a missing source would be a second error for the same mistake.
-        return EncapDraft { source_v4: Written::Wrong, source_v6: Written::Wrong, dscp: Written::Wrong };
+        return EncapDraft {
+            source_v4: Written::Wrong,
+            source_v6: Written::Wrong,
+            dscp: Written::Wrong,
+            ..EncapDraft::default()
+        };
     };
-    keys.leaf("kind", (), leaf::choice(&[("ipip", ())], &["gue"]));
+    let kind = written(&keys, "kind", leaf::choice(&[("ipip", Kind::Ipip), ("gue", Kind::Gue)], &[]));
+    let gue = keys.get("gue").and_then(|item| item.mapping(gue));
+    let gue_port =
+        gue.as_ref().map_or(Written::Absent, |gue| written(gue, "port", leaf::number(1..=u16::MAX)));
+    let gue_variant = gue.as_ref().map_or(Written::Absent, |gue| {
+        written(gue, "variant", leaf::choice(&[("0", GueVariant::Header), ("1", GueVariant::Bare)], &[]))
+    });
     keys.leaf("mtu", (), |text| match text {
         "auto" => Ok(()),
         _ => Err("a fixed MTU is not supported yet; use auto".to_owned()),
@@ -124,7 +136,8 @@ pub(super) fn encap(item: &Item<'_>, section: &'static Section) -> EncapDraft {
     let source_v6 = written(&keys, "source_v6", leaf::source_v6);
     spreads(&keys, "source_v4", 32, source_v4.value().map(|(_, length)| length));
     spreads(&keys, "source_v6", 128, source_v6.value().map(|(_, length)| length));
-    EncapDraft { source_v4, source_v6, dscp: written(&keys, "dscp", leaf::dscp) }
+    let dscp = written(&keys, "dscp", leaf::dscp);
+    EncapDraft { kind, gue_port, gue_variant, source_v4, source_v6, dscp }
 }
 
 /// A backend's NIC spreads tunnels over its queues by the outer source alone.

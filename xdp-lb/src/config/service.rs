@@ -14,7 +14,7 @@ use super::leaf;
 use super::reader::{Item, Mapping};
 use super::sections;
 use crate::model::{
-    AdminState, Affinity, Backend, DrainMode, DrainPolicy, Protocol, Share, TableSize, Tracking,
+    AdminState, Affinity, Backend, DrainMode, DrainPolicy, Fragments, Protocol, Share, TableSize, Tracking,
 };
 
 /// The flow table's age range ends here.
@@ -29,6 +29,7 @@ pub(super) fn read(
     encap: &EncapDraft,
     table_size: Option<&Placed<TableSize>>,
 ) -> Option<ServiceDraft> {
+    const FRAGMENTS: &[(&str, Fragments)] = &[("forward", Fragments::Forward), ("drop", Fragments::Drop)];
     const PROTOCOLS: &[(&str, Protocol)] = &[("udp", Protocol::Udp), ("tcp", Protocol::Tcp)];
     const AFFINITIES: &[(&str, Affinity)] = &[
         ("five-tuple", Affinity::FiveTuple),
@@ -46,19 +47,16 @@ pub(super) fn read(
     let affinity = keys.placed("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, &[]));
     let named = affinity.as_ref().map(|affinity| affinity.value);
     let (backends, claims) = keys.required("backends", "[]").and_then(|item| backends(&item, named)).unzip();
-    keys.leaf("fragments", (), leaf::choice(&[("drop", ())], &["forward"]));
+    let fragments = keys.leaf("fragments", Fragments::Forward, leaf::choice(FRAGMENTS, &[]));
     let health = super::health::read(&keys, protocol, ports.as_ref());
     let on_all_down = super::health::on_all_down(&keys, health.as_ref().is_none_or(Option::is_some));
     let table_size = match keys.get("table_size") {
         Some(item) => item.placed(leaf::table_size),
         None => table_size.cloned(),
     };
-    let own = keys.get("encap").map(|item| sections::encap(&item, &keys::SERVICE_ENCAP)).unwrap_or_default();
-    let encap = EncapDraft {
-        source_v4: own.source_v4.or(encap.source_v4),
-        source_v6: own.source_v6.or(encap.source_v6),
-        dscp: own.dscp.or(encap.dscp),
-    };
+    let own = keys.get("encap");
+    let own = own.map(|item| sections::encap(&item, &keys::SERVICE_ENCAP, &keys::SERVICE_ENCAP_GUE));
+    let encap = own.unwrap_or_default().or(encap);
     Some(ServiceDraft {
         name,
         vips: vips.unwrap_or_default(),
@@ -67,6 +65,7 @@ pub(super) fn read(
         affinity,
         cid: affinity::cid_format(&keys, named),
         source_ranges: affinity::source_ranges(&keys),
+        fragments: fragments.unwrap_or_default(),
         tracking: tracking(&keys, protocol),
         flow_timeout: flow_timeout(&keys, protocol),
         new_flow_limit: keys

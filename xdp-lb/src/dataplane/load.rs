@@ -383,6 +383,7 @@ fn value(constant: Constant, setup: &Setup) -> u64 {
         Constant::SecondShift => shape.second_shift,
         Constant::ServerIdMask => capacity.server_ids - 1,
         Constant::Trace => u32::from(*trace),
+        Constant::FragmentSetMask => shape.fragment_sets - 1,
         Constant::Decap => u32::from(*program == Program::Balancer { decap: true }),
     };
     number.into()

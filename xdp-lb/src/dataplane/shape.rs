@@ -83,6 +83,8 @@ pub struct Machine {
 pub struct Shape {
     /// Map sizes.
     pub capacity: Capacity,
+    /// Sets of first fragments, a power of two.
+    pub fragment_sets: u32,
     /// CPUs that have counters, a power of two.
     pub cpus: u32,
     /// Jiffies a second.
@@ -104,13 +106,14 @@ impl Shape {
                 port_pages: limits.port_pages + 1,
                 backends: limits.backends.max(1).next_power_of_two(),
                 ring_slots: limits.ring_slots.max(1).next_multiple_of(4),
-                flow_sets: (flow_table.entries / WAYS as u32).next_power_of_two().max(16),
+                flow_sets: sets(flow_table.entries),
                 backend_stats: limits.backend_stats.next_power_of_two().max(MIN_STATS),
                 tx_ports: TX_PORTS,
                 server_ids: server_ids(limits),
                 // Besides its ranges each service has one of each family for everybody else.
                 source_ranges: limits.source_ranges + 2 * limits.services,
             },
+            sets(limits.fragments),
             machine,
         )
     }
@@ -131,14 +134,16 @@ impl Shape {
                 server_ids: PROBES,
                 source_ranges: 1,
             },
+            sets(0),
             machine,
         )
     }
 
-    fn new(capacity: Capacity, machine: Machine) -> Self {
+    fn new(capacity: Capacity, fragment_sets: u32, machine: Machine) -> Self {
         let Machine { hz, cpus } = machine;
         Self {
             capacity,
+            fragment_sets,
             cpus: cpus.next_power_of_two(),
             hz,
             tick_shift: tick_shift(hz),
@@ -148,7 +153,7 @@ impl Shape {
 
     /// All maps.
     #[must_use]
-    pub fn maps(&self) -> [MapSpec; 16] {
+    pub fn maps(&self) -> [MapSpec; 17] {
         use MapKind::{Array, DevMap, MappedArray, Table, Trie};
         let c = &self.capacity;
         let map = |name, kind, value_size: usize, max_entries| MapSpec {
@@ -166,6 +171,7 @@ impl Shape {
             map(names::RINGS, MappedArray, size_of::<RingWord>(), c.ring_slots / 4),
             map(names::RINGS_BEFORE, MappedArray, size_of::<RingWord>(), c.ring_slots / 4),
             map(names::FLOWS, MappedArray, size_of::<FlowSet>(), c.flow_sets),
+            map(names::FRAGMENTS, MappedArray, size_of::<FlowSet>(), self.fragment_sets),
             map(names::ADMISSIONS, Array, size_of::<Admission>(), c.services),
             map(names::COUNTERS, Table, size_of::<Counters>(), self.cpus),
             map(names::SVC_STATS, Table, size_of::<Traffic>(), self.cpus * c.services),
@@ -208,6 +214,11 @@ pub fn ticks(timeout: Duration, hz: u32, tick_shift: u32) -> u16 {
     let jiffies = (timeout.as_nanos() * u128::from(hz)).div_ceil(1_000_000_000);
     let ticks = jiffies.div_ceil(1 << tick_shift);
     u16::try_from(ticks).map_or(MAX_TTL, |ticks| ticks.clamp(1, MAX_TTL))
+}
+
+/// Sets for so many entries.
+fn sets(entries: u32) -> u32 {
+    (entries / WAYS as u32).next_power_of_two().max(16)
 }
 
 /// A load of an eighth at most, so that eight probes suffice.

@@ -10,6 +10,7 @@ use xdp_lb_common::{
     select::Why,
 };
 
+use super::Tunnel;
 use crate::{
     model::{Affinity, Protocol, Tracking},
     status::{MemberState, Path, Vip, Word, word},
@@ -187,22 +188,6 @@ pub struct ChoiceFacts {
     pub state: MemberState,
     /// Since when, seconds since 1970.
     pub since: u64,
-}
-
-/// The outer header.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Tunnel {
-    /// `ipip`.
-    pub kind: &'static str,
-    /// Source, derived from the flow.
-    pub source: IpAddr,
-    /// Destination.
-    pub destination: IpAddr,
-    /// Flow label, over IPv6.
-    pub flow_label: Option<u32>,
-    /// Ethernet and outer IP header, byte for byte.
-    #[serde(skip)]
-    pub header: Vec<u8>,
 }
 
 impl Word for Why {

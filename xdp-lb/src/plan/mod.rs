@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytemuck::Zeroable;
 use xdp_lb_common::{
-    decap::{AllowList, MAX_SOURCES, Prefix4, Prefix6},
+    decap::{ACCEPT_GUE, ACCEPT_IPIP, AllowList, MAX_SOURCES, Prefix4, Prefix6},
     flow::MAX_TTL,
     ring::{NO_BACKEND, Slot},
     service::{MAX_SERVICES, NAME_LEN, Service},
@@ -327,9 +327,14 @@ fn tx_ports(early: &[MapOp], live: &[MapOp], observed: &Observed) -> BTreeSet<u3
         .collect()
 }
 
-/// The list of outer sources, if it differs.
+/// Kinds and outer sources of tunnels, if they differ.
 fn sources(decap: Option<&Decap>, observed: &Observed) -> Result<Option<MapOp>, PlanError> {
     let mut list = AllowList::zeroed();
+    if let Some(decap) = decap {
+        list.kinds |= if decap.ipip { ACCEPT_IPIP } else { 0 };
+        list.kinds |= if decap.gue.is_some() { ACCEPT_GUE } else { 0 };
+        list.gue_port = decap.gue.map_or(0, u32::from);
+    }
     for &(address, prefix) in decap.iter().flat_map(|d| &d.allow_sources) {
         match address {
             IpAddr::V4(a) => {

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use bytemuck::Zeroable;
 use xdp_lb_common::{
-    backend::{
-        BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED, Backend, KIND_UNRESOLVED, MAX_MEMBERS, Template,
-    },
+    backend::{BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED, Backend, KIND_UNRESOLVED, MAX_MEMBERS},
     ring::{NO_BACKEND, Slot},
     server_id::ServerId,
     service::{
-        IS_UDP, NAME_LEN, SOURCE_RANGES, Service, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED, TRACK_WINDOW,
+        DROP_FRAGMENTS, IS_UDP, NAME_LEN, SOURCE_RANGES, Service, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED,
+        TRACK_WINDOW,
     },
     stats::NO_STATS,
 };
@@ -25,8 +24,8 @@ use super::{
 use crate::{
     gates,
     maglev::{self, MaglevTable},
-    model::{self, AdminState, Affinity, DrainMode, DrainPolicy, Protocol, Share, Tracking},
-    nexthop::Resolution,
+    model::{self, AdminState, Affinity, DrainMode, DrainPolicy, Fragments, Protocol, Share, Tracking},
+    nexthop::{NextHop, Resolution},
     slots::{Held, retarget},
     state::{MapOp, Ring, SlotChange},
     template::{self, from_map, map_address},
@@ -442,7 +441,7 @@ fn entry(inputs: &Inputs, wanted: &model::Service, address: IpAddr) -> Backend {
     if template.kind == KIND_UNRESOLVED
         && let Some(last) = last_known(inputs, address, &resolution)
     {
-        template = last;
+        template = template::build(&wanted.encap, address, &Resolution::Resolved(last));
     }
     Backend {
         state: BACKEND_USED,
@@ -452,15 +451,18 @@ fn entry(inputs: &Inputs, wanted: &model::Service, address: IpAddr) -> Backend {
     }
 }
 
-/// The header that led there until now, where the reason leaves hope that it still does.
-fn last_known(inputs: &Inputs, address: IpAddr, resolution: &Resolution) -> Option<Template> {
+/// The way that led there until now, where the reason leaves hope that it still does. Any service's header knows it;
+/// what else is in that header is the other service's.
+fn last_known(inputs: &Inputs, address: IpAddr, resolution: &Resolution) -> Option<NextHop> {
     let Resolution::Unresolved(reason) = resolution else { return None };
     if !reason.keeps_last() {
         return None;
     }
     let address = map_address(address);
     let mut members = inputs.observed.members.values().flat_map(BTreeMap::values);
-    members.find(|m| m.address == address && m.template().is_tunnel()).map(|m| *m.template())
+    let last = members.find(|m| m.address == address && m.template().is_tunnel())?.template();
+    let [destination_mac, source_mac] = [0, 6].map(|at| std::array::from_fn(|n| last.bytes[at + n]));
+    Some(NextHop { ifindex: last.ifindex, interface: String::new(), source_mac, destination_mac })
 }
 
 fn block_len(members: usize) -> Result<u32, PlanError> {
@@ -550,6 +552,7 @@ fn config(
     };
     let guarded = if wanted.source_ranges.is_open() { 0 } else { SOURCE_RANGES };
     let udp = if wanted.protocol == Protocol::Udp { IS_UDP } else { 0 };
+    let refuse = if wanted.fragments == Fragments::Drop { DROP_FRAGMENTS } else { 0 };
     let window = if window { TRACK_WINDOW } else { 0 };
     ServiceConfig {
         slot_base: place.slot_base,
@@ -557,7 +560,7 @@ fn config(
         backend_base: place.backend_base,
         stats_base: place.stats_base,
         new_flow_limit: wanted.new_flow_limit,
-        flags: tracking | affinity::flags(wanted.affinity) | guarded | udp | window,
+        flags: tracking | affinity::flags(wanted.affinity) | guarded | udp | refuse | window,
         flow_ttl: ticks(wanted.flow_timeout, observed),
         closing_ttl: ticks(CLOSING.min(wanted.flow_timeout), observed),
         unconfirmed_ttl: ticks(UNCONFIRMED.min(wanted.flow_timeout), observed),

@@ -9,13 +9,14 @@ use xdp_lb_common::{
     control::VipBank,
     parse::words,
     vip::{
-        MAX_PROBES, PortRange, RANGES, VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VIP_USED, VipSlot,
-        probe_start,
+        FRAGMENTS_REFUSED, MAX_PROBES, PortRange, RANGES, VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED,
+        VIP_USED, VipSlot, probe_start,
     },
 };
 
 use super::{PlanError, pages::Pages};
 use crate::{
+    fragments::{self, Takes},
     model::{Desired, Ports, Protocol, Unmatched},
     state::{MapOp, Observed},
     template::map_address,
@@ -73,7 +74,8 @@ fn wanted(
                 tcp_root: pages.root(&layers(&tcp))?,
                 udp_root: pages.root(&layers(&udp))?,
                 flags: VIP_USED | VIP_BALANCED | pass,
-                fragments: [0; 2],
+                fragments: [Protocol::Tcp, Protocol::Udp]
+                    .map(|p| taker(fragments::takes(desired, vip, p), ids)),
                 ranges: [ranges(&tcp), ranges(&udp)],
             },
         );
@@ -84,6 +86,15 @@ fn wanted(
         slot.flags |= VIP_DECAP;
     }
     Ok(slots)
+}
+
+/// The slot's word on fragments.
+fn taker(takes: Takes, ids: &BTreeMap<&str, u16>) -> u16 {
+    match takes {
+        Takes::Nobody | Takes::ByFirst => 0,
+        Takes::ByClient(service) => ids.get(&*service.name).copied().unwrap_or(0),
+        Takes::Refused => FRAGMENTS_REFUSED,
+    }
 }
 
 /// The slot's shortcuts: the ranges of a protocol where two are enough. Ranges that hide in others need the pages.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use xdp_lb::health::OnAllDown;
 use xdp_lb::model::{
-    AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, FlowTable,
-    Limits, Log, Node, Ports, Protocol, Service, Share, SourceRanges, TableSize, Tracking, Unmatched, Vip,
+    AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, EncapKind,
+    FlowTable, Fragments, Limits, Log, Node, Ports, Protocol, Service, Share, SourceRanges, TableSize,
+    Tracking, Unmatched, Vip,
 };
 
 /// Backend number `n`: every third over IPv6.
@@ -53,6 +54,7 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         affinity: Affinity::FiveTuple,
         cid: CidFormat::default(),
         source_ranges: SourceRanges::default(),
+        fragments: Fragments::Forward,
         tracking: if udp { Tracking::Exact } else { Tracking::Off },
         flow_timeout: Duration::from_secs(if udp { 300 } else { 7500 }),
         new_flow_limit: 100_000,
@@ -61,6 +63,7 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         health: None,
         on_all_down: OnAllDown::Keep,
         encap: Encap {
+            kind: EncapKind::Ipip,
             source_v4: Some(([172, 16, 0, 0], 16)),
             source_v6: Some((Ipv6Addr::new(0xfd00, 0x7864, 0x7000, 0, 0, 0, 0, 0).octets(), 64)),
             dscp: Dscp::Copy,

@@ -23,6 +23,7 @@ pub fn limits() -> Limits {
         backend_stats: 16,
         server_ids: 16,
         source_ranges: 16,
+        fragments: 1024,
     }
 }
 

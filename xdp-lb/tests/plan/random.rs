@@ -38,6 +38,8 @@ pub fn configuration() -> impl Strategy<Value = Desired> {
         }
         desired.decap = decap.map(|vips| Decap {
             interfaces: Vec::new(),
+            ipip: true,
+            gue: None,
             allow_sources: vec![([172, 16, 0, 0].into(), 12), (vip(1), 64)],
             vips: vips.into_iter().map(vip).collect(),
             vip_on_lo: false,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::good;
 use crate::model::{
-    AdminState, Affinity, Desired, Dscp, NextHopSource, Ports, Protocol, ServerIdBytes, Share, Tracking,
-    Unmatched,
+    AdminState, Affinity, Desired, Dscp, EncapKind, Fragments, GueVariant, NextHopSource, Ports, Protocol,
+    ServerIdBytes, Share, Tracking, Unmatched,
 };
 
 /// Every file of `examples/`.
@@ -14,6 +14,7 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("lab", include_str!("../../../../examples/lab.yaml")),
     ("decap", include_str!("../../../../examples/decap.yaml")),
     ("rtc", include_str!("../../../../examples/rtc.yaml")),
+    ("gue", include_str!("../../../../examples/gue.yaml")),
     ("edge-and-backend", include_str!("../../../../examples/edge-and-backend.yaml")),
     ("bgp", include_str!("../../../../examples/bgp.yaml")),
 ];
@@ -78,6 +79,16 @@ fn rtc_has_every_affinity_shares_backends_by_anchor_and_opens_the_canary_a_tenth
     assert_eq!(webrtc.backends[0].server_id, ServerIdBytes::new(b"sfu1"));
     assert_eq!((quic.affinity, quic.cid.config_ids, quic.cid.nonce), (Affinity::QuicCid, 1, 5));
     assert_eq!(quic.backends[1].server_id, ServerIdBytes::new(&[0x0a, 2]));
+}
+
+#[test]
+fn gue_is_sent_and_taken_and_fragments_go_by_client_or_not_at_all() {
+    let desired = desired("gue");
+    let kind = EncapKind::Gue { port: 6080, variant: GueVariant::Bare };
+    assert!(desired.services.iter().all(|s| s.encap.kind == kind));
+    assert_eq!(desired.services[1].fragments, Fragments::Drop);
+    assert_eq!(crate::fragments::stateless(&desired).count(), 1);
+    assert_eq!(desired.decap.map(|decap| (decap.ipip, decap.gue)), Some((true, Some(6080))));
 }
 
 #[test]

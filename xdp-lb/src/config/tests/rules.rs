@@ -249,9 +249,7 @@ fn later_work_is_refused_by_name() {
     for key in ["peers", "admin", "kubernetes"] {
         only(&edge(&format!(" []\n{key}: {{ enabled: false }}\n")), key, "not supported yet");
     }
-    for (key, value) in
-        [("slow_start", "60s"), ("zone_policy", "{ prefer: local }"), ("fragments", "forward")]
-    {
+    for (key, value) in [("slow_start", "60s"), ("zone_policy", "{ prefer: local }")] {
         let text = edge(&service("a", "203.0.113.1", "udp", "80", &format!(", {key}: {value}")));
         only(&text, &format!("services[0].{key}"), "not supported yet");
     }
@@ -259,14 +257,9 @@ fn later_work_is_refused_by_name() {
         edge(&service("a", "203.0.113.1", "udp", "80", "").replace(" }] }", &format!("{more} }}] }}")))
     };
     only(&backend(", backup: true"), "services[0].backends[0].backup", "not supported yet");
-    for encap in ["kind: gue", "mtu: 1500", "gue: { port: 1 }"] {
-        let text = edge(" []\n").replace("encap: {", &format!("encap: {{ {encap},"));
-        only(&text, &format!("encap.{}", &encap[..encap.find(':').unwrap()]), "not supported yet");
-    }
+    only(&edge(" []\n").replace("encap: {", "encap: { mtu: 1500,"), "encap.mtu", "not supported yet");
     let decap = "version: 1\ndecap: { interfaces: [{ name: eth0 }], allow_sources: [10.0.0.0/8], vips: 203.0.113.1 }\n";
-    only(&decap.replace("vips", "accept: [ipip, gue], vips"), "decap.accept[1]", "not supported yet");
     only(&decap.replace("vips", "mss: auto, vips"), "decap.mss", "not supported yet");
-    only(&decap.replace("vips", "gue_port: 6080, vips"), "decap.gue_port", "not supported yet");
     only(&edge(" []\nmetrics: { listen: \"127.0.0.1:9410\" }\n"), "metrics.listen", "not supported yet");
 }
 
@@ -304,6 +297,36 @@ fn a_check_says_what_it_needs_and_nothing_else() {
     assert_eq!(good(&kept).warnings[0].path, "services[0].on_all_down");
     // All at once.
     assert_eq!(bad(&udp("kind: http, port: 0, path: x, rise: 0, via: air")).len(), 4);
+}
+
+/// Keys of GUE are overridden one by one, as all of `encap`; the backend side takes what it accepts.
+#[test]
+fn gue_in_the_file_in_a_service_and_on_the_backend_side() {
+    use crate::model::{EncapKind, GueVariant};
+    let kind = |file: &str, own: &str| {
+        let text = edge(&service("a", "203.0.113.1", "udp", "80", own));
+        good(&text.replacen("encap: {", &format!("encap: {{ {file}"), 1)).desired.services[0].encap.kind
+    };
+    let gue = |port, variant| EncapKind::Gue { port, variant };
+    assert_eq!(kind("", ""), EncapKind::Ipip);
+    assert_eq!(kind("gue: { port: 5 }, ", ""), EncapKind::Ipip);
+    assert_eq!(kind("kind: gue, ", ""), gue(6080, GueVariant::Header));
+    assert_eq!(kind("gue: { port: 5, variant: 1 }, ", ", encap: { kind: gue }"), gue(5, GueVariant::Bare));
+    let own = ", encap: { gue: { variant: 0 } }";
+    assert_eq!(kind("kind: gue, gue: { port: 5, variant: 1 }, ", own), gue(5, GueVariant::Header));
+    assert_eq!(kind("kind: gue, ", ", encap: { kind: ipip }"), EncapKind::Ipip);
+
+    let accepts = |keys: &str| {
+        let decap = format!(
+            "version: 1\ndecap: {{ interfaces: [{{ name: eth0 }}], allow_sources: [10.0.0.0/8], {keys}vips: 203.0.113.1 }}\n"
+        );
+        let decap = good(&decap).desired.decap.unwrap();
+        (decap.ipip, decap.gue)
+    };
+    assert_eq!(accepts(""), (true, None));
+    assert_eq!(accepts("gue_port: 7, "), (true, None));
+    assert_eq!(accepts("accept: [ipip, gue], "), (true, Some(6080)));
+    assert_eq!(accepts("accept: gue, gue_port: 7, "), (false, Some(7)));
 }
 
 #[test]
