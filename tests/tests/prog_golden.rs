@@ -95,6 +95,7 @@ groups! {
     connection_ids: AFFINITIES, affinities::connection_ids;
     ufrags: AFFINITIES, affinities::ufrags;
     source_ranges: AFFINITIES, affinities::sources;
+    fragments_inside: AFFINITIES, affinities::fragments;
 }
 
 /// Reasons that no row can bring about, and where they are tested instead.

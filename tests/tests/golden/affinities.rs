@@ -1,13 +1,13 @@
 //! What names its backend itself: destination ports, QUIC connection ids, ufrags; and who is let in at all.
 
 use xdp_lb_common::reason::{
-    DropReason::{NoSlice, SliceDown, SourceDenied},
+    DropReason::{FragmentEarly, NoSlice, SliceDown, SourceDenied},
     FlowEvent::{CidKnown, CidUnknown, Hit, IceConflict, IceUnknown, Miss, Remembered},
 };
 use xdp_lb_tests::packet::{binding_request, eth, quic_long, quic_short, stun};
 use xdp_lb_tests::prog::Counted::{self, Flow};
 
-use super::net::{OWN_MAC, ROUTER_MAC, SOURCE, VIP, VIP_V6, frame, to, to_v6};
+use super::net::{CLIENT, OWN_MAC, ROUTER_MAC, SOURCE, VIP, VIP_V6, frame, to, to_v6};
 use super::tunnels::over_v4;
 use super::{Output, Row};
 
@@ -77,6 +77,14 @@ services:
     affinity: dest-port
     source_ranges: { allow: [198.51.100.7/32] }
     backends: [{ address: 10.1.2.11, ports: "7100-7101" }]
+  - name: guarded-clients
+    vip: [203.0.113.60, "2001:db8::60"]
+    protocol: udp
+    ports: all
+    affinity: client-ip
+    tracking: off
+    source_ranges: { allow: [198.51.100.0/24, "2001:db8:cafe::/48"], deny: [198.51.100.128/25] }
+    backends: [{ address: 10.1.2.11 }]
 "#;
 
 /// To a backend of the three.
@@ -266,4 +274,51 @@ pub fn sources() -> Vec<Row> {
     rows.push(sent("with a slice", from("198.51.100.7", 7100), FIRST, &[]));
     rows.push(Row::drops("denied with a slice", from("198.51.100.8", 7100), SourceDenied));
     rows
+}
+
+/// Fragments: the first one goes where a whole packet would, the others after it, and nobody is let in by them.
+pub fn fragments() -> Vec<Row> {
+    const GUARDED: &str = "203.0.113.60";
+    const OUTSIDE: &str = "198.51.100.129";
+    let part = |client: &str, vip: &str, id, offset| frame().ipv4(client, vip).id(id).fragment(offset, true);
+    let first = |id, port, payload: &[u8]| {
+        part(CLIENT, VIP, id, 0).udp(40000, port).length(3000).payload(payload).build()
+    };
+    let from =
+        |client: &str, id| part(client, VIP, id, 0).udp(1, 7000).length(3000).payload(&[1; 64]).build();
+    let later_of =
+        |client: &str, vip: &str, id| part(client, vip, id, 1480).protocol(17).payload(&[2; 64]).build();
+    let later = |id| later_of(CLIENT, VIP, id);
+    let guarded_v6 = |client: &str| {
+        let part = frame().ipv6(client, "2001:db8::60").fragment_header(1480, true, 9);
+        part.next_header(17).payload(&[2; 64]).build()
+    };
+    let rtp = [0x80; 64];
+    let mut quic = quic_short(&CID_2);
+    quic.resize(64, 0);
+    vec![
+        sent("first, to a slice", first(1, 20500, &rtp), SECOND, &[]),
+        sent("later, to a slice", later(1), SECOND, &[]),
+        Row::drops("first, owner down", first(2, 20900, &rtp), SliceDown),
+        Row::drops("later, owner down", later(2), FragmentEarly),
+        Row::drops("first, nobody's port", first(3, 21000, &rtp), NoSlice),
+        sent(
+            "first, with a connection id",
+            first(4, 443, &quic),
+            SECOND,
+            &[Flow(CidKnown), Flow(Remembered)],
+        ),
+        sent("later, with a connection id", later(4), SECOND, &[]),
+        // The name may be in a later fragment, and half a request is none.
+        sent("first of media", first(5, 3478, &rtp), FIRST, &[Flow(Miss)]),
+        sent("later of media", later(5), FIRST, &[]),
+        sent("first, let in", from(CLIENT, 6), FIRST, &[]),
+        sent("later, let in", later(6), FIRST, &[]),
+        Row::drops("first, kept out", from(OUTSIDE, 6), SourceDenied),
+        Row::drops("later, kept out", later_of(OUTSIDE, VIP, 6), FragmentEarly),
+        sent("by client, let in", later_of(CLIENT, GUARDED, 7), FIRST, &[]),
+        Row::drops("by client, kept out", later_of(OUTSIDE, GUARDED, 7), SourceDenied),
+        sent("by client, let in over IPv6", guarded_v6("2001:db8:cafe::1"), FIRST, &[]),
+        Row::drops("by client, kept out over IPv6", guarded_v6("2001:db8:caff::1"), SourceDenied),
+    ]
 }
