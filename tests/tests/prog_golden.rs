@@ -4,11 +4,12 @@ mod golden;
 
 use std::collections::BTreeSet;
 
+use golden::affinities::CONFIG as AFFINITIES;
 use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, NARROW, SPREAD, load};
 use golden::net::{VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
-    Row, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying, passes,
-    services, too_big, truncated, tunnels, vlan,
+    Row, affinities, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying,
+    passes, services, too_big, truncated, tunnels, vlan,
 };
 use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason, Reason};
 use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, available, run};
@@ -97,6 +98,11 @@ groups! {
     vlan_taken_off: DECAP, vlan::taken_off;
     vlan_gue_taken_off: DECAP_GUE, vlan::gue_taken_off;
     both_jobs: BOTH, decap::both;
+    port_slices: AFFINITIES, affinities::slices;
+    connection_ids: AFFINITIES, affinities::connection_ids;
+    ufrags: AFFINITIES, affinities::ufrags;
+    source_ranges: AFFINITIES, affinities::sources;
+    fragments_inside: AFFINITIES, affinities::fragments;
 }
 
 /// Reasons that no row can bring about, and where they are tested instead.

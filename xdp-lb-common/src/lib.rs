@@ -13,6 +13,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod affinity;
 pub mod backend;
 pub mod checksum;
 pub mod classify;
@@ -39,6 +40,7 @@ pub mod ring;
 pub mod select;
 pub mod server_id;
 pub mod service;
+pub mod source;
 pub mod stats;
 pub mod toobig;
 pub mod udp;

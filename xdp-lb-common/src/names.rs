@@ -45,11 +45,15 @@ pub const CUTS: &str = "cuts";
 pub const CUT_COUNTS: &str = "cut_counts";
 /// What routers said of our tunnels: [`crate::path_mtu::PathMtu`].
 pub const PATH_MTUS: &str = "path_mtus";
+/// Backends by the ids that packets carry: [`crate::server_id::Place`].
+pub const SERVER_IDS: &str = "server_ids";
+/// Who is let in, by service and client: a longest-prefix-match trie of [`crate::source::SourceKey`].
+pub const SOURCE_RANGES: &str = "source_ranges";
 /// Device map for packets that leave by another interface, by interface index.
 pub const TX_PORTS: &str = "tx_ports";
 
 /// Maps that live as long as the balancer forwards.
-pub const BALANCER_MAPS: [&str; 19] = [
+pub const BALANCER_MAPS: [&str; 21] = [
     CONTROL,
     VIPS,
     PORTS,
@@ -64,6 +68,8 @@ pub const BALANCER_MAPS: [&str; 19] = [
     SVC_STATS,
     BACKEND_STATS,
     DECAP_SOURCES,
+    SERVER_IDS,
+    SOURCE_RANGES,
     TX_PORTS,
     SLOW,
     CUTS,
@@ -72,7 +78,8 @@ pub const BALANCER_MAPS: [&str; 19] = [
 ];
 
 /// Maps that are tables: one value that holds all elements, whose address is in the program.
-pub const TABLES: [&str; 7] = [CONTROL, VIPS, SERVICES, BACKENDS, COUNTERS, SVC_STATS, BACKEND_STATS];
+pub const TABLES: [&str; 8] =
+    [CONTROL, VIPS, SERVICES, BACKENDS, COUNTERS, SVC_STATS, BACKEND_STATS, SERVER_IDS];
 
 /// What stands in the program for the address of table `number` ([`TABLES`]) until the agent loads it.
 #[must_use]
@@ -119,13 +126,15 @@ pub enum Constant {
     Decap,
     /// 1 when every packet's end is told (`log.level: trace`).
     Trace,
+    /// Places of [`SERVER_IDS`] minus one.
+    ServerIdMask,
     /// Sets of [`FRAGMENTS`] minus one.
     FragmentSetMask,
 }
 
 impl Constant {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Seed,
         Self::VipSlots,
         Self::ServiceMask,
@@ -140,6 +149,7 @@ impl Constant {
         Self::SecondShift,
         Self::Decap,
         Self::Trace,
+        Self::ServerIdMask,
         Self::FragmentSetMask,
     ];
 }

@@ -23,6 +23,7 @@ pod!(
     crate::flow::FlowSet,
     crate::path_mtu::PathMtu,
     crate::ring::RingWord,
+    crate::server_id::Place,
     crate::service::Service,
     crate::stats::Counters,
     crate::stats::Traffic,

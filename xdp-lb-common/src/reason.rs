@@ -48,6 +48,9 @@ reasons! {
     DropReason, DropCounts {
         NoService no_service "The address is a VIP but no service takes this protocol and port.",
         EmptyService empty_service "The service has no backend that takes flows.",
+        SourceDenied source_denied "The client's address is not let in by the service's source_ranges.",
+        NoSlice no_slice "No backend of the service owns the destination port (affinity dest-port).",
+        SliceDown slice_down "The backend that owns the destination port is down (affinity dest-port).",
         NextHopUnresolved next_hop_unresolved "The backend's next hop is not known, so there is no header to send with.",
         IpTruncated ip_truncated "The frame ends inside the IP header or its extension headers.",
         IpHeader ip_header "The IP header contradicts itself: version or header length.",
@@ -109,6 +112,10 @@ reasons! {
         Remembered remembered "A flow was remembered.",
         SetFull set_full "Not remembered: every way of the set belongs to a live flow.",
         OverLimit over_limit "Not remembered: new_flow_limit was reached.",
+        CidKnown cid_known "A QUIC connection id named a live backend.",
+        CidUnknown cid_unknown "A QUIC packet whose connection id names no live backend: it went where its addresses and ports say.",
+        IceUnknown ice_unknown "A STUN Binding request whose ufrag names no live backend: it went where its flow does.",
+        IceConflict ice_conflict "A STUN Binding request named another backend than the flow's live one: the flow stayed.",
     }
 }
 

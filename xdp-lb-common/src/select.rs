@@ -95,6 +95,10 @@ pub enum Why {
     Before,
     /// The slot is dirty and the flow is new, or what it belonged to is gone.
     Now,
+    /// It owns the destination port.
+    Slice,
+    /// The packet carries its id.
+    ServerId,
 }
 
 /// Chooses the backend and keeps the flow table. `None` when a table is inconsistent.
@@ -244,9 +248,9 @@ fn miss<T: Tables>(
 
 /// Stores a new flow; false when there is no way for it.
 #[inline(always)]
-fn remember<T: Tables>(
+pub(crate) fn remember<T: Tables, S>(
     tables: &T,
-    flow: &Flow,
+    flow: &Flow<S>,
     set: &T::Set,
     fresh: FlowEntry,
     dirty: bool,
@@ -279,7 +283,7 @@ const fn own_half(hash: FlowHash) -> usize {
 
 /// The entry of `key`; an empty one when there is none.
 #[inline(always)]
-fn find<S: Set>(set: &S, key: FlowKey, hash: FlowHash) -> FlowEntry {
+pub(crate) fn find<S: Set>(set: &S, key: FlowKey, hash: FlowHash) -> FlowEntry {
     let own = own_half(hash);
     let found = find_from(set, key, own);
     if found.0 != 0 { found } else { find_from(set, key, own ^ HALF) }
@@ -299,7 +303,7 @@ fn find_from<S: Set>(set: &S, key: FlowKey, first: usize) -> FlowEntry {
 
 /// Stores what has become of the flow's entry, wherever it is now: it may be gone meanwhile, and then stays gone.
 #[inline(always)]
-fn replace<S: Set>(set: &S, key: FlowKey, fresh: FlowEntry) {
+pub(crate) fn replace<S: Set>(set: &S, key: FlowKey, fresh: FlowEntry) {
     for i in 0..WAYS {
         if key.match_mask(set.load(i)) != 0 {
             set.store(i, fresh.0);

@@ -1,9 +1,19 @@
-//! The key of a backend's `server_id`: the first one to eight bytes of a QUIC server id or of an ICE ufrag.
+//! The key of a backend's `server_id`: the first one to eight bytes of a QUIC server id or of an ICE ufrag; and the
+//! table that knows whose it is.
 //!
 //! Packet path and agent compute the same number, so a table can be asked with it. Within one service all ids have
 //! the same length; between lengths keys are not told apart (`01` and `0001` are both 1).
+//!
+//! ```text
+//!   server_ids[start(ring, id) ..][..8]     | id: 64 | ring: 16 | local: 16 | used: 32 |      any order, holes between
+//! ```
+//!
+//! A look-up looks at all eight places, so that one can be emptied without moving the others. What a place says is two
+//! words: `id`, written while nobody is there, and the rest, which comes and goes by one store.
 
-use crate::{parse::Bytes, word};
+use bytemuck::{Pod, Zeroable};
+
+use crate::{hash::fold, parse::Bytes, word};
 
 /// Most bytes of an id.
 pub const MAX_LEN: usize = 8;
@@ -32,9 +42,99 @@ impl ServerId {
     }
 }
 
+/// How many places an id may be in.
+pub const PROBES: u32 = 8;
+
+/// A place in the `server_ids` table. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Place {
+    /// [`ServerId`].
+    pub id: u64,
+    /// Ring that the id is known in.
+    pub ring: u16,
+    /// Ring-local index of its backend.
+    pub local: u16,
+    /// 1 when somebody is here.
+    pub used: u32,
+}
+
+const _: () = assert!(size_of::<Place>() == 16);
+
+const LOCAL: u64 = 0xffff_0000;
+
+impl Place {
+    /// Of a backend.
+    #[must_use]
+    pub const fn new(ring: u16, id: ServerId, local: u16) -> Self {
+        Self { id: id.0, ring, local, used: 1 }
+    }
+
+    /// The second word, as it is stored.
+    #[must_use]
+    #[inline(always)]
+    pub const fn owner(&self) -> u64 {
+        self.ring as u64 | (self.local as u64) << 16 | (self.used as u64) << 32
+    }
+
+    /// From both words.
+    #[must_use]
+    pub const fn from_words(id: u64, owner: u64) -> Self {
+        Self { id, ring: owner as u16, local: (owner >> 16) as u16, used: (owner >> 32) as u32 }
+    }
+}
+
+/// First place of an id, before masking with the table's size.
+#[must_use]
+#[inline(always)]
+pub const fn start(ring: u16, id: ServerId) -> u32 {
+    (fold(id.0 ^ (ring as u64) << 48, 0x9e37_79b9_7f4a_7c15) >> 8) as u32
+}
+
+/// The ring-local index of the backend with this id. `load` gives both words of a place, by its index before masking.
+#[inline(always)]
+pub fn find(ring: u16, id: ServerId, load: impl Fn(u32) -> Option<[u64; 2]>) -> Option<u16> {
+    let start = start(ring, id);
+    let wanted = Place::new(ring, id, 0).owner();
+    for probe in 0..PROBES {
+        let [there, owner] = load(start.wrapping_add(probe))?;
+        // One comparison: two would be two ways on for the verifier.
+        if (there ^ id.0) | ((owner ^ wanted) & !LOCAL) == 0 {
+            return Some((owner >> 16) as u16);
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn found_in_any_of_eight_places_whatever_is_between() {
+        let (ring, id) = (7, ServerId(0x0a01));
+        for at in 0..PROBES {
+            let mut table = [Place::default(); 16];
+            let first = start(ring, id);
+            // Others with the same id in another ring, another id in this one, and one that has gone.
+            table[first as usize & 15] = Place::new(8, id, 1);
+            table[(first + 1) as usize & 15] = Place::new(ring, ServerId(0x0a02), 2);
+            table[(first + 2) as usize & 15] = Place { used: 0, ..Place::new(ring, id, 3) };
+            let load = |table: [Place; 16]| {
+                move |index: u32| Some([table[index as usize & 15].id, table[index as usize & 15].owner()])
+            };
+            assert_eq!(find(ring, id, load(table)), None);
+            table[(first + at) as usize & 15] = Place::new(ring, id, 4095);
+            assert_eq!(find(ring, id, load(table)), Some(4095), "place {at}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_its_words() {
+        let place = Place::new(16_383, ServerId(u64::MAX), 4095);
+        assert_eq!(Place::from_words(place.id, place.owner()), place);
+        assert_eq!(bytemuck::bytes_of(&place)[8..], place.owner().to_le_bytes());
+    }
 
     #[test]
     fn packet_and_configuration_agree() {

@@ -5,6 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::quic;
+
 /// Most services: 14 bits of a flow entry, 0 excluded.
 pub const MAX_SERVICES: u32 = (1 << 14) - 1;
 /// Longest service name in bytes.
@@ -28,6 +30,8 @@ pub const ICE_UFRAG: u16 = 128;
 pub const LOOKS_INSIDE: u16 = DEST_PORT | QUIC_CID | ICE_UFRAG;
 /// Clients are let in by their address.
 pub const SOURCE_RANGES: u16 = 256;
+/// What leads off the common packet's way.
+pub const THOROUGH: u16 = LOOKS_INSIDE | SOURCE_RANGES;
 /// Fragments are refused.
 pub const DROP_FRAGMENTS: u16 = 512;
 /// The service carries UDP; for those who read the maps, the packet path knows from the packet.
@@ -57,14 +61,14 @@ pub struct ServiceConfig {
     pub unconfirmed_ttl: u16,
     /// Id of the ring, which flow entries name: services that share a ring share its flows.
     pub ring: u16,
-    /// Bytes of a server id, 1..=8, with [`QUIC_CID`] and [`ICE_UFRAG`].
+    /// Bytes of a server id, 1..=8, with [`ICE_UFRAG`].
     pub id_len: u8,
-    /// First octet of our connection ids with [`QUIC_CID`]: config rotation bits and length.
-    pub cid_first: u8,
+    /// Ticks after which a silent flow may move to another backend, with [`ICE_UFRAG`].
+    pub move_after: u8,
     /// Root page of the port slices with [`DEST_PORT`]: leaves hold ring-local indices plus one, 0 is nobody.
     pub slices: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How backends make their connection ids, with [`QUIC_CID`].
+    pub cid: quic::Config,
 }
 
 const _: () = assert!(size_of::<ServiceConfig>() == 40);

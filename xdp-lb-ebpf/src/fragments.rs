@@ -17,6 +17,7 @@ use xdp_lb_common::{
 };
 
 use crate::{
+    inside,
     maps::{self, Tables},
     packet::Packet,
     pipeline,
@@ -44,7 +45,7 @@ pub fn target(
     match taker {
         0 => {}
         FRAGMENTS_REFUSED => return Err(DropReason::FragmentRefused),
-        service => return by_client(ip, service).map(Some),
+        service => return by_client(packet, ip, service).map(Some),
     }
     let key = fragment::key(maps::seed(), &ip.addresses, fragment, ip.protocol);
     let set = maps::fragment_set(key).ok_or(DropReason::TableInconsistent)?;
@@ -56,6 +57,7 @@ pub fn target(
             (_, NOBODY) => Err(DropReason::FragmentRefused),
             (service, local) => {
                 let config = maps::service(service).ok_or(DropReason::TableInconsistent)?.config();
+                inside::admit(ip, service, config)?;
                 if !maps::is_alive(config.backend_base + u32::from(local)) {
                     return Err(DropReason::FragmentOrphan);
                 }
@@ -73,7 +75,7 @@ pub fn target(
         }
         return if refuses { Err(DropReason::FragmentRefused) } else { Ok(None) };
     }
-    let target = pipeline::choose(ip, &ports, service, config, config.flags & CLIENT_IP != 0)?;
+    let target = pipeline::choose(packet, ip, &ports, service, config, config.flags & CLIENT_IP != 0)?;
     fragment::remember(&set, key, Entry::new(key, service, target.local, second), second);
     // One datagram, one way through the fabric: all of its fragments have the key's entropy.
     Ok(Some(Target { hash: key, ..target }))
@@ -82,11 +84,11 @@ pub fn target(
 /// Any fragment of a client whose datagrams all go to one backend. Fragments of TCP carry data, whatever their flags
 /// say: those of one segment must all mean the same.
 #[inline(always)]
-fn by_client(ip: &Ip, service: u16) -> Result<Target, DropReason> {
+fn by_client(packet: &Packet, ip: &Ip, service: u16) -> Result<Target, DropReason> {
     let config = maps::service(service).ok_or(DropReason::TableInconsistent)?.config();
     let segment = match ip.protocol {
         TCP => RawSegment::Tcp { flags: 0, data: 1 },
         _ => RawSegment::Datagram,
     };
-    pipeline::choose(ip, &Ports { pair: 0, segment }, service, config, true)
+    pipeline::choose(packet, ip, &Ports { pair: 0, segment }, service, config, true)
 }

@@ -10,6 +10,7 @@
 
 mod fragments;
 mod icmp;
+mod inside;
 mod maps;
 mod mss;
 mod packet;

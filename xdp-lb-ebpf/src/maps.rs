@@ -7,11 +7,14 @@ use core::{arch::asm, marker::PhantomData};
 
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_CPU, BPF_F_MMAPABLE, xdp_action::XDP_REDIRECT},
-    btf_maps::{Array, DevMap, PerfEventByteArray},
-    helpers::generated::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_perf_event_output, bpf_redirect_map},
+    btf_maps::{Array, DevMap, LpmTrie, PerfEventByteArray},
+    helpers::generated::{
+        bpf_get_smp_processor_id, bpf_jiffies64, bpf_map_lookup_elem, bpf_perf_event_output, bpf_redirect_map,
+    },
     macros::btf_map,
 };
 use xdp_lb_common::{
+    affinity,
     backend::{BACKEND_ALIVE, BACKEND_USED, Backend},
     classify,
     control::Control,
@@ -26,7 +29,9 @@ use xdp_lb_common::{
     reason::{DropReason, FlowEvent, PassReason, Reason},
     ring::{RingWord, Slot},
     select,
+    server_id::Place,
     service::Service,
+    source::{self, SourceKey},
     stats::{Counters, Ended, Traffic},
     vip::{PortPage, VipSlot},
 };
@@ -76,6 +81,7 @@ const BACKENDS: Table<Backend, 3> = Table(PhantomData);
 const COUNTERS: Table<Counters, 4> = Table(PhantomData);
 const SVC_STATS: Table<Traffic, 5> = Table(PhantomData);
 const BACKEND_STATS: Table<Traffic, 6> = Table(PhantomData);
+const SERVER_IDS: Table<Place, 7> = Table(PhantomData);
 
 #[btf_map(name = "ports")]
 static PORTS: Array<PortPage, 16, MMAP> = Array::new();
@@ -100,6 +106,14 @@ static CUTS: PerfEventByteArray = PerfEventByteArray::new();
 static CUT_COUNTS: Array<CutCounts, 1, MMAP> = Array::new();
 #[btf_map(name = "path_mtus")]
 static PATH_MTUS: Array<PathMtu, { path_mtu::PLACES as usize }, MMAP> = Array::new();
+/// [`SourceKey`] without its first field, which the trie adds.
+#[repr(C)]
+pub struct ClientPrefix {
+    service: u32,
+    address: [u8; 16],
+}
+#[btf_map(name = "source_ranges")]
+static SOURCE_RANGES: LpmTrie<ClientPrefix, u32, 16> = LpmTrie::new();
 #[btf_map(name = "tx_ports")]
 static TX_PORTS: DevMap<256, 0> = DevMap::new();
 
@@ -220,6 +234,26 @@ impl select::Tables for Tables {
     }
 }
 
+impl affinity::Tables for Tables {
+    #[inline(always)]
+    fn server_id(&self, index: u32) -> Option<[u64; 2]> {
+        let place = SERVER_IDS.pointer(index, constant!(ServerIdMask as u32)).cast::<u64>();
+        // SAFETY: a map element of two words; volatile since the agent writes each by one store.
+        Some(unsafe { [place.read_volatile(), place.add(1).read_volatile()] })
+    }
+    #[inline(always)]
+    fn admits(&self, service: u16, client: Words) -> bool {
+        let key = SourceKey::of(service, client);
+        // SAFETY: the map is a trie whose keys are as long as `key`; what is found is one of its values.
+        unsafe {
+            let found: *mut u32 =
+                bpf_map_lookup_elem((&raw const SOURCE_RANGES).cast_mut().cast(), (&raw const key).cast())
+                    .cast();
+            !found.is_null() && found.read_volatile() == source::ALLOW
+        }
+    }
+}
+
 /// Where the first fragment of a datagram leaves its entry.
 #[inline(always)]
 pub fn fragment_set(key: FlowHash) -> Option<MapSet> {
@@ -243,6 +277,12 @@ pub fn is_alive(index: u32) -> bool {
 #[inline(always)]
 pub fn service(id: u16) -> Option<&'static Service> {
     SERVICES.get(u32::from(id), constant!(ServiceMask as u32))
+}
+
+/// A service that has been found before: `id` is a number that this function got, of which the compiler makes two.
+#[inline(always)]
+pub fn known_service(id: u32) -> &'static Service {
+    SERVICES.at(id, constant!(ServiceMask as u32))
 }
 
 /// A backend by its index over all rings.
@@ -404,7 +444,7 @@ pub fn hand_to_cutter(packet: &Packet, mut request: CutRequest) -> bool {
     // length itself.
     let refused = unsafe {
         bpf_perf_event_output(
-            packet.context(),
+            packet.context().cast(),
             (&raw const CUTS).cast_mut().cast(),
             flags,
             (&raw mut request).cast(),

@@ -5,6 +5,7 @@ use core::arch::asm;
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::xdp_md,
     helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::{TcContext, XdpContext},
 };
@@ -20,6 +21,12 @@ impl Packet {
     #[inline(always)]
     pub fn new(ctx: XdpContext) -> Self {
         Self { ctx }
+    }
+
+    /// The context, for a function of its own and for helpers that copy from the frame.
+    #[inline(always)]
+    pub fn context(&self) -> *mut xdp_md {
+        self.ctx.ctx
     }
 
     /// Interface that the packet came in by.
@@ -42,12 +49,6 @@ impl Packet {
         let by = len as i32 - self.len() as i32;
         // SAFETY: the context is the one the kernel gave us; `&mut self` ends every borrow of packet bytes.
         by <= 0 && unsafe { bpf_xdp_adjust_tail(self.ctx.as_ptr().cast(), by) == 0 }
-    }
-
-    /// The context, for helpers that copy from the frame.
-    #[inline(always)]
-    pub fn context(&self) -> *mut core::ffi::c_void {
-        self.ctx.as_ptr()
     }
 
     /// `N` writable bytes at `offset`.

@@ -14,13 +14,13 @@ use xdp_lb_common::{
     reason::{DropReason, PassReason},
     ring::NO_BACKEND,
     select::{self, Flow},
-    service::{CLIENT_IP, ServiceConfig},
+    service::{CLIENT_IP, ServiceConfig, THOROUGH},
     vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VipSlot},
     vlan,
 };
 
 use crate::{
-    fragments, icmp,
+    fragments, icmp, inside,
     maps::{self, Tables},
     packet::Packet,
     send::{self, Stop, Target},
@@ -94,7 +94,7 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
         Transport::OtherIcmp => return icmp::error(packet, &ip, vip),
         Transport::Other => return Ok(unmatched(vip)?),
     };
-    let target = target(&ip, &ports, vip)?;
+    let target = target(packet, &ip, &ports, vip)?;
     send_on(packet, &ip, target, vip)
 }
 
@@ -130,7 +130,7 @@ fn send_on(packet: &mut Packet, ip: &Ip, target: Option<Target>, vip: &VipSlot) 
 /// A TCP or UDP packet for a VIP.
 #[inline(always)]
 fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Verdict, Stop> {
-    match target(ip, ports, vip)? {
+    match target(packet, ip, ports, vip)? {
         Some(target) => send::to_backend(packet, ip, &target),
         None => Ok(unmatched(vip)?),
     }
@@ -138,18 +138,19 @@ fn flow(packet: &mut Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Ve
 
 /// Where a TCP or UDP packet for a VIP goes; `None` when no service wants it.
 #[inline(always)]
-fn target(ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Option<Target>, DropReason> {
+fn target(packet: &Packet, ip: &Ip, ports: &Ports, vip: &VipSlot) -> Result<Option<Target>, DropReason> {
     let service = classify::service(&Tables, vip, ip.protocol, ports.destination());
     if service == 0 {
         return Ok(None);
     }
     let config = maps::service(service).ok_or(DropReason::TableInconsistent)?.config();
-    choose(ip, ports, service, config, config.flags & CLIENT_IP != 0).map(Some)
+    choose(packet, ip, ports, service, config, config.flags & CLIENT_IP != 0).map(Some)
 }
 
 /// Which backend of a service a packet goes to.
 #[inline(always)]
 pub fn choose(
+    packet: &Packet,
     ip: &Ip,
     ports: &Ports,
     service: u16,
@@ -160,12 +161,16 @@ pub fn choose(
         return Err(DropReason::EmptyService);
     }
     let hash = hash::packet(maps::seed(), &ip.addresses, ip.protocol, ports.pair, client_ip);
-    let choice = select::choose(&Tables, &Flow { service, config, hash, segment: ports.segment })
-        .ok_or(DropReason::TableInconsistent)?;
-    if choice.backend == NO_BACKEND {
+    let flow = Flow { service, config, hash, segment: ports.segment };
+    let named = if config.flags & THOROUGH != 0 { inside::ask(packet, ip, ports, &flow)? } else { None };
+    let local = match named {
+        Some(backend) => backend,
+        None => select::choose(&Tables, &flow).ok_or(DropReason::TableInconsistent)?.backend,
+    };
+    if local == NO_BACKEND {
         return Err(DropReason::EmptyService);
     }
-    Ok(Target { service, config, local: choice.backend, hash })
+    Ok(Target { service, config, local, hash })
 }
 
 /// A VIP packet that no service wants.

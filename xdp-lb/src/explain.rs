@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use xdp_lb_common::{
+    affinity,
     backend::{BACKEND_ALIVE, Backend, KIND_LOCAL, KIND_UNRESOLVED},
     classify,
     encap::{self, Inner},
@@ -31,7 +32,7 @@ use xdp_lb_common::{
     reason::{DropReason, FlowEvent, PassReason},
     ring::NO_BACKEND,
     select::{self, Choice, Flow, Set as _, Why},
-    service::{CLIENT_IP, ServiceConfig, TRACK_WINDOW},
+    service::{CLIENT_IP, ICE_UFRAG, ServiceConfig, TRACK_WINDOW},
     toobig::LEAST_V6_MTU,
     vip::{VIP_BALANCED, VIP_PASS_UNMATCHED, VipSlot},
 };
@@ -62,7 +63,7 @@ pub struct Facts {
 
 /// Explains one packet. `observed` is a copy of what `tables` reads.
 #[must_use]
-pub fn explain<T: classify::Tables + select::Tables>(
+pub fn explain<T: affinity::Tables>(
     tables: &T,
     observed: &Observed,
     facts: &Facts,
@@ -90,7 +91,7 @@ pub fn explain<T: classify::Tables + select::Tables>(
 }
 
 /// The pipeline.
-fn follow<T: classify::Tables + select::Tables>(
+fn follow<T: affinity::Tables>(
     tables: &T,
     observed: &Observed,
     facts: &Facts,
@@ -128,10 +129,14 @@ fn follow<T: classify::Tables + select::Tables>(
     let ring = RingView { observed, service: id, config };
     e.slot = ring.slot(tables, hash);
     let dry = Dry::new(tables);
-    let choice = select::choose(&dry, &Flow { service: id, config, hash, segment: query.segment });
+    let flow = Flow { service: id, config, hash, segment: query.segment };
+    let choice = affinity::admit(&dry, &flow, &addresses).and_then(|()| {
+        let asked = affinity::asked(&dry, config, query.named);
+        affinity::choose(&dry, &flow, query.destination.port(), asked)
+    });
     let events = dry.events();
     e.flow = ring.flow(tables, hash, events.clone());
-    let choice = choice.ok_or(DropReason::TableInconsistent)?;
+    let choice = choice?;
     if choice.backend == NO_BACKEND {
         return Err(DropReason::EmptyService);
     }
@@ -139,7 +144,7 @@ fn follow<T: classify::Tables + select::Tables>(
     e.backend = Some(from_map(member.address));
     e.choice = Some(ChoiceFacts {
         why: choice.why,
-        sentence: because(choice, query.segment, &events).to_owned(),
+        sentence: because(choice, config, query.segment, &events).to_owned(),
         local: choice.backend,
         state: MemberState::of(member),
         since: member.since,
@@ -188,9 +193,22 @@ fn send(
 }
 
 /// A sentence for every way out of `select::choose`.
-fn because(choice: Choice, segment: Segment, events: &[FlowEvent]) -> &'static str {
+fn because(choice: Choice, config: &ServiceConfig, segment: Segment, events: &[FlowEvent]) -> &'static str {
     let met = |event| events.contains(&event);
     match choice.why {
+        Why::Slice => "It owns the destination port.",
+        Why::ServerId if met(FlowEvent::IceConflict) => {
+            "The ufrag of the Binding request names it. The flow stays with another backend, which was asked for not \
+             long ago."
+        }
+        Why::ServerId if config.flags & ICE_UFRAG != 0 => "The ufrag of the Binding request names it.",
+        Why::ServerId => "The connection id names it.",
+        Why::Remembered if config.flags & ICE_UFRAG != 0 => {
+            "A Binding request of this flow named it, and it is alive."
+        }
+        Why::Slot | Why::Now if config.flags & ICE_UFRAG != 0 => {
+            "No Binding request of this flow has named a live backend: the slot decides, and nothing is remembered."
+        }
         Why::Slot => "The slot is clean: it decides alone, whatever else is remembered.",
         Why::Remembered => {
             "The slot changed not long ago, but the flow is remembered and its backend is alive."
@@ -255,7 +273,7 @@ impl RingView<'_> {
         events: Vec<FlowEvent>,
     ) -> Option<FlowFacts> {
         let (set, tick) = (tables.flow_set(hash)?, tables.tick());
-        let key = FlowKey::new(self.service, hash);
+        let key = FlowKey::new(self.config.ring, hash);
         // The last of several, as the packet path's search ends with it.
         let own = (0..WAYS).map(|way| set.load(way)).filter(|&entry| key.match_mask(entry) != 0);
         let entry = own.last().map(FlowEntry).filter(|entry| !entry.is_free(tick));

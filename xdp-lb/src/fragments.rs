@@ -59,6 +59,9 @@ fn alike(a: &Service, b: &Service) -> bool {
         protocol: _,
         ports: _,
         affinity,
+        // Of another affinity.
+        cid: _,
+        source_ranges,
         fragments: _,
         tracking: _,
         flow_timeout: _,
@@ -72,6 +75,7 @@ fn alike(a: &Service, b: &Service) -> bool {
     } = a;
     (affinity, table_size, drain, encap) == (&b.affinity, &b.table_size, &b.drain, &b.encap)
         && (health, on_all_down, backends) == (&b.health, &b.on_all_down, &b.backends)
+        && source_ranges == &b.source_ranges
 }
 
 #[cfg(test)]
@@ -117,6 +121,7 @@ mod tests {
         assert!(!with("affinity: client-ip, fragments: drop, ", ONE));
         assert!(!with("affinity: client-ip, table_size: 251, ", ONE));
         assert!(!with("affinity: client-ip, drain: { mode: shed }, ", ONE));
+        assert!(!with("affinity: client-ip, source_ranges: { deny: [198.51.100.0/24] }, ", ONE));
         assert!(!with("affinity: client-ip, encap: { kind: gue }, ", ONE));
         assert!(!with(CLIENT, "{ address: 10.0.0.2 }"));
         assert!(!with(CLIENT, "{ address: 10.0.0.1 }, { address: 10.0.0.2 }"));

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod scan;
 pub mod slots;
 pub mod slow;
+pub mod sources;
 pub mod state;
 pub mod status;
 pub mod survey;

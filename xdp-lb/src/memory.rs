@@ -6,7 +6,7 @@
 
 mod cpu;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{
     AtomicU16, AtomicU32, AtomicU64,
@@ -21,7 +21,9 @@ use xdp_lb_common::{
     flow::{FlowSet, WAYS},
     reason::{FlowEvent, Reason},
     ring::Slot,
+    server_id::Place,
     service::Service,
+    source::SourceKey,
     stats::NO_STATS,
     vip::{PortPage, VipSlot},
 };
@@ -49,6 +51,9 @@ pub struct MemoryMaps {
     admissions: Vec<AtomicU64>,
     sources: [AllowList; 2],
     tx_ports: BTreeSet<u32>,
+    /// Both words of every place.
+    server_ids: Vec<[AtomicU64; 2]>,
+    source_ranges: BTreeMap<SourceKey, u32>,
     events: Vec<AtomicU64>,
     ops: Vec<MapOp>,
     fault: Option<(u64, io::ErrorKind)>,
@@ -78,6 +83,8 @@ impl MemoryMaps {
             admissions: (0..capacity.services).map(|_| AtomicU64::new(0)).collect(),
             sources: [AllowList::zeroed(); 2],
             tx_ports: BTreeSet::new(),
+            server_ids: (0..capacity.server_ids).map(|_| Default::default()).collect(),
+            source_ranges: BTreeMap::new(),
             events: FlowEvent::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             ops: Vec::new(),
             fault: None,
@@ -261,9 +268,43 @@ impl MemoryMaps {
                 }
                 check(op, u32::from(service.unwrap_or(0)), 1, self.services.len())?;
             }
+            MapOp::PutServerId { index, place } => self.put_server_id(op, *index, place, torn)?,
+            MapOp::DropServerId { index } => {
+                check(op, *index, 1, self.server_ids.len())?;
+                if !torn {
+                    self.server_ids[*index as usize][1].store(0, Release);
+                }
+            }
+            MapOp::PutSource { key, value } => {
+                let full = self.source_ranges.len() >= self.capacity.source_ranges as usize;
+                if full && !self.source_ranges.contains_key(key) {
+                    return Err(outside(op, self.source_ranges.len()));
+                }
+                if !torn {
+                    self.source_ranges.insert(*key, *value);
+                }
+            }
+            MapOp::DropSource { key } => {
+                if !torn {
+                    self.source_ranges.remove(key);
+                }
+            }
             MapOp::SwitchVips { word } if !torn => self.control.vip_bank = *word,
             MapOp::SetGeneration { generation } if !torn => self.control.generation = *generation,
             MapOp::SwitchVips { .. } | MapOp::SetGeneration { .. } | MapOp::Grace => {}
+        }
+        Ok(())
+    }
+
+    fn put_server_id(&self, op: &MapOp, index: u32, place: &Place, torn: bool) -> Result<(), WriteError> {
+        check(op, index, 1, self.server_ids.len())?;
+        let [id, owner] = &self.server_ids[index as usize];
+        if id.load(Acquire) != place.id {
+            owner.store(0, Release);
+            id.store(place.id, Release);
+        }
+        if !torn {
+            owner.store(place.owner(), Release);
         }
         Ok(())
     }
@@ -294,6 +335,12 @@ impl Clone for MemoryMaps {
             admissions: longs(&self.admissions),
             sources: self.sources,
             tx_ports: self.tx_ports.clone(),
+            server_ids: self
+                .server_ids
+                .iter()
+                .map(|words| words.each_ref().map(|word| AtomicU64::new(word.load(Acquire))))
+                .collect(),
+            source_ranges: self.source_ranges.clone(),
             events: longs(&self.events),
             ops: Vec::new(),
             fault: None,
@@ -355,6 +402,13 @@ impl Elements for MemoryMaps {
     }
     fn tx_ports(&self) -> BTreeSet<u32> {
         self.tx_ports.clone()
+    }
+    fn server_id(&self, index: u32) -> Option<Place> {
+        let [id, owner] = self.server_ids.get(index as usize)?;
+        Some(Place::from_words(id.load(Acquire), owner.load(Acquire)))
+    }
+    fn source_ranges(&self) -> BTreeMap<SourceKey, u32> {
+        self.source_ranges.clone()
     }
 }
 

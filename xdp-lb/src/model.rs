@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use xdp_lb_common::{quic, server_id::ServerId};
+
 use crate::bgp::settings::Bgp;
 use crate::health::{Check, OnAllDown};
 
@@ -103,6 +105,10 @@ pub struct Limits {
     pub fragments: u32,
     /// {service, backend} pairs with counters of their own (`metrics.per_backend`).
     pub backend_stats: u32,
+    /// Server ids summed over services.
+    pub server_ids: u32,
+    /// Prefixes of `source_ranges` summed over services.
+    pub source_ranges: u32,
 }
 
 impl Default for Limits {
@@ -115,6 +121,8 @@ impl Default for Limits {
             port_pages: 16384,
             fragments: 1 << 16,
             backend_stats: 10_000,
+            server_ids: 4096,
+            source_ranges: 65_536,
         }
     }
 }
@@ -200,6 +208,55 @@ pub enum Affinity {
     FiveTuple,
     /// The source address alone.
     ClientIp,
+    /// The destination port: each backend owns a slice of the service's ports.
+    DestPort,
+    /// The server id in a QUIC connection id, else as [`Self::FiveTuple`].
+    QuicCid,
+    /// The server id in the ufrag of STUN Binding requests; what follows them goes the same way.
+    IceUfrag,
+}
+
+impl Affinity {
+    /// True when packets carry the ids of backends.
+    #[must_use]
+    pub fn has_server_ids(self) -> bool {
+        matches!(self, Self::QuicCid | Self::IceUfrag)
+    }
+}
+
+/// `quic_cid`: how the backends of a service make their connection ids (draft-ietf-quic-load-balancers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CidFormat {
+    /// A bit for each configuration id that is theirs.
+    pub config_ids: u8,
+    /// Fewest bytes behind the server id.
+    pub nonce: u8,
+    /// The first byte says how long the rest is.
+    pub length_encoded: bool,
+}
+
+impl Default for CidFormat {
+    /// Whatever the draft allows.
+    fn default() -> Self {
+        Self { config_ids: quic::Config::ANY, nonce: quic::MIN_NONCE, length_encoded: false }
+    }
+}
+
+/// `source_ranges`: network addresses and prefix lengths; the longest prefix wins, and none is in both lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceRanges {
+    /// Who is let in; empty is everybody.
+    pub allow: Vec<(IpAddr, u8)>,
+    /// Who is kept out.
+    pub deny: Vec<(IpAddr, u8)>,
+}
+
+impl SourceRanges {
+    /// True when everybody is let in.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty()
+    }
 }
 
 /// `fragments` of a service.
@@ -255,6 +312,10 @@ pub struct Service {
     pub ports: Ports,
     /// What belongs together.
     pub affinity: Affinity,
+    /// Connection ids, with [`Affinity::QuicCid`].
+    pub cid: CidFormat,
+    /// Which clients are let in.
+    pub source_ranges: SourceRanges,
     /// What becomes of fragments.
     pub fragments: Fragments,
     /// What is remembered.
@@ -314,6 +375,27 @@ pub struct Backend {
     pub state: AdminState,
     /// Its gate: the part of its home slots that it takes.
     pub share: Share,
+    /// Ports that it owns, with [`Affinity::DestPort`]: sorted, disjoint, nobody else's.
+    pub slice: Vec<RangeInclusive<u16>>,
+    /// Its id in packets, where the affinity looks for one: unique in the service.
+    pub server_id: Option<ServerIdBytes>,
+}
+
+/// A server id of one to eight bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerIdBytes {
+    /// Number of bytes, 1..=8; the same for all backends of a service.
+    pub len: u8,
+    /// The bytes as packets are asked for them.
+    pub id: ServerId,
+}
+
+impl ServerIdBytes {
+    /// `None` when there is none or more than eight bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        Some(Self { len: u8::try_from(bytes.len()).ok()?, id: ServerId::new(bytes)? })
+    }
 }
 
 /// `state` of a backend in the file.

@@ -9,7 +9,9 @@ use xdp_lb_common::{
     backend::{BACKEND_USED, Backend, MAX_MEMBERS},
     control::{Control, VipBank},
     decap::AllowList,
-    service::{MAX_SERVICES, Service, ServiceConfig},
+    server_id::Place,
+    service::{DEST_PORT, MAX_SERVICES, Service, ServiceConfig},
+    source::SourceKey,
     vip::{PortPage, VIP_USED, VipSlot},
 };
 
@@ -38,6 +40,10 @@ pub trait Elements {
     fn sources(&self, bank: u32) -> Option<AllowList>;
     /// Interfaces in `tx_ports`.
     fn tx_ports(&self) -> BTreeSet<u32>;
+    /// A place of `server_ids`.
+    fn server_id(&self, index: u32) -> Option<Place>;
+    /// All of `source_ranges`.
+    fn source_ranges(&self) -> BTreeMap<SourceKey, u32>;
 }
 
 /// A copy of everything reachable.
@@ -45,10 +51,7 @@ pub trait Elements {
 pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
     let (capacity, control) = (maps.capacity(), maps.control());
     let vips = live_bank(maps, &capacity, &control);
-    let services: BTreeMap<u16, Service> = (1..capacity.services.min(MAX_SERVICES + 1))
-        .filter_map(|id| Some((id as u16, maps.service(id)?)))
-        .filter(|(_, service)| service.used != 0)
-        .collect();
+    let services = services(maps, &capacity);
     let blocks: BTreeMap<u16, u32> =
         services.iter().map(|(&id, service)| (id, block_len(maps, service.config()))).collect();
     let members = services.iter().map(|(&id, service)| (id, members(maps, service.config(), blocks[&id])));
@@ -56,11 +59,16 @@ pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
     Observed {
         capacity,
         control,
-        pages: pages(maps, &vips),
+        pages: pages(maps, roots(&vips).chain(slices(&services))),
         members: members.collect(),
         rings: rings.collect(),
         sources: maps.sources(control.decap_bank & 1).unwrap_or_else(bytemuck::Zeroable::zeroed),
         tx_ports: maps.tx_ports(),
+        server_ids: (0..capacity.server_ids)
+            .filter_map(|index| Some((index, maps.server_id(index)?)))
+            .filter(|(_, place)| place.used != 0)
+            .collect(),
+        source_ranges: maps.source_ranges(),
         vips,
         services,
         blocks,
@@ -74,12 +82,32 @@ pub fn live_bank<E: Elements + ?Sized>(maps: &E, capacity: &Capacity, control: &
     (first..first + capacity.vip_slots).map_while(|index| maps.vip(index)).collect()
 }
 
-/// The port pages that `vips` reach: roots, and the leaves that they name; page 0 is empty by definition. Pages are shared by content, so one page may
-/// be the root of one address and a leaf of another.
+/// Services in use.
 #[must_use]
-pub fn pages<E: Elements + ?Sized>(maps: &E, vips: &[VipSlot]) -> BTreeMap<u32, PortPage> {
+pub fn services<E: Elements + ?Sized>(maps: &E, capacity: &Capacity) -> BTreeMap<u16, Service> {
+    (1..capacity.services.min(MAX_SERVICES + 1))
+        .filter_map(|id| Some((id as u16, maps.service(id)?)))
+        .filter(|(_, service)| service.used != 0)
+        .collect()
+}
+
+/// Root pages of VIPs.
+pub fn roots(vips: &[VipSlot]) -> impl Iterator<Item = u32> {
     let used = vips.iter().filter(|vip| vip.flags & VIP_USED != 0);
-    let roots: BTreeSet<u32> = used.flat_map(|vip| [vip.tcp_root, vip.udp_root]).collect();
+    used.flat_map(|vip| [vip.tcp_root, vip.udp_root])
+}
+
+/// Root pages of port slices.
+pub fn slices(services: &BTreeMap<u16, Service>) -> impl Iterator<Item = u32> {
+    let configs = services.values().map(Service::config);
+    configs.filter(|config| config.flags & DEST_PORT != 0).map(|config| config.slices)
+}
+
+/// The port pages that `roots` reach: these, and the leaves that they name; page 0 is empty by definition. Pages are
+/// shared by content, so one page may be the root of one address and a leaf of another.
+#[must_use]
+pub fn pages<E: Elements + ?Sized>(maps: &E, roots: impl Iterator<Item = u32>) -> BTreeMap<u32, PortPage> {
+    let roots: BTreeSet<u32> = roots.collect();
     let mut pages = BTreeMap::new();
     for root in roots.into_iter().filter(|&root| root != 0) {
         let Some(content) = maps.page(root) else { continue };

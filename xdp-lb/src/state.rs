@@ -9,7 +9,9 @@ use xdp_lb_common::{
     backend::{Backend, Template},
     control::Control,
     decap::AllowList,
+    server_id::Place,
     service::{Service, ServiceConfig},
+    source::SourceKey,
     vip::{PortPage, VipSlot},
 };
 
@@ -32,6 +34,10 @@ pub struct Capacity {
     pub backend_stats: u32,
     /// Highest interface index that packets can be redirected to, plus one.
     pub tx_ports: u32,
+    /// Places of `server_ids`, a power of two.
+    pub server_ids: u32,
+    /// Entries of `source_ranges`.
+    pub source_ranges: u32,
 }
 
 /// A ring as the maps hold it: `table_size` slots each.
@@ -52,7 +58,7 @@ pub struct Observed {
     pub control: Control,
     /// The live VIP bank, all slots.
     pub vips: Vec<VipSlot>,
-    /// Port pages that the live bank reaches, without page 0.
+    /// Port pages that the live bank or a service's slices reach, without page 0.
     pub pages: BTreeMap<u32, PortPage>,
     /// Services in use, by id.
     pub services: BTreeMap<u16, Service>,
@@ -66,6 +72,10 @@ pub struct Observed {
     pub sources: AllowList,
     /// Interfaces that packets can be redirected to.
     pub tx_ports: BTreeSet<u32>,
+    /// Places of `server_ids` that are in use.
+    pub server_ids: BTreeMap<u32, Place>,
+    /// Entries of `source_ranges`.
+    pub source_ranges: BTreeMap<SourceKey, u32>,
 }
 
 /// A changed slot of a live ring. The writer stores `before` first, then `now`.
@@ -138,7 +148,7 @@ pub enum MapOp {
         /// New configuration.
         config: ServiceConfig,
     },
-    /// Writes a port page that no live VIP reaches.
+    /// Writes a port page that no live VIP or service reaches.
     PutPage {
         /// Page number.
         page: u32,
@@ -186,6 +196,30 @@ pub enum MapOp {
         /// Interface index.
         ifindex: u32,
     },
+    /// Makes a server id known in an empty place, or gives the id that is there to another backend, by one store.
+    PutServerId {
+        /// Index.
+        index: u32,
+        /// Whose it is.
+        place: Place,
+    },
+    /// Forgets a server id by one store.
+    DropServerId {
+        /// Index.
+        index: u32,
+    },
+    /// Lets the clients of a prefix in or keeps them out.
+    PutSource {
+        /// Prefix.
+        key: SourceKey,
+        /// [`xdp_lb_common::source::ALLOW`] or [`xdp_lb_common::source::DENY`].
+        value: u32,
+    },
+    /// Takes a prefix away; its clients are those of the next shorter one.
+    DropSource {
+        /// Prefix.
+        key: SourceKey,
+    },
     /// Waits until no packet is under way that saw the tables as they were.
     Grace,
     /// Stores the generation of the configuration.
@@ -212,6 +246,8 @@ impl MapOp {
             }
             Self::PutPage { page, .. } => (names::PORTS, page),
             Self::PutVips { bank, .. } => (names::VIPS, bank),
+            Self::PutServerId { index, .. } | Self::DropServerId { index } => (names::SERVER_IDS, index),
+            Self::PutSource { key, .. } | Self::DropSource { key } => (names::SOURCE_RANGES, key.service),
             Self::ClearStats { base, .. } => (names::BACKEND_STATS, base),
             Self::SetSources { .. } => (names::DECAP_SOURCES, 0),
             Self::SwitchVips { .. } | Self::Grace | Self::SetGeneration { .. } => (names::CONTROL, 0),

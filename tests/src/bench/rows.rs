@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use xdp_lb_common::reason::PassReason;
+use xdp_lb_common::reason::{DropReason, PassReason};
+use xdp_lb_common::service::{DEST_PORT, ICE_UFRAG, QUIC_CID, SOURCE_RANGES};
 
-use super::tables::{DECAP_VIP, GUE_TUNNEL, PORT, State, TUNNEL, VIP, VIP_V6};
-use crate::packet::{ACK, SYN, eth};
+use super::tables::{DECAP_VIP, GUE_TUNNEL, PORT, SERVER_ID, State, TUNNEL, UFRAG, VIP, VIP_V6};
+use crate::packet::{ACK, SYN, binding_request, eth, quic_short};
 use crate::prog::{Counted, XdpAction};
 
 /// Which program a row runs.
@@ -63,12 +64,24 @@ const TUNNEL_SOURCE: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const MACS: (&str, &str) = ("02:00:00:00:00:01", "00:00:5e:00:01:01");
 const PAYLOAD: [u8; 32] = [0x5a; 32];
 
-const CLEAN: State = State { flow_entries: 1 << 16, dirty: false, new_flow_limit: u32::MAX, gue: false };
+const CLEAN: State = State {
+    flow_entries: 1 << 16,
+    dirty: false,
+    new_flow_limit: u32::MAX,
+    thorough: 0,
+    admitted: true,
+    gue: false,
+};
 const DIRTY: State = State { dirty: true, ..CLEAN };
 
 /// Four entries of the flow table for each of `flows`.
 const fn remembering(flows: u32) -> State {
     State { flow_entries: 4 * flows, ..CLEAN }
+}
+
+/// The UDP service with an affinity that looks further.
+const fn looking(thorough: u16) -> State {
+    State { thorough, ..CLEAN }
 }
 
 /// All rows; the floor and the limit first.
@@ -115,6 +128,22 @@ pub fn rows() -> Vec<Row> {
             tcp(ACK),
             1 << 20,
         )),
+        balanced("dest-port", looking(DEST_PORT), udp(), 1),
+        balanced("quic-cid", looking(QUIC_CID), udp_of(&quic_short(&cid())), 1),
+        balanced("quic-cid 64k addresses", looking(QUIC_CID), udp_of(&quic_short(&cid())), 1 << 16),
+        balanced("quic-cid unknown", looking(QUIC_CID), udp_of(&quic_short(&[0xe7; 16])), 1),
+        balanced("ice-ufrag request", looking(ICE_UFRAG), udp_of(&request()), 1),
+        balanced("ice-ufrag media", looking(ICE_UFRAG), udp(), 1),
+        balanced("source admitted", looking(SOURCE_RANGES), udp(), 1),
+        Row {
+            verdict: XdpAction::Drop,
+            counted: Some(Counted::Drop(DropReason::SourceDenied)),
+            ..row(
+                "source denied",
+                Subject::Balancer(State { admitted: false, ..looking(SOURCE_RANGES) }),
+                udp(),
+            )
+        },
         Row {
             restore_outer: true,
             growth: -(TUNNEL as isize),
@@ -163,8 +192,22 @@ fn tcp(flags: u8) -> Vec<u8> {
 }
 
 fn udp() -> Vec<u8> {
+    udp_of(&PAYLOAD)
+}
+
+fn udp_of(payload: &[u8]) -> Vec<u8> {
     let (to, from) = MACS;
-    eth(to, from).ipv4(CLIENT, VIP).df().udp(40000, PORT).payload(&PAYLOAD).build()
+    eth(to, from).ipv4(CLIENT, VIP).df().udp(40000, PORT).payload(payload).build()
+}
+
+/// A connection id of the backend with [`SERVER_ID`].
+fn cid() -> Vec<u8> {
+    [&[0x07], SERVER_ID, &[1, 2, 3, 4, 5]].concat()
+}
+
+/// A browser's Binding request: eight characters for the server, four of its own.
+fn request() -> Vec<u8> {
+    binding_request(&format!("{}abcd:Wx9z", String::from_utf8_lossy(UFRAG)))
 }
 
 fn tcp_v6() -> Vec<u8> {

@@ -19,9 +19,12 @@ use xdp_lb_common::control::VipBank;
 use xdp_lb_common::decap::{ACCEPT_IPIP, AllowList, Prefix4};
 use xdp_lb_common::encap::{V4_HEADER, constant_sum};
 use xdp_lb_common::hash;
-use xdp_lb_common::parse::words;
+use xdp_lb_common::parse::{v4_words, words};
+use xdp_lb_common::quic;
 use xdp_lb_common::ring::Slot;
+use xdp_lb_common::server_id::{self, Place, ServerId};
 use xdp_lb_common::service::{IS_UDP, Service, ServiceConfig, TRACK_EXACT};
+use xdp_lb_common::source::{self, SourceKey};
 use xdp_lb_common::vip::{PortPage, PortRange, VIP_BALANCED, VIP_DECAP, VIP_USED, VipSlot, probe_start};
 
 use crate::prog::{Tally, sum};
@@ -39,6 +42,15 @@ pub const GUE_TUNNEL: usize = TUNNEL + 12;
 /// Length of the tunnel's header that the balancer puts in front of the inner packet.
 pub const TUNNEL: usize = 20;
 
+/// Server id of one backend, as QUIC packets carry it.
+pub const SERVER_ID: &[u8] = &[0x0a, 0x01];
+/// The same backend's, as ufrags begin with it.
+pub const UFRAG: &[u8] = b"sfu1";
+
+/// The backend that all ids and slices name.
+const NAMED: u16 = 7;
+/// Root page of the port slices.
+const SLICES: u32 = 5;
 const TCP_SERVICE: u16 = 1;
 const UDP_SERVICE: u16 = 2;
 const SERVICES: u32 = 4;
@@ -58,6 +70,10 @@ pub struct State {
     pub dirty: bool,
     /// New flows remembered a second.
     pub new_flow_limit: u32,
+    /// `THOROUGH` bits of the UDP service, which then is not tracked.
+    pub thorough: u16,
+    /// Clients are let in, where `thorough` asks.
+    pub admitted: bool,
     /// Tunnels are GUE of variant 0.
     pub gue: bool,
 }
@@ -102,6 +118,8 @@ impl Tables {
             ring_slots: TABLE_SIZE + 3,
             port_pages: 15,
             backend_stats: BACKENDS.into(),
+            server_ids: BACKENDS.into(),
+            source_ranges: 4,
             fragments: 1024,
         };
         let flow_table = FlowTable { entries: state.flow_entries, track_window: Duration::ZERO };
@@ -147,7 +165,8 @@ impl Tables {
             dirty.map(|(&now, slot)| SlotChange { slot, before: None, now: Slot::dirty(now).0 }).collect();
         ops.push(MapOp::PutRing { base: 0, slots });
         ops.push(MapOp::SetSlots { base: 0, changes });
-        for (id, flags) in [(TCP_SERVICE, 0), (UDP_SERVICE, TRACK_EXACT | IS_UDP)] {
+        let udp = if state.thorough == 0 { TRACK_EXACT } else { state.thorough };
+        for (id, flags) in [(TCP_SERVICE, 0), (UDP_SERVICE, udp | IS_UDP)] {
             ops.push(MapOp::PutService { id, entry: Box::new(service(id, flags, state.new_flow_limit)) });
         }
         let [high, low] = PORT.to_be_bytes().map(usize::from);
@@ -155,6 +174,19 @@ impl Tables {
             ops.push(MapOp::PutPage { page: root, content: Box::new(page(high, leaf as u16)) });
             ops.push(MapOp::PutPage { page: leaf, content: Box::new(page(low, id)) });
         }
+        ops.push(MapOp::PutPage { page: SLICES, content: Box::new(page(high, SLICES as u16 + 1)) });
+        ops.push(MapOp::PutPage { page: SLICES + 1, content: Box::new(page(low, NAMED + 1)) });
+        let mask = self.maps.capacity().server_ids - 1;
+        for id in [ServerId::new(SERVER_ID), ServerId::new(UFRAG)].into_iter().flatten() {
+            let index = server_id::start(UDP_SERVICE, id) & mask;
+            ops.push(MapOp::PutServerId { index, place: Place::new(UDP_SERVICE, id, NAMED) });
+        }
+        let value = if state.admitted { source::ALLOW } else { source::DENY };
+        let client = SourceKey {
+            prefix_len: source::SERVICE_BITS + 104,
+            ..SourceKey::of(UDP_SERVICE, v4_words([10, 0, 0, 0]))
+        };
+        ops.push(MapOp::PutSource { key: client, value });
         let bank = VipBank { bank: 1, salt: 0 };
         ops.push(MapOp::PutVips { bank: bank.bank, slots: vips(self.maps.capacity().vip_slots) });
         ops.push(MapOp::SwitchVips { word: bank.pack(self.maps.capacity().vip_slots) });
@@ -221,7 +253,11 @@ fn service(ring: u16, flags: u16, new_flow_limit: u32) -> Service {
         closing_ttl: 10,
         unconfirmed_ttl: 20,
         ring,
-        ..ServiceConfig::default()
+        id_len: UFRAG.len() as u8,
+        move_after: 5,
+        slices: SLICES,
+        cid: quic::Config::new(quic::Config::ANY, SERVER_ID.len() as u8, quic::MIN_NONCE, false)
+            .unwrap_or_default(),
     };
     Service { live: 0, used: 1, configs: [config; 2], name: [0; 64] }
 }

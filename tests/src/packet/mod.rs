@@ -28,6 +28,7 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod payload;
+mod rtc;
 mod tcp;
 mod udp;
 
@@ -42,6 +43,7 @@ pub use icmp::Icmp;
 pub use ipv4::Ipv4;
 pub use ipv6::{Extension, FragmentHeader, Ipv6};
 pub use payload::Payload;
+pub use rtc::{binding_request, quic_long, quic_short, stun};
 pub use tcp::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Tcp, URG};
 pub use udp::Udp;
 

@@ -4,6 +4,7 @@
 //! xdp-lb's own code, and compared whole; counters are compared whole too, so that a packet that is not counted, or
 //! counted twice, fails its row.
 
+pub mod affinities;
 pub mod decap;
 pub mod discovery;
 pub mod echo;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use xdp_lb_common::parse::Segment;
+use xdp_lb_common::{affinity::Named, parse::Segment, server_id::ServerId};
 
 use super::{interfaces, output::Output, status::path, table};
 use crate::{
@@ -31,6 +31,12 @@ pub struct Args {
     /// The packet opens a TCP connection; without this it belongs to one that exists
     #[arg(long)]
     syn: bool,
+    /// The packet carries this server id in its QUIC connection id (affinity quic-cid): hexadecimal digits
+    #[arg(long, value_name = "HEX", conflicts_with = "ufrag", value_parser = hex)]
+    server_id: Option<ServerId>,
+    /// The packet is a STUN Binding request to a server ufrag that begins so (affinity ice-ufrag)
+    #[arg(long, value_name = "TEXT", value_parser = ufrag)]
+    ufrag: Option<ServerId>,
     /// Answer by this configuration instead of the running balancer; `-` is standard input
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -73,11 +79,29 @@ fn query(args: &Args) -> Result<Query, String> {
     };
     let query = Query::new(protocol, args.src, args.dst)
         .ok_or("--src and --dst must both be IPv4 or both IPv6, as in one packet")?;
+    let query = match args.server_id.or(args.ufrag) {
+        Some(_) if protocol == Protocol::Tcp => {
+            return Err("--server-id and --ufrag are for --proto udp".into());
+        }
+        Some(id) => Query { named: Named::Server(id), ..query },
+        None => query,
+    };
     match (args.syn, protocol) {
         (false, _) => Ok(query),
         (true, Protocol::Tcp) => Ok(query.with_segment(Segment::Syn)),
         (true, Protocol::Udp) => Err("--syn is for --proto tcp: a datagram opens no connection".into()),
     }
+}
+
+fn hex(text: &str) -> Result<ServerId, String> {
+    let digits = !text.is_empty() && text.len() <= 16 && text.len().is_multiple_of(2);
+    let id = u64::from_str_radix(text, 16).ok().filter(|_| digits && !text.starts_with('+'));
+    id.map(ServerId).ok_or_else(|| "must be 1 to 8 bytes as pairs of hexadecimal digits, as 0a01".to_owned())
+}
+
+/// As long as the service's ids are: the id alone, not the whole ufrag.
+fn ufrag(text: &str) -> Result<ServerId, String> {
+    ServerId::new(text.as_bytes()).ok_or_else(|| "must be a server_id: 1 to 8 characters".to_owned())
 }
 
 fn socket(text: &str) -> Result<SocketAddr, String> {

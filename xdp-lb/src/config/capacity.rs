@@ -17,11 +17,16 @@ pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Finding
     };
     let spot = |key| spots.get(key).cloned().unwrap_or_default();
     let (backends, slots) = rings(services);
+    let ids = services.iter().flat_map(|s| &s.claims).filter(|claim| claim.server_id.is_some()).count();
+    let prefixes = services.iter().map(|s| s.source_ranges.allow.len() + s.source_ranges.deny.len());
+    let prefixes: usize = prefixes.sum();
     let needs = [
         ("services", services.len() as u64, limits.services, "services"),
         ("vips", vips(draft, services), limits.vips, "VIPs"),
         ("backends", backends, limits.backends, "backends, summed over rings"),
         ("ring_slots", slots, limits.ring_slots, "Maglev slots, summed over rings"),
+        ("server_ids", ids as u64, limits.server_ids, "server ids, summed over services"),
+        ("source_ranges", prefixes as u64, limits.source_ranges, "source prefixes, summed over services"),
     ];
     for (key, need, limit, what) in needs {
         if need > u64::from(limit) {
@@ -85,7 +90,13 @@ fn member(backend: &Backend) -> (IpAddr, u16, u8, u32) {
 
 fn port_pages(services: &[ServiceDraft]) -> u64 {
     let mut pages = BTreeSet::new();
+    let mut slice_pages = 0;
     for service in services {
+        let slices = service.claims.iter().flat_map(|claim| claim.slice.iter().flatten());
+        slice_pages += slices
+            .flat_map(|range| range.value.start() >> 8..=range.value.end() >> 8)
+            .collect::<BTreeSet<u16>>()
+            .len();
         let (Some(protocol), Some(PortsDraft::Ranges(ranges))) = (service.protocol, &service.ports) else {
             continue;
         };
@@ -98,5 +109,5 @@ fn port_pages(services: &[ServiceDraft]) -> u64 {
             }
         }
     }
-    pages.len() as u64
+    (pages.len() + slice_pages) as u64
 }

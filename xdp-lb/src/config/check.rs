@@ -35,6 +35,7 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
         table_holds_backends(service, findings);
         tunnel_sources(service, findings);
         somebody_takes_flows(service, findings);
+        super::affinity::check(service, findings);
     }
     super::bgp::check(draft, services, findings);
     seed(draft, findings);

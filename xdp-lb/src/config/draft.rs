@@ -11,8 +11,8 @@ use super::bgp::{AdvertiseDraft, BgpDraft, PolicyDraft};
 use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
-    Affinity, Backend, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Limits, Log, Mss, Mtu,
-    Node, Protocol, TableSize, Tracking, Vip,
+    Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Limits,
+    Log, Mss, Mtu, Node, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
 };
 
 /// The whole file.
@@ -62,10 +62,12 @@ pub(super) struct ServiceDraft {
     pub vips: Vec<Placed<IpAddr>>,
     pub protocol: Option<Protocol>,
     pub ports: Option<PortsDraft>,
-    pub affinity: Affinity,
+    pub affinity: Option<Placed<Affinity>>,
+    pub cid: Option<CidFormat>,
+    pub source_ranges: SourcesDraft,
     pub fragments: Fragments,
     pub tracking: Option<Tracking>,
-    pub flow_timeout: Option<Duration>,
+    pub flow_timeout: Option<Placed<Duration>>,
     pub new_flow_limit: u32,
     pub table_size: Option<Placed<TableSize>>,
     pub drain: DrainPolicy,
@@ -75,7 +77,28 @@ pub(super) struct ServiceDraft {
     pub on_all_down: OnAllDown,
     /// `None` if the list itself is missing or no list.
     pub backends: Option<PlacedList<Backend>>,
+    /// What backends claim of the packets, by address.
+    pub claims: Vec<Claim>,
     pub advertise: AdvertiseDraft,
+}
+
+/// What a backend claims for itself.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub address: Placed<IpAddr>,
+    /// Valid, disjoint, sorted; `None` if absent or wrong.
+    pub slice: Option<Vec<Placed<RangeInclusive<u16>>>>,
+    /// `None` if absent or wrong.
+    pub server_id: Option<Placed<ServerIdBytes>>,
+    /// Neither key that the affinity wants is written.
+    pub is_missing: bool,
+}
+
+/// Prefixes with their places.
+#[derive(Debug, Default)]
+pub(super) struct SourcesDraft {
+    pub allow: Vec<Placed<(IpAddr, u8)>>,
+    pub deny: Vec<Placed<(IpAddr, u8)>>,
 }
 
 /// Ports with the places that claim them.

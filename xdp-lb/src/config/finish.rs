@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use super::draft::{DecapDraft, Draft, GUE_PORT, Kind, PlacedList, PortsDraft, ServiceDraft};
 use super::finding::Placed;
-use crate::model::{Decap, Desired, Encap, EncapKind, Interface, Ports, Service, Unmatched, Vip};
+use crate::model::{
+    Decap, Desired, Encap, EncapKind, Interface, Ports, Service, SourceRanges, Unmatched, Vip,
+};
 
 /// `None` when a part is missing, which a recorded mistake explains.
 pub(super) fn desired(draft: Draft) -> Option<Desired> {
@@ -56,10 +58,15 @@ fn service(draft: ServiceDraft) -> Option<Service> {
         vips: sorted(draft.vips),
         protocol: draft.protocol?,
         ports,
-        affinity: draft.affinity,
+        affinity: draft.affinity?.value,
+        cid: draft.cid?,
+        source_ranges: SourceRanges {
+            allow: sorted(draft.source_ranges.allow),
+            deny: sorted(draft.source_ranges.deny),
+        },
         fragments: draft.fragments,
         tracking: draft.tracking?,
-        flow_timeout: draft.flow_timeout?,
+        flow_timeout: draft.flow_timeout?.value,
         new_flow_limit: draft.new_flow_limit,
         table_size: draft.table_size?.value,
         drain: draft.drain,

@@ -58,7 +58,7 @@ sections! {
     FLOW_TABLE "flow_table" [now("entries"), now("track_window")]
     LIMITS "limits" [
         now("services"), now("vips"), now("backends"), now("ring_slots"), now("port_pages"),
-        now("fragments"), now("backend_stats"),
+        now("server_ids"), now("source_ranges"), now("fragments"), now("backend_stats"),
     ]
     METRICS "metrics" [now("per_backend"), later("listen")]
     LOG "log" [now("format"), now("level")]
@@ -67,10 +67,10 @@ sections! {
         now("communities"), now("large_communities"), now("med"), now("local_pref"), now("prepend"),
     ]
     SERVICE "services[]" [
-        now("name"), now("vip"), now("protocol"), now("ports"), now("affinity"), now("fragments"),
+        now("name"), now("vip"), now("protocol"), now("ports"), now("affinity"), now("quic_cid"), now("fragments"),
         now("tracking"), now("flow_timeout"), now("new_flow_limit"), now("table_size"), now("drain"), now("encap"),
-        now("health_check"), now("on_all_down"), now("backends"), now("advertise"),
-        later("source_ranges"), later("slow_start"), later("zone_policy"),
+        now("health_check"), now("on_all_down"), now("backends"), now("advertise"), now("source_ranges"),
+        later("slow_start"), later("zone_policy"),
     ]
     ADVERTISE "services[].advertise" [now("when")]
     ADVERTISE_WHEN "services[].advertise.when" [now("min_healthy")]
@@ -78,6 +78,8 @@ sections! {
         now("kind"), now("gue"), now("source_v4"), now("source_v6"), now("dscp"), now("mtu"),
     ]
     SERVICE_ENCAP_GUE "services[].encap.gue" [now("port"), now("variant")]
+    QUIC_CID "services[].quic_cid" [now("config_ids"), now("nonce"), now("length_encoded")]
+    SOURCE_RANGES "services[].source_ranges" [now("allow"), now("deny")]
     DRAIN "services[].drain" [now("mode"), now("max")]
     HEALTH_CHECK "services[].health_check" [
         now("kind"), now("interval"), now("timeout"), now("rise"), now("fall"), now("via"), now("port"), now("path"),
@@ -85,7 +87,7 @@ sections! {
     ]
     BACKEND "services[].backends[]" [
         now("address"), now("weight"), now("zone"), now("state"), now("share"),
-        later("ports"), later("server_id"), later("backup"),
+        now("ports"), now("server_id"), later("backup"),
     ]
     BGP "bgp" [
         now("local_as"), now("router_id"), now("peers"), now("graceful_restart"), now("restart_time"),

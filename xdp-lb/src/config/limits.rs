@@ -29,6 +29,8 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
     let backends = size("backends", default.backends, 1..=1 << 20);
     let ring_slots = size("ring_slots", default.ring_slots, 1..=1 << 28);
     let port_pages = size("port_pages", default.port_pages, 1..=1 << 20);
+    let server_ids = size("server_ids", default.server_ids, 1..=1 << 20);
+    let source_ranges = size("source_ranges", default.source_ranges, 1..=1 << 24);
     let fragments = keys.leaf("fragments", default.fragments, leaf::table_entries);
     let pairs = pairs(&keys, &metrics?, default.backend_stats)?;
     spots.insert("backend_stats", pairs.spot);
@@ -40,6 +42,8 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
         port_pages: port_pages?,
         fragments: fragments?,
         backend_stats: pairs.value,
+        server_ids: server_ids?,
+        source_ranges: source_ranges?,
     };
     Some(LimitsDraft { value, spots })
 }

@@ -10,6 +10,7 @@
 //! Reading goes on after every mistake: what is wrong becomes `None` in the draft, and later rules skip it, so one
 //! mistake is one error. The module is pure: it opens no file and asks no clock.
 
+mod affinity;
 mod bgp;
 mod capacity;
 mod check;

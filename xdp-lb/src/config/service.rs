@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::affinity;
 use super::bgp;
-use super::draft::{EncapDraft, PlacedList, PortsDraft, ServiceDraft};
+use super::draft::{Claim, EncapDraft, PlacedList, PortsDraft, ServiceDraft};
 use super::finding::Placed;
 use super::keys;
 use super::leaf;
@@ -30,16 +31,22 @@ pub(super) fn read(
 ) -> Option<ServiceDraft> {
     const FRAGMENTS: &[(&str, Fragments)] = &[("forward", Fragments::Forward), ("drop", Fragments::Drop)];
     const PROTOCOLS: &[(&str, Protocol)] = &[("udp", Protocol::Udp), ("tcp", Protocol::Tcp)];
-    const AFFINITIES: &[(&str, Affinity)] =
-        &[("five-tuple", Affinity::FiveTuple), ("client-ip", Affinity::ClientIp)];
+    const AFFINITIES: &[(&str, Affinity)] = &[
+        ("five-tuple", Affinity::FiveTuple),
+        ("client-ip", Affinity::ClientIp),
+        ("dest-port", Affinity::DestPort),
+        ("quic-cid", Affinity::QuicCid),
+        ("ice-ufrag", Affinity::IceUfrag),
+    ];
 
     let keys = item.mapping(&keys::SERVICE)?;
     let name = keys.required("name", "web").and_then(|item| item.placed(leaf::label));
     let vips = keys.required("vip", "203.0.113.10").map(|item| sections::addresses(&item));
     let protocol = keys.required("protocol", "tcp").and_then(|item| item.leaf(leaf::choice(PROTOCOLS, &[])));
     let ports = keys.required("ports", "80").and_then(|item| ports(&item));
-    let later = &["dest-port", "ice-ufrag", "quic-cid"];
-    let affinity = keys.leaf("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, later));
+    let affinity = keys.placed("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, &[]));
+    let named = affinity.as_ref().map(|affinity| affinity.value);
+    let (backends, claims) = keys.required("backends", "[]").and_then(|item| backends(&item, named)).unzip();
     let fragments = keys.leaf("fragments", Fragments::Forward, leaf::choice(FRAGMENTS, &[]));
     let health = super::health::read(&keys, protocol, ports.as_ref());
     let on_all_down = super::health::on_all_down(&keys, health.as_ref().is_none_or(Option::is_some));
@@ -55,7 +62,9 @@ pub(super) fn read(
         vips: vips.unwrap_or_default(),
         protocol,
         ports,
-        affinity: affinity.unwrap_or_default(),
+        affinity,
+        cid: affinity::cid_format(&keys, named),
+        source_ranges: affinity::source_ranges(&keys),
         fragments: fragments.unwrap_or_default(),
         tracking: tracking(&keys, protocol),
         flow_timeout: flow_timeout(&keys, protocol),
@@ -67,7 +76,8 @@ pub(super) fn read(
         encap,
         health,
         on_all_down,
-        backends: keys.required("backends", "[]").and_then(|item| backends(&item)),
+        backends,
+        claims: claims.unwrap_or_default(),
         advertise: bgp::advertise(&keys),
     })
 }
@@ -86,14 +96,15 @@ fn tracking(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Tracking> 
 }
 
 /// The default is the protocol's: two hours and five minutes is above RFC 5382's least for TCP.
-fn flow_timeout(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Duration> {
+fn flow_timeout(keys: &Mapping<'_>, protocol: Option<Protocol>) -> Option<Placed<Duration>> {
     if let Some(item) = keys.get("flow_timeout") {
-        return item.leaf(leaf::duration(FLOW_TIMEOUTS));
+        return item.placed(leaf::duration(FLOW_TIMEOUTS));
     }
-    protocol.map(|protocol| match protocol {
+    let value = match protocol? {
         Protocol::Tcp => Duration::from_secs(125 * 60),
         Protocol::Udp => Duration::from_secs(5 * 60),
-    })
+    };
+    Some(Placed { value, spot: keys.under("flow_timeout") })
 }
 
 fn drain(keys: &Mapping<'_>) -> DrainPolicy {
@@ -111,6 +122,12 @@ fn ports(item: &Item<'_>) -> Option<PortsDraft> {
     if item.text() == Some("all") {
         return Some(PortsDraft::All(item.spot.clone()));
     }
+    let ranges = port_ranges(item);
+    (!ranges.is_empty()).then_some(PortsDraft::Ranges(ranges))
+}
+
+/// A port, a range or a list of these, sorted; what overlaps inside the list is reported and left out.
+pub(super) fn port_ranges(item: &Item<'_>) -> Vec<Placed<RangeInclusive<u16>>> {
     let mut ranges: Vec<Placed<RangeInclusive<u16>>> = Vec::new();
     for item in &item.one_or_more() {
         let Some(range) = item.placed(leaf::port_range) else {
@@ -132,7 +149,7 @@ fn ports(item: &Item<'_>) -> Option<PortsDraft> {
         }
     }
     ranges.sort_by_key(|range| *range.value.start());
-    (!ranges.is_empty()).then_some(PortsDraft::Ranges(ranges))
+    ranges
 }
 
 /// As it would be written.
@@ -144,11 +161,12 @@ pub(super) fn show(range: &RangeInclusive<u16>) -> String {
     }
 }
 
-fn backends(item: &Item<'_>) -> Option<PlacedList<Backend>> {
+fn backends(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(PlacedList<Backend>, Vec<Claim>)> {
+    let mut claims = Vec::new();
     let mut seen: HashMap<IpAddr, String> = HashMap::new();
     let mut items: Vec<Placed<Backend>> = Vec::new();
     for item in item.list()? {
-        let Some(backend) = backend(&item) else {
+        let Some((backend, claim)) = backend(&item, affinity) else {
             continue;
         };
         let address = backend.value.address;
@@ -159,13 +177,14 @@ fn backends(item: &Item<'_>) -> Option<PlacedList<Backend>> {
         }
         seen.insert(address, backend.spot.path.clone());
         items.push(backend);
+        claims.push(claim);
     }
     items.sort_by_key(|backend| backend.value.address);
-    Some(PlacedList { spot: item.spot.clone(), items })
+    Some((PlacedList { spot: item.spot.clone(), items }, claims))
 }
 
 /// The place is the address's.
-fn backend(item: &Item<'_>) -> Option<Placed<Backend>> {
+fn backend(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(Placed<Backend>, Claim)> {
     const STATES: &[(&str, AdminState)] =
         &[("active", AdminState::Active), ("drain", AdminState::Drain), ("down", AdminState::Down)];
     let keys = item.mapping(&keys::BACKEND)?;
@@ -173,14 +192,17 @@ fn backend(item: &Item<'_>) -> Option<Placed<Backend>> {
     let zone = keys.get("zone").and_then(|item| item.leaf(leaf::label));
     let state = keys.leaf("state", AdminState::Active, leaf::choice(STATES, &[]));
     let share = keys.leaf("share", Share::FULL, leaf::share);
-    let Placed { value: address, spot } =
-        keys.required("address", "10.1.2.11")?.placed(leaf::host_address)?;
+    let address = keys.required("address", "10.1.2.11").and_then(|item| item.placed(leaf::host_address));
+    let claim = affinity::claim(&keys, affinity, address.as_ref());
+    let (Placed { value: address, spot }, claim) = (address?, claim?);
     let value = Backend {
         address,
         weight: weight.unwrap_or_default(),
         zone,
         state: state.unwrap_or_default(),
         share: share.unwrap_or(Share::FULL),
+        slice: claim.slice.iter().flatten().map(|range| range.value.clone()).collect(),
+        server_id: claim.server_id.as_ref().map(|id| id.value),
     };
-    Some(Placed { value, spot })
+    Some((Placed { value, spot }, claim))
 }

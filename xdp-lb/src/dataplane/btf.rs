@@ -14,7 +14,9 @@ use bytemuck::Zeroable as _;
 use xdp_lb_common::{
     backend::{Backend, Template},
     control::Control,
+    quic::Config,
     reason::{DropCounts, DropReason, FlowCounts, FlowEvent, PassCounts, PassReason, Reason},
+    server_id::Place,
     service::{Service, ServiceConfig},
     stats::{Counters, Traffic},
     vip::{PortRange, VipSlot},
@@ -41,6 +43,7 @@ pub fn table(name: &str, len: u32) -> Option<MapTypes> {
         names::SERVICES => Service::describe(&mut types),
         names::BACKENDS => Backend::describe(&mut types),
         names::COUNTERS => Counters::describe(&mut types),
+        names::SERVER_IDS => Place::describe(&mut types),
         names::SVC_STATS | names::BACKEND_STATS => Traffic::describe(&mut types),
         _ => return None,
     };
@@ -175,8 +178,10 @@ structures! {
     VipSlot { address tcp_root udp_root flags fragments ranges }
     ServiceConfig {
         slot_base table_size backend_base stats_base new_flow_limit flags flow_ttl closing_ttl unconfirmed_ttl
-        ring id_len cid_first slices reserved
+        ring id_len move_after slices cid
     }
+    Config { config_ids server_id_len cid_len flags }
+    Place { id ring local used }
     Service { live used configs name }
     Traffic { packets bytes }
     Counters { drops passes flows ended reserved }

@@ -14,9 +14,15 @@
 //! second flip of an entry first waits for a grace period, unless one has passed since the first; one wait serves
 //! all entries flipped before it. The first batch after opening needs none: opening waited.
 
-use std::{collections::BTreeSet, io, mem::offset_of, os::fd::AsFd as _, sync::OnceLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    mem::offset_of,
+    os::fd::AsFd as _,
+    sync::OnceLock,
+};
 
-use aya::maps::{DevMap, IterableMap as _, Map, MapData, MapError};
+use aya::maps::{DevMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use bytemuck::{Pod, Zeroable as _};
 use xdp_lb_common::{
     backend::{Backend, Template},
@@ -27,7 +33,9 @@ use xdp_lb_common::{
     mss, names,
     path_mtu::PathMtu,
     ring::{DIRTY, RingWord},
+    server_id::Place,
     service::{Service, ServiceConfig},
+    source::SourceKey,
     stats::{Counters, NO_STATS, Traffic},
     vip::{PortPage, VipSlot},
 };
@@ -97,6 +105,10 @@ pub struct KernelMaps {
     backend_stats: PerCpu<Traffic>,
     path_mtus: Mapped<PathMtu>,
     tx_ports: DevMap<MapData>,
+    server_ids: Mapped<Place>,
+    source_ranges: LpmTrie<MapData, ClientPrefix, u32>,
+    /// What is in `source_ranges`, for the same reason as `redirects`.
+    prefixes: BTreeMap<SourceKey, u32>,
     /// Keys of `tx_ports`: asking the kernel for each takes longer than reading all the rest. Since there is one
     /// writer, what was there when the maps were opened and what was written since is what is there.
     redirects: BTreeSet<u32>,
@@ -136,11 +148,18 @@ impl KernelMaps {
             backend_stats: open.per_cpu(names::BACKEND_STATS)?,
             path_mtus: open.mapped(names::PATH_MTUS)?,
             tx_ports: open.typed(names::TX_PORTS, Map::DevMap)?,
+            server_ids: open.table(names::SERVER_IDS)?,
+            source_ranges: open.typed(names::SOURCE_RANGES, Map::LpmTrie)?,
+            prefixes: BTreeMap::new(),
             redirects: BTreeSet::new(),
             jiffies: OnceLock::new(),
             flipped: BTreeSet::new(),
         };
         maps.redirects = (0..maps.capacity.tx_ports).filter(|&i| maps.tx_ports.get(i, 0).is_ok()).collect();
+        for entry in maps.source_ranges.iter() {
+            let (key, value) = entry.map_err(|e| open.error(names::SOURCE_RANGES, errors::map(e)))?;
+            maps.prefixes.insert(source_key(&key), value);
+        }
         if access == Access::Write {
             // An agent before us may have flipped anything a moment ago.
             sys::grace_period();
@@ -345,6 +364,18 @@ impl KernelMaps {
                 Ok(())
             }
             MapOp::SetSources { list } => self.set_sources(list),
+            MapOp::PutServerId { index, place } => self.put_server_id(*index, place),
+            MapOp::DropServerId { index } => self.server_ids.store_u64(*index, OWNER, 0),
+            MapOp::PutSource { key, value } => {
+                self.source_ranges.insert(&trie_key(key), *value, 0).map_err(errors::map)?;
+                self.prefixes.insert(*key, *value);
+                Ok(())
+            }
+            MapOp::DropSource { key } => {
+                self.source_ranges.remove(&trie_key(key)).map_err(errors::map)?;
+                self.prefixes.remove(key);
+                Ok(())
+            }
             MapOp::Grace => {
                 self.grace();
                 Ok(())
@@ -363,6 +394,16 @@ impl KernelMaps {
         sys::delete_element(map, ifindex)?;
         self.redirects.remove(&ifindex);
         Ok(())
+    }
+
+    /// A place that has another id is empty before it has ours. The owner is one store.
+    fn put_server_id(&self, index: u32, place: &Place) -> io::Result<()> {
+        let there = self.server_ids.read(index).ok_or_else(errors::outside)?;
+        if there.id != place.id {
+            self.server_ids.store_u64(index, OWNER, 0)?;
+            self.server_ids.store_u64(index, offset_of!(Place, id), place.id)?;
+        }
+        self.server_ids.store_u64(index, OWNER, place.owner())
     }
 
     /// `state` is what the flow table asks about an index, so it comes first and last.
@@ -480,6 +521,12 @@ impl Elements for KernelMaps {
     fn tx_ports(&self) -> BTreeSet<u32> {
         self.redirects.clone()
     }
+    fn server_id(&self, index: u32) -> Option<Place> {
+        self.server_ids.read(index)
+    }
+    fn source_ranges(&self) -> BTreeMap<SourceKey, u32> {
+        self.prefixes.clone()
+    }
 }
 
 impl Maps for KernelMaps {
@@ -567,12 +614,32 @@ impl Opener<'_> {
             flow_sets: self.elements(names::FLOWS)?,
             backend_stats: self.per_cpu::<Traffic>(names::BACKEND_STATS)?.len,
             tx_ports: self.elements(names::TX_PORTS)?,
+            server_ids: self.table_len::<Place>(names::SERVER_IDS)?,
+            source_ranges: self.elements(names::SOURCE_RANGES)?,
         })
     }
 
     fn error(&self, name: &'static str, source: io::Error) -> OpenError {
         OpenError::Map { root: self.root.clone(), name, source }
     }
+}
+
+/// The word of a [`Place`] that says whose it is.
+const OWNER: usize = offset_of!(Place, ring);
+
+/// [`SourceKey`] behind its first field.
+type ClientPrefix = [u8; size_of::<SourceKey>() - size_of::<u32>()];
+
+fn trie_key(key: &SourceKey) -> Key<ClientPrefix> {
+    let mut data = [0; size_of::<ClientPrefix>()];
+    data.copy_from_slice(&bytemuck::bytes_of(key)[size_of::<u32>()..]);
+    Key::new(key.prefix_len, data)
+}
+
+fn source_key(key: &Key<ClientPrefix>) -> SourceKey {
+    let mut found = SourceKey { prefix_len: key.prefix_len(), ..SourceKey::default() };
+    bytemuck::bytes_of_mut(&mut found)[size_of::<u32>()..].copy_from_slice(&key.data());
+    found
 }
 
 /// Byte offset of a slot in its [`RingWord`].

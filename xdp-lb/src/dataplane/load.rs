@@ -23,6 +23,7 @@ use aya_log::EbpfLogger;
 use xdp_lb_common::{
     control::{Control, LAYOUT},
     names::{self, Constant},
+    source::SourceKey,
 };
 
 use super::{
@@ -403,6 +404,7 @@ fn value(constant: Constant, setup: &Setup) -> u64 {
         Constant::FlowSetMask => capacity.flow_sets - 1,
         Constant::TickShift => shape.tick_shift,
         Constant::SecondShift => shape.second_shift,
+        Constant::ServerIdMask => capacity.server_ids - 1,
         Constant::Trace => u32::from(*trace),
         Constant::FragmentSetMask => shape.fragment_sets - 1,
         Constant::Decap => u32::from(*program == Program::Balancer { decap: true }),
@@ -487,6 +489,7 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
         MapKind::Table | MapKind::MappedArray | MapKind::Array => MapType::Array,
         MapKind::DevMap => MapType::DevMap,
         MapKind::PerfEvents => MapType::PerfEventArray,
+        MapKind::Trie => MapType::LpmTrie,
     };
     let found_kind = info.map_type().map_err(error)?;
     let (value_size, entries) = match spec.kind {
@@ -495,14 +498,15 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
         }
         // A device map's value is 4 bytes on kernels before 5.8, and which it is here says nothing about us.
         MapKind::DevMap => (spec.value_size, info.max_entries()),
-        MapKind::Table | MapKind::MappedArray | MapKind::Array | MapKind::PerfEvents => {
+        MapKind::Table | MapKind::MappedArray | MapKind::Array | MapKind::PerfEvents | MapKind::Trie => {
             (info.value_size(), info.max_entries())
         }
     };
+    let key_size = if spec.kind == MapKind::Trie { size_of::<SourceKey>() as u64 } else { 4 };
     let mmapable = if matches!(spec.kind, MapKind::Table | MapKind::MappedArray) { MMAPABLE } else { 0 };
     Ok([
         ("the map type", found_kind as u64, kind as u64),
-        ("the key size", info.key_size().into(), 4),
+        ("the key size", info.key_size().into(), key_size),
         ("the value size", value_size.into(), spec.value_size.into()),
         ("the number of entries", entries.into(), spec.max_entries.into()),
         ("the mmapable flag", (info.map_flags() & MMAPABLE).into(), mmapable.into()),

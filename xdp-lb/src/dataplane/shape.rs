@@ -13,6 +13,7 @@ use xdp_lb_common::{
     names,
     path_mtu::{self, PathMtu},
     ring::RingWord,
+    server_id::{PROBES, Place},
     service::Service,
     stats::{Counters, Traffic},
     vip::{PortPage, VipSlot},
@@ -44,6 +45,8 @@ pub enum MapKind {
     DevMap,
     /// Perf buffers, by CPU.
     PerfEvents,
+    /// A trie of [`xdp_lb_common::source::SourceKey`].
+    Trie,
 }
 
 /// What one map must look like.
@@ -60,9 +63,12 @@ pub struct MapSpec {
 }
 
 impl MapSpec {
-    /// Kernel memory in bytes.
+    /// Kernel memory in bytes; a trie takes none before it has entries.
     #[must_use]
     pub fn bytes(&self) -> u64 {
+        if self.kind == MapKind::Trie {
+            return 0;
+        }
         u64::from(self.value_size.next_multiple_of(8)) * u64::from(self.max_entries)
     }
 }
@@ -107,6 +113,9 @@ impl Shape {
                 flow_sets: sets(flow_table.entries),
                 backend_stats: limits.backend_stats.next_power_of_two().max(MIN_STATS),
                 tx_ports: TX_PORTS,
+                server_ids: server_ids(limits),
+                // Besides its ranges each service has one of each family for everybody else.
+                source_ranges: limits.source_ranges + 2 * limits.services,
             },
             sets(limits.fragments),
             machine,
@@ -126,6 +135,8 @@ impl Shape {
                 flow_sets: 16,
                 backend_stats: MIN_STATS,
                 tx_ports: 1,
+                server_ids: PROBES,
+                source_ranges: 1,
             },
             sets(0),
             machine,
@@ -146,8 +157,8 @@ impl Shape {
 
     /// All maps.
     #[must_use]
-    pub fn maps(&self) -> [MapSpec; 19] {
-        use MapKind::{Array, DevMap, MappedArray, PerfEvents, Table};
+    pub fn maps(&self) -> [MapSpec; 21] {
+        use MapKind::{Array, DevMap, MappedArray, PerfEvents, Table, Trie};
         let c = &self.capacity;
         let map = |name, kind, value_size: usize, max_entries| MapSpec {
             name,
@@ -170,6 +181,8 @@ impl Shape {
             map(names::SVC_STATS, Table, size_of::<Traffic>(), self.cpus * c.services),
             map(names::BACKEND_STATS, Table, size_of::<Traffic>(), self.cpus * c.backend_stats),
             map(names::DECAP_SOURCES, MappedArray, size_of::<AllowList>(), 2),
+            map(names::SERVER_IDS, Table, size_of::<Place>(), c.server_ids),
+            map(names::SOURCE_RANGES, Trie, size_of::<u32>(), c.source_ranges),
             map(names::TX_PORTS, DevMap, 8, c.tx_ports),
             map(names::SLOW, Array, size_of::<SlowState>(), self.cpus),
             map(names::CUTS, PerfEvents, 4, self.cpus),
@@ -220,6 +233,11 @@ fn sets(entries: u32) -> u32 {
 /// A load of an eighth at most, so that eight probes suffice.
 fn vip_slots(limits: &Limits) -> u32 {
     limits.vips.saturating_mul(8).checked_next_power_of_two().unwrap_or(1 << 31).max(16)
+}
+
+/// The same: an id must find room in one of eight places.
+fn server_ids(limits: &Limits) -> u32 {
+    limits.server_ids.saturating_mul(8).checked_next_power_of_two().unwrap_or(1 << 31).max(2 * PROBES)
 }
 
 /// The smallest shift whose tick is not shorter than [`MIN_TICK_SECONDS`].

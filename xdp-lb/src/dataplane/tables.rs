@@ -6,19 +6,25 @@
 use std::{collections::BTreeMap, io};
 
 use xdp_lb_common::{
+    affinity,
     backend::{BACKEND_ALIVE, BACKEND_USED},
     classify,
     control::{Control, VipBank},
     flow::{FlowSet, WAYS},
     hash::FlowHash,
+    parse::Words,
     reason::FlowEvent,
     ring::Slot,
     select,
+    source::SourceKey,
     vip::{PortPage, VipSlot},
 };
 
 use super::kernel_maps::KernelMaps;
-use crate::observe::{live_bank, pages};
+use crate::{
+    observe::{Elements, live_bank, pages, roots, services, slices},
+    sources::admits,
+};
 
 /// Tables to read.
 pub struct KernelTables<'a> {
@@ -26,6 +32,7 @@ pub struct KernelTables<'a> {
     control: Control,
     vips: Vec<VipSlot>,
     pages: BTreeMap<u32, PortPage>,
+    sources: BTreeMap<SourceKey, u32>,
     tick: u16,
 }
 
@@ -37,8 +44,9 @@ impl<'a> KernelTables<'a> {
     pub fn new(maps: &'a KernelMaps) -> io::Result<Self> {
         let control = maps.control();
         let vips = live_bank(maps, maps.capacity(), &control);
-        let pages = pages(maps, &vips);
-        Ok(Self { maps, control, vips, pages, tick: maps.tick()? })
+        let pages = pages(maps, roots(&vips).chain(slices(&services(maps, maps.capacity()))));
+        let sources = Elements::source_ranges(maps);
+        Ok(Self { maps, control, vips, pages, sources, tick: maps.tick()? })
     }
 
     /// The maps behind the view.
@@ -121,4 +129,15 @@ impl select::Tables for KernelTables<'_> {
     }
 
     fn count(&self, _event: FlowEvent) {}
+}
+
+impl affinity::Tables for KernelTables<'_> {
+    fn server_id(&self, index: u32) -> Option<[u64; 2]> {
+        let place = Elements::server_id(self.maps, index & (self.maps.capacity().server_ids - 1))?;
+        Some([place.id, place.owner()])
+    }
+
+    fn admits(&self, service: u16, client: Words) -> bool {
+        admits(&self.sources, service, client)
+    }
 }

@@ -3,11 +3,14 @@
 use std::cell::{Cell, RefCell};
 
 use xdp_lb_common::{
+    affinity, classify,
     flow::WAYS,
     hash::FlowHash,
+    parse::Words,
     reason::FlowEvent,
     ring::Slot,
     select::{Set, Tables},
+    vip::{PortPage, VipSlot},
 };
 
 /// The tables with nothing written to them: the packet is a thought.
@@ -68,5 +71,29 @@ impl<T: Tables> Tables for Dry<'_, T> {
     }
     fn count(&self, event: FlowEvent) {
         self.events.borrow_mut().push(event);
+    }
+}
+
+impl<T: classify::Tables> classify::Tables for Dry<'_, T> {
+    fn vip_bank(&self) -> u32 {
+        self.tables.vip_bank()
+    }
+    fn vip_slots(&self) -> u32 {
+        self.tables.vip_slots()
+    }
+    fn vip_slot(&self, index: u32) -> Option<&VipSlot> {
+        self.tables.vip_slot(index)
+    }
+    fn port_page(&self, index: u32) -> Option<&PortPage> {
+        self.tables.port_page(index)
+    }
+}
+
+impl<T: affinity::Tables> affinity::Tables for Dry<'_, T> {
+    fn server_id(&self, index: u32) -> Option<[u64; 2]> {
+        self.tables.server_id(index)
+    }
+    fn admits(&self, service: u16, client: Words) -> bool {
+        self.tables.admits(service, client)
     }
 }

@@ -176,7 +176,7 @@ pub struct Remembered {
 /// Why this backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ChoiceFacts {
-    /// `slot`, `remembered`, `before` or `now`.
+    /// `slot`, `remembered`, `before`, `now`, `slice` or `server-id`.
     #[serde(serialize_with = "word")]
     pub why: Why,
     /// For people.
@@ -197,6 +197,8 @@ impl Word for Why {
             Self::Remembered => "remembered",
             Self::Before => "before",
             Self::Now => "now",
+            Self::Slice => "slice",
+            Self::ServerId => "server-id",
         }
     }
 }

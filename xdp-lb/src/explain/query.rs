@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use xdp_lb_common::parse::{Addresses, ETHERNET_LEN, Ports, Segment, TCP, UDP, Version, v4_words, words};
+use xdp_lb_common::{
+    affinity::Named,
+    parse::{Addresses, ETHERNET_LEN, Ports, Segment, TCP, UDP, Version, v4_words, words},
+};
 
 use crate::{model::Protocol, template::map_address};
 
@@ -21,6 +24,8 @@ pub struct Query {
     pub len: u16,
     /// Its TOS or traffic class.
     pub tos: u8,
+    /// What its payload says of a backend, where the affinity asks.
+    pub named: Named,
 }
 
 impl Query {
@@ -32,7 +37,15 @@ impl Query {
             Protocol::Udp => Segment::Datagram,
         };
         let same_family = source.is_ipv4() == destination.is_ipv4();
-        same_family.then_some(Self { protocol, source, destination, segment, len: 100, tos: 0 })
+        same_family.then_some(Self {
+            protocol,
+            source,
+            destination,
+            segment,
+            len: 100,
+            tos: 0,
+            named: Named::Nothing,
+        })
     }
 
     /// The same with another meaning for the flow; a datagram stays one.

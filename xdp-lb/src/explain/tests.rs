@@ -49,6 +49,8 @@ fn capacity() -> Capacity {
         flow_sets: 64,
         backend_stats: 256,
         tx_ports: 16,
+        server_ids: 64,
+        source_ranges: 256,
     }
 }
 
@@ -138,6 +140,7 @@ fn packet(query: &Query) -> Packet {
         destination: (query.destination.ip(), query.destination.port()),
         protocol: query.protocol_number(),
         segment: query.segment,
+        named: query.named,
     }
 }
 
@@ -160,6 +163,7 @@ fn agree(e: &Explanation, sent: Sent, observed: &Observed) {
                 "{e:?}"
             );
         }
+        Sent::Dropped(reason) => assert_eq!(e.outcome, Outcome::Drop(reason), "{e:?}"),
         Sent::Inconsistent => panic!("{e:?}"),
     }
 }

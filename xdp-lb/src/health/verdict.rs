@@ -74,7 +74,8 @@ pub fn with_leaving(desired: &Desired, observed: &Observed) -> Option<Desired> {
             let stays = service.backends.iter().any(|backend| backend.address == address);
             if member.state & BACKEND_ALIVE != 0 && !stays {
                 let (state, share) = (AdminState::Drain, Share::NONE);
-                service.backends.push(Backend { address, weight: 0, zone: None, state, share });
+                let (zone, slice, server_id) = (None, Vec::new(), None);
+                service.backends.push(Backend { address, weight: 0, zone, state, share, slice, server_id });
                 leaves = true;
             }
         }

@@ -7,12 +7,13 @@ use std::sync::atomic::{
 };
 
 use xdp_lb_common::{
+    affinity::{self, Named},
     backend::{BACKEND_ALIVE, BACKEND_USED},
     classify,
     flow::{TICKS, WAYS},
     hash::{self, FlowHash, fold},
-    parse::{Addresses, Ports, Segment, Version, words},
-    reason::{FlowEvent, Reason},
+    parse::{Addresses, Ports, Segment, Version, Words, words},
+    reason::{DropReason, FlowEvent, Reason},
     ring::{NO_BACKEND, Slot},
     select::{self, Choice, Flow, Set},
     service::CLIENT_IP,
@@ -20,7 +21,7 @@ use xdp_lb_common::{
 };
 
 use super::MemoryMaps;
-use crate::template::map_address;
+use crate::{sources, template::map_address};
 
 /// A CPU at one moment: the maps and the kernel's clock.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,8 @@ pub struct Packet {
     pub protocol: u8,
     /// What it means for its flow.
     pub segment: Segment,
+    /// What it says of its backend, where the affinity asks.
+    pub named: Named,
 }
 
 /// Where a packet goes.
@@ -65,6 +68,8 @@ pub enum Sent {
         /// Ring-local backend and why this one.
         choice: Choice,
     },
+    /// Not sent: by the packet path's reason.
+    Dropped(DropReason),
     /// A table names an entry that is not there.
     Inconsistent,
 }
@@ -91,10 +96,15 @@ impl Cpu<'_> {
         let ports = Ports::pair_of(packet.source.1, packet.destination.1);
         let hash = hash::packet(seed, &addresses, packet.protocol, ports, client_ip);
         let flow = Flow { service, config, hash, segment: packet.segment };
-        match select::choose(self, &flow) {
-            None => Sent::Inconsistent,
-            Some(choice) if choice.backend == NO_BACKEND => Sent::EmptyService { service },
-            Some(choice) => {
+        let choice = affinity::admit(self, &flow, &addresses).and_then(|()| {
+            let asked = affinity::asked(self, config, packet.named);
+            affinity::choose(self, &flow, packet.destination.1, asked)
+        });
+        match choice {
+            Err(DropReason::TableInconsistent) => Sent::Inconsistent,
+            Err(reason) => Sent::Dropped(reason),
+            Ok(choice) if choice.backend == NO_BACKEND => Sent::EmptyService { service },
+            Ok(choice) => {
                 Sent::To { service, index: config.backend_base + u32::from(choice.backend), choice }
             }
         }
@@ -172,5 +182,16 @@ impl<'a> select::Tables for Cpu<'a> {
     }
     fn count(&self, event: FlowEvent) {
         self.maps.events[event.index()].fetch_add(1, Relaxed);
+    }
+}
+
+impl affinity::Tables for Cpu<'_> {
+    fn server_id(&self, index: u32) -> Option<[u64; 2]> {
+        let mask = self.maps.capacity.server_ids.checked_sub(1)?;
+        let words = self.maps.server_ids.get((index & mask) as usize)?;
+        Some(words.each_ref().map(|word| word.load(Acquire)))
+    }
+    fn admits(&self, service: u16, client: Words) -> bool {
+        sources::admits(&self.maps.source_ranges, service, client)
     }
 }

@@ -9,7 +9,9 @@
 //! and no ring that names a missing backend. Whatever the crash left half-made is unreachable and counts as
 //! free; a second run finishes the work and a third has nothing to do.
 
+mod affinity;
 mod alloc;
+mod pages;
 mod service;
 mod vips;
 
@@ -25,7 +27,7 @@ use xdp_lb_common::{
     service::{MAX_SERVICES, NAME_LEN, Service},
 };
 
-use self::alloc::Ranges;
+use self::{alloc::Ranges, pages::Pages};
 use crate::{
     model::{Decap, Desired},
     nexthop::Resolution,
@@ -198,6 +200,11 @@ struct Room {
     slots: Ranges,
     backends: Ranges,
     stats: Ranges,
+    pages: Pages,
+    /// Places of `server_ids` that are or were in use.
+    places: BTreeSet<u32>,
+    /// Entries that fit into `source_ranges` besides those that are there.
+    sources: u32,
 }
 
 impl Room {
@@ -228,6 +235,12 @@ impl Room {
                     .filter(|(_, c)| c.stats_base < observed.capacity.backend_stats)
                     .map(|(id, c)| (c.stats_base, block(id))),
             ),
+            pages: Pages::new(observed),
+            places: observed.server_ids.keys().copied().collect(),
+            sources: observed
+                .capacity
+                .source_ranges
+                .saturating_sub(u32::try_from(observed.source_ranges.len()).unwrap_or(u32::MAX)),
         }
     }
 
@@ -273,15 +286,18 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     plan.ops.extend(ports.difference(&observed.tx_ports).map(|&ifindex| MapOp::PutTxPort { ifindex }));
     plan.ops.append(&mut early);
     plan.ops.extend(sources(desired.decap.as_ref(), observed)?);
-    plan.ops.append(&mut vips::plan(desired, &ids, observed)?);
+    plan.ops.append(&mut vips::plan(desired, &ids, observed, &mut room.pages)?);
     plan.ops.append(&mut live);
     for (name, &id) in by_name.iter().filter(|(name, _)| !ids.contains_key(*name)) {
         plan.ops.push(MapOp::DropService { id });
         plan.services.insert((*name).to_owned(), ServiceChange { removed: true, ..Default::default() });
     }
+    plan.ops.extend(affinity::orphaned_ids(observed, &ids));
     if !plan.ops.is_empty() {
         plan.ops.push(MapOp::Grace);
     }
+    // A packet under way that misses its service's ranges would be refused.
+    plan.ops.extend(affinity::orphaned_sources(desired, observed, &ids));
     if observed.control.generation != inputs.generation {
         plan.ops.push(MapOp::SetGeneration { generation: inputs.generation });
     }

@@ -1,6 +1,6 @@
 //! One service: its members, its ring, its configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,14 +8,19 @@ use bytemuck::Zeroable;
 use xdp_lb_common::{
     backend::{BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED, Backend, KIND_UNRESOLVED, MAX_MEMBERS},
     ring::{NO_BACKEND, Slot},
+    server_id::ServerId,
     service::{
-        CLIENT_IP, DROP_FRAGMENTS, IS_UDP, NAME_LEN, Service, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED,
+        DROP_FRAGMENTS, IS_UDP, NAME_LEN, SOURCE_RANGES, Service, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED,
         TRACK_WINDOW,
     },
     stats::NO_STATS,
 };
 
-use super::{Inputs, Plan, PlanError, Room, ServiceChange, take, ticks};
+use super::{
+    Inputs, Plan, PlanError, Room, ServiceChange,
+    affinity::{self, AFFINITY},
+    take, ticks,
+};
 use crate::{
     gates,
     maglev::{self, MaglevTable},
@@ -58,8 +63,16 @@ pub(super) fn create(
         early.push(MapOp::PutRing { base: slot_base, slots });
     }
     early.push(MapOp::ClearStats { service: Some(id), base: stats_base, len: stats_len(stats_base, block) });
+    let slices = affinity::slices(room, wanted, |address| locals.get(address).copied(), Vec::new())?;
+    early.append(&mut room.pages.take_fresh());
+    let server_ids = server_ids(wanted, &locals, BTreeMap::new());
+    // What a crash left behind under this id goes first: nothing is reachable yet.
+    let ids = affinity::server_ids(room, inputs.observed, id, &server_ids)?;
+    early.extend(ids.drops.into_iter().chain(ids.puts));
+    early.append(&mut affinity::sources(room, inputs.observed, id, wanted)?);
     let place = Place { slot_base, table_size: size, backend_base, stats_base, ring: id };
-    let config = config(inputs, wanted, place, false);
+    let fields = affinity::fields(wanted, slices, None, inputs.observed);
+    let config = config(inputs, wanted, place, fields, false);
     let mut service = Service { used: 1, configs: [config; 2], ..Service::zeroed() };
     let len = wanted.name.len().min(NAME_LEN - 1);
     service.name[..len].copy_from_slice(&wanted.name.as_bytes()[..len]);
@@ -102,7 +115,9 @@ pub(super) fn change(
     let mut block = observed.blocks.get(&id).copied().unwrap_or(0);
     let old_block = block;
     let mut locals: BTreeMap<IpAddr, u16> = members.iter().map(|(&l, b)| (from_map(b.address), l)).collect();
-    let taken = Taken { id, members, ring, inputs };
+    let live_slices = affinity::live_slices(observed, &old);
+    let sliced = live_slices.iter().map(|&(_, local)| local).collect();
+    let taken = Taken { id, members, ring, sliced, inputs };
     let mut fresh: BTreeMap<u16, IpAddr> = BTreeMap::new();
     for backend in
         wanted.backends.iter().filter(|b| !members.values().any(|m| from_map(m.address) == b.address))
@@ -150,7 +165,7 @@ pub(super) fn change(
     if rebuilt && old.table_size != 0 && !inputs.allow_moves {
         return Err(PlanError::MovesEverything { service: wanted.name.clone(), key: "table_size" });
     }
-    if (old.flags & CLIENT_IP != 0) != (wanted.affinity == Affinity::ClientIp) && !inputs.allow_moves {
+    if old.flags & AFFINITY != affinity::flags(wanted.affinity) && !inputs.allow_moves {
         return Err(PlanError::MovesEverything { service: wanted.name.clone(), key: "affinity" });
     }
     let mut window = Window::of(inputs, wanted, id, old);
@@ -205,6 +220,7 @@ pub(super) fn change(
         });
     }
     let (mut headers, mut gains, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+    let mut forgotten: BTreeSet<u16> = BTreeSet::new();
     for (&local, wanted_entry) in &next {
         let index = place.backend_base + u32::from(local);
         let Some(today) = members.get(&local) else {
@@ -226,6 +242,7 @@ pub(super) fn change(
         let address = from_map(wanted_entry.address);
         let leaving = !by_address.contains_key(&address) && !waiting;
         if leaving && finished(&taken, local, wanted_entry) {
+            forgotten.insert(local);
             losses.push(if local == 0 {
                 // The first entry knows the length of the block, which lives on.
                 MapOp::PutBackend {
@@ -247,11 +264,36 @@ pub(super) fn change(
             if loses_alive { losses.push(op) } else { gains.push(op) }
         }
     }
-    let config = config(inputs, wanted, place, waiting);
+
+    // Who has left the file keeps its ports and its id while it lives, if nobody else wants them.
+    let is_leaving = |local: u16| {
+        let Some(member) = next.get(&local).filter(|_| !forgotten.contains(&local)) else { return false };
+        !by_address.contains_key(&from_map(member.address))
+    };
+    let lives = |local: u16| next.get(&local).is_some_and(|member| member.state & BACKEND_ALIVE != 0);
+    let left = live_slices.into_iter().filter(|&(_, local)| is_leaving(local) && lives(local)).collect();
+    let slices = affinity::slices(room, wanted, |address| locals.get(address).copied(), left)?;
+    early.append(&mut room.pages.take_fresh());
+    let known = observed.server_ids.values().filter(|place| place.ring == id && is_leaving(place.local));
+    let left = known.map(|place| (ServerId(place.id), place.local)).collect();
+    let mut ids = affinity::server_ids(room, observed, id, &server_ids(wanted, &locals, left))?;
+    ids.drops.append(&mut losses);
+    losses = ids.drops;
+    let mut sources = affinity::sources(room, observed, id, wanted)?;
+    if affinity::is_guarded(&old) {
+        live.append(&mut sources)
+    } else {
+        early.append(&mut sources)
+    }
+
+    let fields = affinity::fields(wanted, slices, Some(&old), observed);
+    let config = config(inputs, wanted, place, fields, waiting);
     live.append(&mut headers);
     if config != old {
         live.push(MapOp::SetService { id, config });
     }
+    // Behind the switch: in the block that it leaves, a new index may be another service's.
+    live.append(&mut ids.puts);
     if !slot_changes.is_empty() {
         live.push(MapOp::SetSlots { base: place.slot_base, changes: slot_changes });
     }
@@ -291,6 +333,8 @@ struct Taken<'a> {
     id: u16,
     members: &'a BTreeMap<u16, Backend>,
     ring: &'a Ring,
+    /// Owners of port slices.
+    sliced: BTreeSet<u16>,
     inputs: &'a Inputs<'a>,
 }
 
@@ -304,13 +348,12 @@ impl Taken<'_> {
         })
     }
 
-    /// A slot still names this index, now or before.
+    /// A slot still names this index, now or before, or a slice does.
     fn is_named(&self, local: u16) -> bool {
-        self.ring
-            .now
-            .iter()
-            .zip(&self.ring.before)
-            .any(|(&now, &before)| Slot(now).backend() == local || Slot(now).is_dirty() && before == local)
+        self.sliced.contains(&local)
+            || self.ring.now.iter().zip(&self.ring.before).any(|(&now, &before)| {
+                Slot(now).backend() == local || Slot(now).is_dirty() && before == local
+            })
     }
 }
 
@@ -325,7 +368,9 @@ enum Window {
 
 impl Window {
     fn of(inputs: &Inputs, wanted: &model::Service, id: u16, old: ServiceConfig) -> Self {
-        if wanted.protocol == Protocol::Tcp || wanted.tracking == Tracking::Exact {
+        // Slots decide nothing that a window could keep together where ports or requests do.
+        let stateless = matches!(wanted.affinity, Affinity::DestPort | Affinity::IceUfrag);
+        if stateless || wanted.protocol == Protocol::Tcp || wanted.tracking == Tracking::Exact {
             return Self::NotNeeded;
         }
         let length = inputs.desired.flow_table.track_window.as_secs();
@@ -482,14 +527,37 @@ fn targets(home: &MaglevTable, wanted: &model::Service, locals: &BTreeMap<IpAddr
         .collect()
 }
 
-fn config(inputs: &Inputs, wanted: &model::Service, place: Place, window: bool) -> ServiceConfig {
+/// The ids of the file's backends, over those of members that have left it.
+fn server_ids(
+    wanted: &model::Service,
+    locals: &BTreeMap<IpAddr, u16>,
+    leaving: BTreeMap<ServerId, u16>,
+) -> BTreeMap<ServerId, u16> {
+    if !wanted.affinity.has_server_ids() {
+        return BTreeMap::new();
+    }
+    let mut ids = leaving;
+    let listed = wanted.backends.iter();
+    ids.extend(listed.filter_map(|b| Some((b.server_id?.id, locals.get(&b.address).copied()?))));
+    ids
+}
+
+/// `fields` is the affinity's part.
+fn config(
+    inputs: &Inputs,
+    wanted: &model::Service,
+    place: Place,
+    fields: ServiceConfig,
+    window: bool,
+) -> ServiceConfig {
     let observed = inputs.observed;
     let tracking = match wanted.tracking {
+        _ if matches!(wanted.affinity, Affinity::DestPort | Affinity::IceUfrag) => 0,
         Tracking::Exact => TRACK_EXACT,
         Tracking::Sampled => TRACK_SAMPLED,
         Tracking::Off => 0,
     };
-    let client_ip = if wanted.affinity == Affinity::ClientIp { CLIENT_IP } else { 0 };
+    let guarded = if wanted.source_ranges.is_open() { 0 } else { SOURCE_RANGES };
     let udp = if wanted.protocol == Protocol::Udp { IS_UDP } else { 0 };
     let refuse = if wanted.fragments == Fragments::Drop { DROP_FRAGMENTS } else { 0 };
     let window = if window { TRACK_WINDOW } else { 0 };
@@ -499,15 +567,12 @@ fn config(inputs: &Inputs, wanted: &model::Service, place: Place, window: bool) 
         backend_base: place.backend_base,
         stats_base: place.stats_base,
         new_flow_limit: wanted.new_flow_limit,
-        flags: tracking | client_ip | udp | refuse | window,
+        flags: tracking | affinity::flags(wanted.affinity) | guarded | udp | refuse | window,
         flow_ttl: ticks(wanted.flow_timeout, observed),
         closing_ttl: ticks(CLOSING.min(wanted.flow_timeout), observed),
         unconfirmed_ttl: ticks(UNCONFIRMED.min(wanted.flow_timeout), observed),
         ring: place.ring,
-        id_len: 0,
-        cid_first: 0,
-        slices: 0,
-        reserved: 0,
+        ..fields
     }
 }
 

@@ -1,7 +1,7 @@
 //! The VIP table and its port pages as a whole: built anew from the desired state, compared with the live
 //! one, and written beside it if it differs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use bytemuck::Zeroable;
@@ -9,12 +9,12 @@ use xdp_lb_common::{
     control::VipBank,
     parse::words,
     vip::{
-        FRAGMENTS_REFUSED, MAX_PROBES, PAGE_PORTS, PortPage, PortRange, RANGES, VIP_BALANCED, VIP_DECAP,
-        VIP_PASS_UNMATCHED, VIP_USED, VipSlot, probe_start,
+        FRAGMENTS_REFUSED, MAX_PROBES, PortRange, RANGES, VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED,
+        VIP_USED, VipSlot, probe_start,
     },
 };
 
-use super::PlanError;
+use super::{PlanError, pages::Pages};
 use crate::{
     fragments::{self, Takes},
     model::{Desired, Ports, Protocol, Unmatched},
@@ -28,9 +28,9 @@ pub fn plan(
     desired: &Desired,
     ids: &BTreeMap<&str, u16>,
     observed: &Observed,
+    pages: &mut Pages,
 ) -> Result<Vec<MapOp>, PlanError> {
-    let mut pages = Pages::new(observed);
-    let wanted = wanted(desired, ids, &mut pages)?;
+    let wanted = wanted(desired, ids, pages)?;
     let live: BTreeMap<[u8; 16], VipSlot> =
         observed.vips.iter().filter(|s| s.flags & VIP_USED != 0).map(|s| (s.address, *s)).collect();
     if wanted == live {
@@ -41,11 +41,7 @@ pub fn plan(
     let (salt, bank_slots) =
         (0..64).find_map(|salt| Some((salt, place(&wanted, slots, salt)?))).ok_or(limit)?;
     let bank = 1 - VipBank::unpack(observed.control.vip_bank, slots).bank;
-    let mut ops: Vec<MapOp> = pages
-        .fresh
-        .into_iter()
-        .map(|(page, content)| MapOp::PutPage { page, content: Box::new(content) })
-        .collect();
+    let mut ops = pages.take_fresh();
     ops.push(MapOp::PutVips { bank, slots: bank_slots });
     ops.push(MapOp::SwitchVips { word: VipBank { bank, salt }.pack(slots) });
     // Until the grace period has passed, a packet may still read the old bank and its pages.
@@ -75,8 +71,8 @@ fn wanted(
             address,
             VipSlot {
                 address,
-                tcp_root: pages.root(&tcp)?,
-                udp_root: pages.root(&udp)?,
+                tcp_root: pages.root(&layers(&tcp))?,
+                udp_root: pages.root(&layers(&udp))?,
                 flags: VIP_USED | VIP_BALANCED | pass,
                 fragments: [Protocol::Tcp, Protocol::Udp]
                     .map(|p| taker(fragments::takes(desired, vip, p), ids)),
@@ -128,66 +124,6 @@ fn place(vips: &BTreeMap<[u8; 16], VipSlot>, slots: u32, salt: u32) -> Option<Ve
         bank[at] = *vip;
     }
     Some(bank)
-}
-
-/// Port pages by content: equal pages are stored once, live ones are never rewritten.
-struct Pages {
-    by_content: BTreeMap<PortPage, u32>,
-    used: BTreeSet<u32>,
-    capacity: u32,
-    fresh: Vec<(u32, PortPage)>,
-}
-
-const EMPTY: PortPage = PortPage { values: [0; PAGE_PORTS] };
-
-impl Pages {
-    fn new(observed: &Observed) -> Self {
-        let live = observed.pages.iter().map(|(&page, content)| (*content, page));
-        Self {
-            by_content: live.chain([(EMPTY, 0)]).collect(),
-            used: observed.pages.keys().copied().chain([0]).collect(),
-            capacity: observed.capacity.port_pages,
-            fresh: Vec::new(),
-        }
-    }
-
-    /// Root page of the services of one VIP and protocol.
-    fn root(&mut self, services: &[(&Ports, u16)]) -> Result<u32, PlanError> {
-        let layers = layers(services);
-        let mut root = EMPTY;
-        for (high, value) in (0u16..).zip(&mut root.values) {
-            let first = high << 8;
-            let (mut leaf, mut touched) = (EMPTY, false);
-            for (range, id) in &layers {
-                let (from, to) = (*range.start().max(&first), *range.end().min(&(first | 255)));
-                if from <= to {
-                    leaf.values[usize::from(from & 255)..=usize::from(to & 255)].fill(*id);
-                    touched = true;
-                }
-            }
-            // Most pages of most addresses: comparing half a kilobyte 256 times would be the whole cost of a plan.
-            if !touched {
-                continue;
-            }
-            // Page numbers fit: `limits.port_pages` is at most 65535 where they are stored in 16 bits.
-            *value = u16::try_from(self.intern(leaf)?).unwrap_or(0);
-        }
-        self.intern(root)
-    }
-
-    fn intern(&mut self, content: PortPage) -> Result<u32, PlanError> {
-        if let Some(&page) = self.by_content.get(&content) {
-            return Ok(page);
-        }
-        let end = self.capacity.min(1 << 16);
-        let need = u64::from(end) + 1;
-        let full = PlanError::Limit { what: "port_pages", need, have: u64::from(self.capacity) };
-        let page = (1..end).find(|page| !self.used.contains(page)).ok_or(full)?;
-        self.used.insert(page);
-        self.by_content.insert(content, page);
-        self.fresh.push((page, content));
-        Ok(page)
-    }
 }
 
 /// Port ranges in the order of painting: the whole address, then ranges, then single ports over them.

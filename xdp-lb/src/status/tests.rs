@@ -48,6 +48,8 @@ fn observed() -> Observed {
         flow_sets: 64,
         backend_stats: 256,
         tx_ports: 16,
+        server_ids: 64,
+        source_ranges: 256,
     };
     let control = Control { seed: 7, tick_shift: 10, second_shift: 8, hz: 250, ..Control::default() };
     let mut maps = MemoryMaps::new(capacity, control);

@@ -1,7 +1,9 @@
 //! Values as words: the same in the configuration, in `status` and in `explain`.
 
 use serde::Serializer;
-use xdp_lb_common::service::{CLIENT_IP, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED};
+use xdp_lb_common::service::{
+    CLIENT_IP, DEST_PORT, ICE_UFRAG, LOOKS_INSIDE, QUIC_CID, ServiceConfig, TRACK_EXACT, TRACK_SAMPLED,
+};
 
 use super::MemberState;
 use crate::{
@@ -40,6 +42,9 @@ impl Word for Affinity {
         match self {
             Self::FiveTuple => "five-tuple",
             Self::ClientIp => "client-ip",
+            Self::DestPort => "dest-port",
+            Self::QuicCid => "quic-cid",
+            Self::IceUfrag => "ice-ufrag",
         }
     }
 }
@@ -57,7 +62,13 @@ impl Word for Tracking {
 /// Affinity of a service in the maps.
 #[must_use]
 pub fn affinity(config: &ServiceConfig) -> Affinity {
-    if config.flags & CLIENT_IP != 0 { Affinity::ClientIp } else { Affinity::FiveTuple }
+    match config.flags & (CLIENT_IP | LOOKS_INSIDE) {
+        0 => Affinity::FiveTuple,
+        DEST_PORT => Affinity::DestPort,
+        QUIC_CID => Affinity::QuicCid,
+        ICE_UFRAG => Affinity::IceUfrag,
+        _ => Affinity::ClientIp,
+    }
 }
 
 /// Its tracking, a window left aside.

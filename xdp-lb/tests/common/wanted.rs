@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use xdp_lb::health::OnAllDown;
 use xdp_lb::model::{
-    AdminState, Affinity, Backend, Desired, DrainMode, DrainPolicy, Dscp, Encap, EncapKind, FlowTable,
-    Fragments, Limits, Log, Mtu, Node, Ports, Protocol, Service, Share, TableSize, Tracking, Unmatched, Vip,
+    AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, EncapKind,
+    FlowTable, Fragments, Limits, Log, Mtu, Node, Ports, Protocol, Service, Share, SourceRanges, TableSize,
+    Tracking, Unmatched, Vip,
 };
 
 /// Backend number `n`: every third over IPv6.
@@ -29,7 +30,15 @@ pub fn vip(n: u8) -> IpAddr {
 }
 
 pub fn backend(n: u8) -> Backend {
-    Backend { address: address(n), weight: 100, zone: None, state: AdminState::Active, share: Share::FULL }
+    Backend {
+        address: address(n),
+        weight: 100,
+        zone: None,
+        state: AdminState::Active,
+        share: Share::FULL,
+        slice: Vec::new(),
+        server_id: None,
+    }
 }
 
 /// A service on VIP 0, port 443, with the backends `backends`.
@@ -43,6 +52,8 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         protocol,
         ports: Ports::Ranges(vec![443..=443]),
         affinity: Affinity::FiveTuple,
+        cid: CidFormat::default(),
+        source_ranges: SourceRanges::default(),
         fragments: Fragments::Forward,
         tracking: if udp { Tracking::Exact } else { Tracking::Off },
         flow_timeout: Duration::from_secs(if udp { 300 } else { 7500 }),

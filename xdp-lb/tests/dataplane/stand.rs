@@ -21,6 +21,8 @@ pub fn limits() -> Limits {
         ring_slots: 1000,
         port_pages: 15,
         backend_stats: 16,
+        server_ids: 16,
+        source_ranges: 16,
         fragments: 1024,
     }
 }

@@ -29,6 +29,8 @@ pub const CAPACITY: Capacity = Capacity {
     flow_sets: 512,
     backend_stats: 64,
     tx_ports: 8,
+    server_ids: 64,
+    source_ranges: 256,
 };
 
 /// A connection or a flow, and whose it is.

@@ -23,6 +23,8 @@ pub const CAPACITY: Capacity = Capacity {
     flow_sets: 4,
     backend_stats: 64,
     tx_ports: 8,
+    server_ids: 64,
+    source_ranges: 256,
 };
 
 /// Runs until nothing is left to do now, with windows waited for. A plan that finds nothing changes nothing.

@@ -4,7 +4,11 @@ use xdp_lb::memory::MemoryMaps;
 use xdp_lb::state::{MapOp, Maps, Observed};
 use xdp_lb_common::control::VipBank;
 use xdp_lb_common::ring::{NO_BACKEND, Slot};
+use xdp_lb_common::service::SOURCE_RANGES;
+use xdp_lb_common::source::{SERVICE_BITS, SourceKey};
 use xdp_lb_common::vip::VIP_USED;
+
+use crate::meaning::owners;
 
 /// No VIP reaches a missing service, no service a missing ring, no ring a missing backend.
 pub fn assert_consistent(maps: &MemoryMaps, after: &str) {
@@ -27,6 +31,22 @@ pub fn assert_consistent(maps: &MemoryMaps, after: &str) {
                 "service {id} slot {slot} was before with missing {before} after {after}"
             );
         }
+    }
+    for place in o.server_ids.values() {
+        // Ids of a service that is gone are the next plan's to take away.
+        let known = o.members.get(&place.ring).is_none_or(|members| members.contains_key(&place.local));
+        assert!(known, "{place:?} names a missing backend after {after}");
+    }
+    for (id, service) in &o.services {
+        for (port, local) in owners(&o, service.config()) {
+            let known = o.members[id].contains_key(&local);
+            assert!(known, "port {port} of service {id} is missing {local}'s after {after}");
+        }
+        // Without one nobody would be let in.
+        let of_service = |key: &&SourceKey| key.service == u32::from(*id);
+        let guarded = service.config().flags & SOURCE_RANGES != 0;
+        let everybody = o.source_ranges.keys().filter(of_service).any(|key| key.prefix_len == SERVICE_BITS);
+        assert!(!guarded || everybody, "service {id} lost its ranges after {after}");
     }
     let mut ranges: Vec<(u32, u32)> =
         o.services.values().map(|s| (s.config().slot_base, s.config().table_size)).collect();
@@ -98,6 +118,13 @@ pub fn assert_disciplined(op: &MapOp, maps: &MemoryMaps) {
         }
         MapOp::PutVips { bank, .. } => {
             assert_ne!(*bank, VipBank::unpack(o.control.vip_bank, o.capacity.vip_slots).bank, "{op:?}")
+        }
+        MapOp::PutServerId { index, place } => {
+            let there = o.server_ids.get(index);
+            assert!(
+                there.is_none_or(|there| (there.id, there.ring) == (place.id, place.ring)),
+                "{op:?} is taken"
+            );
         }
         MapOp::SetSlots { base, .. } => {
             let live = o.services.values().any(|s| s.config().slot_base == *base);

@@ -199,6 +199,7 @@ fn an_index_that_somebody_names_is_not_given_away() {
         destination: (vip(0), 443),
         protocol: TCP,
         segment: Segment::Data,
+        named: Default::default(),
     };
     for port in 0..50 {
         _ = life.agent.cpu().send(&packet(port));

@@ -13,7 +13,8 @@ use xdp_lb_common::classify;
 use xdp_lb_common::decap::AllowList;
 use xdp_lb_common::parse::{Addresses, TCP, UDP, Version, words};
 use xdp_lb_common::ring::Slot;
-use xdp_lb_common::service::ServiceConfig;
+use xdp_lb_common::service::{DEST_PORT, ServiceConfig};
+use xdp_lb_common::source::SourceKey;
 
 use crate::common::wanted::vip;
 use crate::random::ports;
@@ -36,6 +37,9 @@ struct ServiceMeaning {
     config: ServiceConfig,
     members: BTreeMap<IpAddr, (u32, Template)>,
     ring: Vec<NamedSlot>,
+    ids: BTreeMap<u64, Result<IpAddr, u16>>,
+    slices: Vec<(u16, Result<IpAddr, u16>)>,
+    ranges: BTreeMap<SourceKey, u32>,
 }
 
 pub fn meaning(maps: &MemoryMaps) -> Meaning {
@@ -52,7 +56,7 @@ pub fn meaning(maps: &MemoryMaps) -> Meaning {
 }
 
 fn service(o: &Observed, id: u16, config: &ServiceConfig) -> ServiceMeaning {
-    let place = ServiceConfig { slot_base: 0, backend_base: 0, stats_base: 0, ..*config };
+    let place = ServiceConfig { slot_base: 0, backend_base: 0, stats_base: 0, slices: 0, ..*config };
     let members = &o.members[&id];
     let who = |local: u16| members.get(&local).map(|m| from_map(m.address)).ok_or(local);
     let slot = |(&now, &before): (&u16, &u16)| {
@@ -64,7 +68,25 @@ fn service(o: &Observed, id: u16, config: &ServiceConfig) -> ServiceMeaning {
         config: place,
         members: members.values().map(|m| (from_map(m.address), (m.state, *m.template()))).collect(),
         ring: ring.now.iter().zip(&ring.before).map(slot).collect(),
+        ids: o.server_ids.values().filter(|p| p.ring == id).map(|p| (p.id, who(p.local))).collect(),
+        slices: owners(o, config).map(|(port, local)| (port, who(local))).collect(),
+        ranges: o
+            .source_ranges
+            .iter()
+            .filter(|(key, _)| key.service == u32::from(id))
+            .map(|(&key, &value)| (SourceKey { service: 0, ..key }, value))
+            .collect(),
     }
+}
+
+/// Ports that somebody owns, and whose they are.
+pub fn owners(o: &Observed, config: &ServiceConfig) -> impl Iterator<Item = (u16, u16)> {
+    let root = (config.flags & DEST_PORT != 0).then(|| o.pages.get(&config.slices)).flatten();
+    let leaves = root.into_iter().flat_map(|root| (0u16..).zip(root.values)).filter(|&(_, leaf)| leaf != 0);
+    leaves
+        .flat_map(|(high, leaf)| (high << 8..=high << 8 | 255).zip(o.pages[&leaf.into()].values))
+        .filter(|&(_, owner)| owner != 0)
+        .map(|(port, owner)| (port, owner - 1))
 }
 
 /// The service of every interesting destination, as packets find it.

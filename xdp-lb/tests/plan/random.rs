@@ -1,5 +1,6 @@
 //! Random configurations: up to five services with overlapping claims on ports, in all states of life.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::collection::{btree_map, vec};
@@ -7,8 +8,8 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use xdp_lb::model::{
-    AdminState, Affinity, Backend, Decap, Desired, DrainMode, DrainPolicy, Mss, Ports, Protocol, Service,
-    Share, TableSize, Tracking, Unmatched,
+    AdminState, Affinity, Backend, Decap, Desired, DrainMode, DrainPolicy, Mss, Ports, Protocol,
+    ServerIdBytes, Service, Share, SourceRanges, TableSize, Tracking, Unmatched,
 };
 
 use crate::common::wanted::{backend, desired, service, vip};
@@ -68,14 +69,39 @@ fn one(i: u16) -> impl Strategy<Value = Service> {
     let tracking = select(vec![Tracking::Exact, Tracking::Sampled, Tracking::Off]);
     let size = select(vec![13u32, 31, 31, 31]);
     let drain = (any::<bool>(), select(vec![0u64, 1000]));
-    (claims, subsequence(vec![0, 1, 2, 3], 1..=3), any::<(bool, bool)>(), tracking, size, drain, backends())
-        .prop_map(move |(ports, vips, (udp, client_ip), tracking, size, (shed, max), backends)| {
+    let affinity = select(vec![
+        Affinity::FiveTuple,
+        Affinity::FiveTuple,
+        Affinity::ClientIp,
+        Affinity::DestPort,
+        Affinity::QuicCid,
+        Affinity::IceUfrag,
+    ]);
+    let looks = (any::<bool>(), affinity, source_ranges());
+    (claims, subsequence(vec![0, 1, 2, 3], 1..=3), looks, tracking, size, drain, backends()).prop_map(
+        move |(ports, vips, (udp, affinity, source_ranges), tracking, size, (shed, max), mut backends)| {
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            for (place, backend) in (0u8..).zip(&mut backends) {
+                // What the weight says moves from one configuration to the next.
+                let turn = place.wrapping_add(backend.weight as u8);
+                backend.server_id =
+                    affinity.has_server_ids().then(|| ServerIdBytes::new(&[1, turn]).unwrap());
+                let first = 1000 + 100 * u16::from(turn);
+                backend.slice =
+                    if affinity == Affinity::DestPort { vec![first..=first + 99] } else { Vec::new() };
+            }
+            // No two claim the same: the configuration would have been refused.
+            let mut ids = BTreeSet::new();
+            backends.retain(|b| {
+                (b.server_id.is_none() && b.slice.is_empty())
+                    || ids.insert((b.server_id, b.slice.first().map(|r| *r.start())))
+            });
             Service {
+                source_ranges,
                 vips: vips.into_iter().map(vip).collect(),
                 ports,
                 tracking,
-                affinity: if client_ip { Affinity::ClientIp } else { Affinity::FiveTuple },
+                affinity,
                 table_size: TableSize::new(size).unwrap(),
                 drain: DrainPolicy {
                     mode: if shed { DrainMode::Shed } else { DrainMode::Stick },
@@ -84,7 +110,19 @@ fn one(i: u16) -> impl Strategy<Value = Service> {
                 backends,
                 ..service(&format!("s{i}"), protocol, [])
             }
-        })
+        },
+    )
+}
+
+/// Mostly open; else a few prefixes, which two configurations may well have in common.
+fn source_ranges() -> impl Strategy<Value = SourceRanges> {
+    let prefixes =
+        vec![(vip(1), 64), ([10, 0, 0, 0].into(), 8), ([10, 1, 0, 0].into(), 16), ([0, 0, 0, 0].into(), 0)];
+    weighted(0.4, (subsequence(prefixes.clone(), 0..=3), subsequence(prefixes, 0..=2))).prop_map(|lists| {
+        let (allow, deny) = lists.unwrap_or_default();
+        let deny = deny.into_iter().filter(|prefix| !allow.contains(prefix)).collect();
+        SourceRanges { allow, deny }
+    })
 }
 
 /// None, a few, or more than fit the smallest block.

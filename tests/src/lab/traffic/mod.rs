@@ -6,6 +6,9 @@
 //! | UDP streams | [`Server`] | [`Datagrams`] | loss, reordering, moves |
 //! | both at once | [`Server`] | [`Calls`] | the same |
 //! | short requests (HTTP/1.0) | [`Server`], [`Nginx`] | [`Load`], [`curl()`] | rate, share of each server, failures |
+//! | RTP and RTCP | [`Server`] | [`Media`] | loss, reordering, jitter |
+//! | QUIC | [`QuicServer`] | [`migrate()`] | who answers, before and after a move |
+//! | STUN and media | [`IceServer`] | [`IceClient`] | who answers |
 //! | echo | the product | [`ping()`] | nothing: it is answered or not |
 //!
 //! Everything is bounded in time and number. Every answer carries the server's name and the client's address as the
@@ -15,9 +18,12 @@ mod calls;
 mod connections;
 mod curl;
 mod datagrams;
+mod ice;
 mod load;
+mod media;
 mod nginx;
 mod ping;
+mod quic;
 mod seen;
 mod server;
 
@@ -25,9 +31,12 @@ pub use calls::{CallReport, Calls};
 pub use connections::{Connection, ConnectionOptions, Connections, End};
 pub use curl::{curl, url};
 pub use datagrams::{DatagramOptions, Datagrams, Flow};
+pub use ice::{IceClient, IceServer};
 pub use load::{Failure, FailureKind, Load, LoadOptions, LoadReport};
+pub use media::{Media, Stream};
 pub use nginx::Nginx;
 pub use ping::ping;
+pub use quic::{QuicServer, Trust, migrate};
 pub use seen::Seen;
 pub use server::Server;
 

@@ -61,6 +61,8 @@ fn maps() -> MemoryMaps {
         flow_sets: 64,
         backend_stats: 128,
         tx_ports: 16,
+        server_ids: 64,
+        source_ranges: 256,
     };
     MemoryMaps::new(
         capacity,

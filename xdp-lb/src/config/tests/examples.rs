@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::good;
 use crate::model::{
     AdminState, Affinity, Desired, Dscp, EncapKind, Fragments, GueVariant, NextHopSource, Ports, Protocol,
-    Share, Tracking, Unmatched,
+    ServerIdBytes, Share, Tracking, Unmatched,
 };
 
 /// Every file of `examples/`.
@@ -66,12 +66,19 @@ fn lab_has_every_pair_of_families_and_protocols() {
 }
 
 #[test]
-fn rtc_shares_backends_by_anchor_and_opens_the_canary_a_tenth() {
+fn rtc_has_every_affinity_shares_backends_by_anchor_and_opens_the_canary_a_tenth() {
     let desired = desired("rtc");
-    assert!(desired.services.iter().all(|s| s.backends == desired.services[0].backends));
-    assert!(desired.services.iter().all(|s| s.affinity == Affinity::ClientIp && s.vips.len() == 2));
-    assert_eq!(desired.services[0].backends[2].share, Share::from_fraction(0.1));
-    assert_eq!(desired.services[2].ports, Ports::Ranges(vec![20000..=24999]));
+    let [sip, tls, trunk, media, webrtc, quic] = &desired.services[..] else { panic!("{desired:#?}") };
+    assert!([tls, trunk].iter().all(|s| s.backends == sip.backends && s.affinity == Affinity::ClientIp));
+    assert!(desired.services.iter().all(|s| s.vips.len() == 2));
+    assert_eq!(sip.backends[2].share, Share::from_fraction(0.1));
+    assert_eq!((trunk.source_ranges.allow.len(), trunk.source_ranges.deny.len()), (2, 1));
+    assert_eq!(media.ports, Ports::Ranges(vec![20000..=29999]));
+    assert_eq!((media.affinity, &media.backends[1].slice[..]), (Affinity::DestPort, &[25000..=29999][..]));
+    assert_eq!(webrtc.affinity, Affinity::IceUfrag);
+    assert_eq!(webrtc.backends[0].server_id, ServerIdBytes::new(b"sfu1"));
+    assert_eq!((quic.affinity, quic.cid.config_ids, quic.cid.nonce), (Affinity::QuicCid, 1, 5));
+    assert_eq!(quic.backends[1].server_id, ServerIdBytes::new(&[0x0a, 2]));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests of the whole module, through [`super::parse`].
 
+mod affinities;
 mod bgp;
 mod documented;
 mod examples;

@@ -249,22 +249,13 @@ fn later_work_is_refused_by_name() {
     for key in ["peers", "admin", "kubernetes"] {
         only(&edge(&format!(" []\n{key}: {{ enabled: false }}\n")), key, "not supported yet");
     }
-    for (key, value) in [
-        ("source_ranges", "{ deny: [] }"),
-        ("slow_start", "60s"),
-        ("zone_policy", "{ prefer: local }"),
-        ("affinity", "ice-ufrag"),
-        ("affinity", "quic-cid"),
-        ("affinity", "dest-port"),
-    ] {
+    for (key, value) in [("slow_start", "60s"), ("zone_policy", "{ prefer: local }")] {
         let text = edge(&service("a", "203.0.113.1", "udp", "80", &format!(", {key}: {value}")));
         only(&text, &format!("services[0].{key}"), "not supported yet");
     }
     let backend = |more: &str| {
         edge(&service("a", "203.0.113.1", "udp", "80", "").replace(" }] }", &format!("{more} }}] }}")))
     };
-    only(&backend(", ports: \"1-2\""), "services[0].backends[0].ports", "not supported yet");
-    only(&backend(", server_id: a"), "services[0].backends[0].server_id", "not supported yet");
     only(&backend(", backup: true"), "services[0].backends[0].backup", "not supported yet");
     only(&edge(" []\nmetrics: { listen: \"127.0.0.1:9410\" }\n"), "metrics.listen", "not supported yet");
 }
