@@ -7,11 +7,12 @@ use xdp_lb_common::{
     reason::DropReason,
     ring::NO_BACKEND,
     select,
-    service::{CLIENT_IP, ICE_UFRAG, QUIC_CID},
+    service::{CLIENT_IP, DEST_PORT, ICE_UFRAG, QUIC_CID},
     vip::{VIP_BALANCED, VipSlot},
 };
 
 use crate::{
+    inside,
     maps::{self, Tables},
     packet::Packet,
     pipeline::unmatched,
@@ -36,6 +37,11 @@ pub fn error(packet: &mut Packet, ip: &Ip, vip: &VipSlot) -> Result<Verdict, Sto
         return Err(DropReason::EmptyService.into());
     }
     let flags = config.flags;
+    if flags & DEST_PORT != 0 {
+        let local = inside::slice(service, flow.destination())?;
+        let hash = hash::packet(maps::seed(), &flow.addresses, flow.protocol, flow.pair, false);
+        return send::to_backend(packet, ip, &Target { service, config, local, hash });
+    }
     let hash = hash::packet(maps::seed(), &flow.addresses, flow.protocol, flow.pair, flags & CLIENT_IP != 0);
     let first = flags & (ICE_UFRAG | QUIC_CID) != 0;
     let choice = select::look(&Tables, config, hash, flow.protocol == parse::TCP, first)

@@ -41,6 +41,17 @@ pub fn ask<S>(packet: &Packet, ip: &Ip, ports: &Ports, flow: &Flow<S>) -> Result
     } else {
         CHOOSE
     };
+    understood(answer)
+}
+
+/// The ring-local backend that owns a port of a service whose ports are owned.
+#[inline(always)]
+pub fn slice(service: u16, port: u16) -> Result<u16, DropReason> {
+    understood(xdp_lb_slice(service.into(), port.into()))?.ok_or(DropReason::TableInconsistent)
+}
+
+#[inline(always)]
+fn understood(answer: u32) -> Result<Option<u16>, DropReason> {
     match answer {
         backend @ 0..OTHER => Ok(Some(backend as u16)),
         CHOOSE => Ok(None),
