@@ -3,7 +3,7 @@
 //! `config` builds it, everything behind it (plan, explain, status) reads it. Wrong states are hard to
 //! write here: a prime is a [`TableSize`], a share is a [`Share`], ports never overlap inside a service.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Desired {
     pub flow_table: FlowTable,
     /// Sizes of the kernel's tables, fixed while they live.
     pub limits: Limits,
+    /// Where counters are told to a Prometheus.
+    pub metrics: Metrics,
     /// What the agent writes to stderr.
     pub log: Log,
     /// What belongs to an address rather than a service: exactly one entry for every VIP in use.
@@ -117,6 +119,13 @@ impl Default for Limits {
             backend_stats: 10_000,
         }
     }
+}
+
+/// `metrics`, but for `per_backend`, which is one of the [`Limits`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Address and port of the endpoint; none listens without.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `log`.

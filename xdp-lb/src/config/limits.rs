@@ -1,4 +1,4 @@
-//! Reads `limits`, and `metrics.per_backend`, which is another name of one of them. Called by [`super::sections`].
+//! Reads `limits`, and `metrics`, one key of which is another name of a limit. Called by [`super::sections`].
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -8,7 +8,7 @@ use super::finding::Placed;
 use super::keys;
 use super::leaf;
 use super::reader::Mapping;
-use crate::model::Limits;
+use crate::model::{Limits, Metrics};
 
 /// Pairs with counters of their own.
 const PAIRS: RangeInclusive<u32> = 0..=1 << 20;
@@ -30,7 +30,12 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
     let ring_slots = size("ring_slots", default.ring_slots, 1..=1 << 28);
     let port_pages = size("port_pages", default.port_pages, 1..=1 << 20);
     let fragments = keys.leaf("fragments", default.fragments, leaf::table_entries);
-    let pairs = pairs(&keys, &metrics?, default.backend_stats)?;
+    let metrics = metrics?;
+    let listen = match metrics.get("listen") {
+        Some(item) => Some(item.leaf(leaf::listener)?),
+        None => None,
+    };
+    let pairs = pairs(&keys, &metrics, default.backend_stats)?;
     spots.insert("backend_stats", pairs.spot);
     let value = Limits {
         services: services?,
@@ -41,7 +46,7 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
         fragments: fragments?,
         backend_stats: pairs.value,
     };
-    Some(LimitsDraft { value, spots })
+    Some(LimitsDraft { value, spots, metrics: Metrics { listen } })
 }
 
 /// The one limit with two names: both may be written if they agree.
