@@ -32,8 +32,8 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
     let fragments = keys.leaf("fragments", default.fragments, leaf::table_entries);
     let metrics = metrics?;
     let listen = match metrics.get("listen") {
-        Some(item) => Some(item.leaf(leaf::listener)?),
-        None => None,
+        Some(item) => item.leaf(leaf::listener).map(Some),
+        None => Some(None),
     };
     let pairs = pairs(&keys, &metrics, default.backend_stats)?;
     spots.insert("backend_stats", pairs.spot);
@@ -46,7 +46,7 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
         fragments: fragments?,
         backend_stats: pairs.value,
     };
-    Some(LimitsDraft { value, spots, metrics: Metrics { listen } })
+    Some(LimitsDraft { value, spots, metrics: Metrics { listen: listen? } })
 }
 
 /// The one limit with two names: both may be written if they agree.
