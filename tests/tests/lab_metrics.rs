@@ -193,7 +193,7 @@ fn the_endpoint_says_how_the_agent_is() -> Result<()> {
 }
 
 #[test]
-fn promtool_finds_nothing_to_say() -> Result<()> {
+fn promtool_finds_nothing_to_say_and_series_are_bounded() -> Result<()> {
     if !skip::can_run(&[skip::LAB, &[PROMTOOL]].concat()) {
         return Ok(());
     }
@@ -202,9 +202,13 @@ fn promtool_finds_nothing_to_say() -> Result<()> {
         more: [vec!["health_check: { kind: tcp, interval: 300ms, timeout: 200ms }".into()], Vec::new()],
         ..EdgeFile::new(1)
     };
-    let tier = Tier::start(&lab, Mode::Native, |n| text(&file, n))?;
+    // Four services with a backend each, and counters for two.
+    let bounded = |n| text(&file, n).replace("metrics: {", "metrics: { per_backend: 2,");
+    let tier = Tier::start(&lab, Mode::Native, bounded)?;
     let (status, body) = get(&tier.edges[0], "/metrics")?;
     ensure!(status == 200, "{status}: {body}");
+    assert_eq!(body.matches("\nxdp_lb_backend_up{").count(), 2, "{body}");
+    ensure!(body.contains("\nxdp_lb_backends_without_series 2\n"), "{body}");
     let program = skip::find_program("promtool").context("promtool")?;
     let mut promtool = Command::new(program)
         .args(["check", "metrics"])

@@ -40,7 +40,7 @@ pub struct Condition {
     pub interfaces: Vec<String>,
     /// When the configuration in force was carried out completely, seconds since 1970; 0 before.
     pub applied: u64,
-    /// Why the last write to the maps failed; `None` after one that did not.
+    /// Why the maps are not as wanted; `None` while they are.
     pub failure: Option<String>,
     /// The last file that was offered cannot be used; the one before is in force.
     pub refused: bool,

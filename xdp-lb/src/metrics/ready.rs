@@ -43,7 +43,7 @@ impl fmt::Display for NotReady {
             Self::NotAttached { interfaces } => {
                 write!(f, "the program is not attached to {}", interfaces.join(", "))
             }
-            Self::NotApplied { why } => write!(f, "the last write to the maps failed: {why}"),
+            Self::NotApplied { why } => write!(f, "the maps are not as wanted: {why}"),
         }
     }
 }

@@ -244,7 +244,7 @@ fn readiness_gives_every_reason() {
         "starting: the tables are being filled",
         "leaving: the agent was told to end",
         "the program is not attached to eth1, eth2",
-        "the last write to the maps failed: write map rings[7]: ENOMEM",
+        "the maps are not as wanted: write map rings[7]: ENOMEM",
     ];
     assert_eq!(says(&bad, 100), expected);
 }
