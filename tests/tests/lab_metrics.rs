@@ -202,8 +202,8 @@ fn promtool_finds_nothing_to_say_and_series_are_bounded() -> Result<()> {
         more: [vec!["health_check: { kind: tcp, interval: 300ms, timeout: 200ms }".into()], Vec::new()],
         ..EdgeFile::new(1)
     };
-    // Four services with a backend each, and counters for two.
-    let bounded = |n| text(&file, n).replace("metrics: {", "metrics: { per_backend: 2,");
+    // Four services with a backend each, and places for two: a service takes eight at least.
+    let bounded = |n| text(&file, n).replace("metrics: {", "metrics: { per_backend: 16,");
     let tier = Tier::start(&lab, Mode::Native, bounded)?;
     let (status, body) = get(&tier.edges[0], "/metrics")?;
     ensure!(status == 200, "{status}: {body}");
