@@ -7,12 +7,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use xdp_lb_tests::lab::files::{self, MEDIA, MEDIA6, VIP};
 use xdp_lb_tests::lab::plan::vip;
 use xdp_lb_tests::lab::skip::{self, Need};
 use xdp_lb_tests::lab::topology::HOST_INTERFACE;
 use xdp_lb_tests::lab::traffic::{DatagramOptions, Datagrams};
-use xdp_lb_tests::lab::{EdgeFile, Lab, Leaks, Mode, Node, Options, Role, Tier, wait_until};
+use xdp_lb_tests::lab::{EdgeFile, Lab, Leaks, Mode, Node, Options, Role, State, Tier, wait_for, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 const LISTEN: &str = "127.0.0.1:9410";
@@ -75,7 +76,7 @@ fn figures_are_those_of_the_generators() -> Result<()> {
     {
         let _servers = files::serve(lab.backends())?;
         let file = EdgeFile::new(3);
-        let tier = Tier::start(&lab, Mode::Native, |n| text(&file, n))?;
+        let mut tier = Tier::start(&lab, Mode::Native, |n| text(&file, n))?;
         let options = DatagramOptions {
             flows: 40,
             datagrams: 25,
@@ -126,6 +127,23 @@ fn figures_are_those_of_the_generators() -> Result<()> {
         all.with_context(|| format!("{:?}", total(&tier, none)))?;
         assert_eq!(total(&tier, none)?, was + 50);
         assert_eq!(total(&tier, "drops_total{reason=\"next_hop_unresolved\"}")?, 0);
+
+        // A backend drains: its slots are dirty while its flows are remembered there.
+        let drained = file.with(1, State::Drain);
+        tier.reload(|n| text(&drained, n))?;
+        for edge in &tier.edges {
+            // A pass over the flow table may clean some between the two looks.
+            let same = || -> Option<u64> {
+                let rows: Vec<Value> =
+                    serde_json::from_str(&edge.command("status", &["services", "-o", "json"]).ok()?.stdout)
+                        .ok()?;
+                let told = rows.iter().find(|row| row["name"] == "media")?["dirty_slots"].as_u64()?;
+                let served = *scrape(edge).ok()?.get("xdp_lb_dirty_slots{service=\"media\"}")? as u64;
+                (served == told).then_some(served)
+            };
+            let dirty = wait_for("status and metrics to say the same", BOUND, same)?;
+            ensure!(dirty > 0, "no slot is dirty");
+        }
     }
     drop(lab);
     before.check(id)
