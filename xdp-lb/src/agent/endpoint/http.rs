@@ -1,6 +1,7 @@
 //! HTTP/1.1, one request a connection: bounded in size, in time and in number.
 
 use std::convert::Infallible;
+use std::net;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::source::Source;
 use crate::metrics::CONTENT_TYPE;
@@ -34,7 +35,11 @@ const HEAD: usize = 8 << 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves until `stop` says so.
-pub async fn serve(listener: TcpListener, source: Arc<Source>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: net::TcpListener, source: Arc<Source>, mut stop: watch::Receiver<bool>) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return error!(%error, "metrics cannot be scraped"),
+    };
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let state = Arc::new(State { source, turn: Mutex::new(()) });
     let mut connections = JoinSet::new();

@@ -6,17 +6,22 @@
 //!   pinned maps, mapped to be read ----------+
 //! ```
 //!
-//! Nothing here waits for the reconcile task or keeps it waiting, and nothing here writes to a map.
+//! Nothing here waits for the reconcile task or keeps it waiting, and nothing here writes to a map. The server has a
+//! thread of its own: plans of thousands of services take seconds, and the daemon's runtime does nothing else meanwhile.
 
 mod http;
 mod report;
 mod source;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    runtime::Builder,
+    sync::watch,
+    task::{JoinHandle, spawn_blocking},
+};
 use tracing::info;
 
 pub use self::report::Reporter;
@@ -70,7 +75,7 @@ impl Endpoint {
             return Ok(());
         }
         let next = match wanted {
-            Some(address) => Some(self.listen(address, desired).await?),
+            Some(address) => Some(self.listen(address, desired)?),
             None => None,
         };
         self.close().await?;
@@ -78,9 +83,13 @@ impl Endpoint {
         Ok(())
     }
 
-    async fn listen(&mut self, address: SocketAddr, desired: &Desired) -> Result<Server> {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("metrics.listen: bind {address}"))?;
+    fn listen(&mut self, address: SocketAddr, desired: &Desired) -> Result<Server> {
+        let bind = || {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let listener = bind().map_err(|e: std::io::Error| anyhow!("metrics.listen: bind {address}: {e}"))?;
         let source = match &self.source {
             Some(source) => Arc::clone(source),
             None => {
@@ -90,7 +99,9 @@ impl Endpoint {
             }
         };
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(http::serve(listener, source, stopped));
+        let runtime =
+            Builder::new_current_thread().enable_all().build().context("start a runtime for metrics")?;
+        let task = spawn_blocking(move || runtime.block_on(http::serve(listener, source, stopped)));
         info!(%address, "metrics can be scraped");
         Ok(Server { address, stop, task })
     }
