@@ -34,6 +34,8 @@ pub mod dataplane;
 #[cfg(feature = "agent")]
 pub mod file;
 #[cfg(feature = "agent")]
+pub mod metrics;
+#[cfg(feature = "agent")]
 pub mod netlink;
 #[cfg(feature = "agent")]
 pub mod socket;

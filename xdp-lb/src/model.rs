@@ -3,7 +3,7 @@
 //! `config` builds it, everything behind it (plan, explain, status) reads it. Wrong states are hard to
 //! write here: a prime is a [`TableSize`], a share is a [`Share`], ports never overlap inside a service.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Desired {
     pub flow_table: FlowTable,
     /// Sizes of the kernel's tables, fixed while they live.
     pub limits: Limits,
+    /// Where counters are told to a Prometheus.
+    pub metrics: Metrics,
     /// What the agent writes to stderr.
     pub log: Log,
     /// What belongs to an address rather than a service: exactly one entry for every VIP in use.
@@ -125,6 +127,13 @@ impl Default for Limits {
             source_ranges: 65_536,
         }
     }
+}
+
+/// `metrics`, but for `per_backend`, which is one of the [`Limits`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Address and port of the endpoint; none listens without.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `log`.

@@ -21,6 +21,7 @@ use xdp_lb_common::{
 
 use super::{
     announce::{self, Announcer},
+    endpoint::{Endpoint, Reporter},
     health::HealthChecks,
     interfaces::{followed, resolve},
     packets,
@@ -147,6 +148,8 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let (_nobody, nothing) = watch::channel(Arc::default());
     let mut health_changes = health.as_ref().map_or(nothing, HealthChecks::changes);
     let mut agent = Agent { health, ..Agent::new(maps, desired, options.allow_moves) };
+    let reporter = agent.reporter.clone();
+    let mut endpoint = Endpoint::start(root, &agent.desired, reporter, health_changes.clone()).await?;
     let followed = agent.followed();
     let (resolver, resolver_task) = Resolver::start(followed.clone(), Timing::default(), stopped).await?;
     let (snapshot, settled) = settle(&resolver, &followed, SETTLE).await;
@@ -158,15 +161,17 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
         agent.survey();
     }
     agent.reconcile(&snapshot, Scope::All)?;
+    agent.reporter.wrote(None);
     let cutter = cutter(root, options.role, &shutdown);
 
     // Make before break: the tables are complete before the first packet meets the program.
-    let interfaces = attach_all(&mut loaded, options, &agent.desired)?;
+    let attached = attach_all(&mut loaded, options, &agent.desired)?;
     let mut vips = hold_vips(&agent.desired).await?;
     offer_mss(&mut loaded, &agent, options.role, &snapshot)?;
+    agent.reporter.runs_on(attached.clone());
     info!(
         services = agent.desired.services.len(),
-        ?interfaces,
+        interfaces = ?attached,
         generation = agent.reconciler.generation(),
         "ready: forwarding"
     );
@@ -182,18 +187,26 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     path_mtus.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let wake = agent.wake_at();
+        agent.reporter.beat();
         if let Some(announcer) = &announcer {
             agent.announce(announcer, &changes.borrow(), root)?;
         }
         tokio::select! {
             // Everything goes on until the routers send nothing here any more; who asks twice does not wait.
             Some(()) = either(&mut terminate, &mut interrupt) => match announcer.take() {
-                Some(announcer) => leaving = Some(Box::pin(announcer.leave(options.on_exit))),
+                Some(announcer) => {
+                    agent.reporter.leaving();
+                    leaving = Some(Box::pin(announcer.leave(options.on_exit)));
+                }
                 None => break,
             },
             () = left(&mut leaving) => break,
             _ = hangup.recv() => {
-                if let Some(desired) = reread(options, &agent.desired) {
+                let desired = reread(options, &agent.desired);
+                if desired.is_none() {
+                    agent.reporter.offered(false);
+                }
+                if let Some(desired) = desired {
                     if let Some(announcer) = &mut announcer {
                         announcer.configure(&desired).await?;
                     }
@@ -202,7 +215,12 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                     let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
                     agent.prepare_health(&desired).await;
                     if agent.adopt(desired, &snapshot) {
+                        let wanted = interfaces(&agent.desired, options.role);
+                        agent.reporter.runs_on(wanted.into_iter().map(|i| i.name).collect());
                         if let Err(e) = attach_all(&mut loaded, options, &agent.desired) {
+                            error!("reload: {e:#}");
+                        }
+                        if let Err(e) = endpoint.configure(&agent.desired).await {
                             error!("reload: {e:#}");
                         }
                         if let Err(e) = offer_mss(&mut loaded, &agent, options.role, &snapshot) {
@@ -243,6 +261,7 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     }
 
     shutdown.send_replace(true);
+    endpoint.end().await?;
     resolver_task.await.context("end the task next-hops")?;
     if let Some(packets) = packets {
         packets.await.context("end the task packets")?;
@@ -434,6 +453,8 @@ struct Agent {
     started: Instant,
     /// Seconds since 1970 at which something falls due.
     due: Option<u64>,
+    /// What the endpoint of metrics is told.
+    reporter: Reporter,
     /// After a failure: when to try again, and how long the pause was.
     retry: Option<(Instant, Duration)>,
 }
@@ -450,6 +471,7 @@ impl Agent {
             path_mtus: PathMtus::default(),
             started: Instant::now(),
             due: None,
+            reporter: Reporter::default(),
             retry: None,
         }
     }
@@ -522,8 +544,12 @@ impl Agent {
 
     fn try_in(&mut self, scope: Scope, snapshot: &Arc<Snapshot>) {
         match self.reconcile(snapshot, scope) {
-            Ok(()) => self.retry = None,
+            Ok(()) => {
+                self.retry = None;
+                self.reporter.wrote(None);
+            }
             Err(e) => {
+                self.reporter.wrote(Some(e.to_string()));
                 let pause = self.retry.map_or(RETRY, |(_, pause)| (pause * 2).min(RETRY_LIMIT));
                 self.retry = Some((Instant::now() + pause, pause));
                 error!(retry_in = ?pause, "reconcile: {e}");
@@ -536,17 +562,22 @@ impl Agent {
         let generation = self.reconciler.generation() + 1;
         match self.carry_out(&desired, snapshot, generation, Scope::All) {
             Ok(()) => {
+                self.reporter.wrote(None);
+                self.reporter.offered(true);
                 info!(generation, services = desired.services.len(), "reloaded");
                 (self.desired, self.retry) = (desired, None);
                 true
             }
             Err(super::ReconcileError::Plan(e)) => {
                 error!("reload failed: {e}; the configuration of before stays in force");
+                self.reporter.offered(false);
                 false
             }
             Err(super::ReconcileError::Write(e)) => {
                 // Part of it is in the maps: going on is shorter than going back.
                 error!("reload not complete, trying again: {e}");
+                self.reporter.wrote(Some(e.to_string()));
+                self.reporter.offered(true);
                 (self.desired, self.retry) = (desired, Some((Instant::now() + RETRY, RETRY)));
                 true
             }
@@ -572,8 +603,9 @@ impl Agent {
     }
 
     fn survey(&mut self) {
-        if let Err(e) = self.reconciler.survey(&self.desired, self.started.elapsed()) {
-            error!("survey of the flow table: {e}");
+        match self.reconciler.survey(&self.desired, self.started.elapsed()) {
+            Ok(survey) => self.reporter.surveyed(&survey),
+            Err(e) => error!("survey of the flow table: {e}"),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  SIGHUP -> file -> Desired --+
-//!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel
+//!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel -> endpoint: metrics
 //!  health -> who answers ------+
 //!  clock -> survey, deadlines -+                                   |
 //!                                         announce: facts -> bgp <'
@@ -13,6 +13,7 @@
 
 mod announce;
 mod daemon;
+mod endpoint;
 mod health;
 mod interfaces;
 pub mod log;

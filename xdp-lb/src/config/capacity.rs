@@ -12,7 +12,7 @@ use crate::model::{Backend, Dscp};
 
 /// Compares need and limit, each under the limit's own key.
 pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Findings) {
-    let Some(LimitsDraft { value: limits, spots }) = &draft.limits else {
+    let Some(LimitsDraft { value: limits, spots, .. }) = &draft.limits else {
         return;
     };
     let spot = |key| spots.get(key).cloned().unwrap_or_default();

@@ -12,7 +12,7 @@ use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
     Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Limits,
-    Log, Mss, Mtu, Node, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
+    Log, Metrics, Mss, Mtu, Node, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
 };
 
 /// The whole file.
@@ -52,6 +52,8 @@ pub(super) struct LimitsDraft {
     pub value: Limits,
     /// By key of the section.
     pub spots: HashMap<&'static str, Spot>,
+    /// Read together with them.
+    pub metrics: Metrics,
 }
 
 /// One service.

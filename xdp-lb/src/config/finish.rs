@@ -25,12 +25,14 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         Some(bgp) => Some(super::bgp::finish(bgp, &services, &whens, &draft.announcements)?),
         None => None,
     };
+    let limits = draft.limits?;
     Some(Desired {
         node: draft.node,
         interfaces: interfaces(draft.interfaces),
         seed: draft.seed?.value,
         flow_table: draft.flow_table?,
-        limits: draft.limits?.value,
+        limits: limits.value,
+        metrics: limits.metrics,
         log: draft.log,
         vips: vips(&services, draft.policies),
         services,

@@ -60,7 +60,7 @@ sections! {
         now("services"), now("vips"), now("backends"), now("ring_slots"), now("port_pages"),
         now("server_ids"), now("source_ranges"), now("fragments"), now("backend_stats"),
     ]
-    METRICS "metrics" [now("per_backend"), later("listen")]
+    METRICS "metrics" [now("listen"), now("per_backend")]
     LOG "log" [now("format"), now("level")]
     VIP "vips[]" [now("address"), now("unmatched"), now("advertise"), now("bgp")]
     VIP_BGP "vips[].bgp" [

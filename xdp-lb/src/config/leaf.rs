@@ -2,7 +2,7 @@
 //! a value or to the sentence that says what it must be. Handed to [`super::reader::Item::leaf`].
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -168,6 +168,14 @@ pub(super) fn mac(text: &str) -> Leaf<[u8; 6]> {
         return must_be("the MAC address of one station", text);
     }
     Ok(mac)
+}
+
+/// Where something listens: `127.0.0.1:9410`, `"[::1]:9410"`, port 0 excluded.
+pub(super) fn listener(text: &str) -> Leaf<SocketAddr> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address),
+        _ => must_be("an address of this node and a port, as in 127.0.0.1:9410 or [::1]:9410", text),
+    }
 }
 
 /// An address that a VIP or a backend can have.

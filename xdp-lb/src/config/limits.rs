@@ -1,4 +1,4 @@
-//! Reads `limits`, and `metrics.per_backend`, which is another name of one of them. Called by [`super::sections`].
+//! Reads `limits`, and `metrics`, one key of which is another name of a limit. Called by [`super::sections`].
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -8,7 +8,7 @@ use super::finding::Placed;
 use super::keys;
 use super::leaf;
 use super::reader::Mapping;
-use crate::model::Limits;
+use crate::model::{Limits, Metrics};
 
 /// Pairs with counters of their own.
 const PAIRS: RangeInclusive<u32> = 0..=1 << 20;
@@ -32,7 +32,12 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
     let server_ids = size("server_ids", default.server_ids, 1..=1 << 20);
     let source_ranges = size("source_ranges", default.source_ranges, 1..=1 << 24);
     let fragments = keys.leaf("fragments", default.fragments, leaf::table_entries);
-    let pairs = pairs(&keys, &metrics?, default.backend_stats)?;
+    let metrics = metrics?;
+    let listen = match metrics.get("listen") {
+        Some(item) => item.leaf(leaf::listener).map(Some),
+        None => Some(None),
+    };
+    let pairs = pairs(&keys, &metrics, default.backend_stats)?;
     spots.insert("backend_stats", pairs.spot);
     let value = Limits {
         services: services?,
@@ -45,7 +50,7 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
         server_ids: server_ids?,
         source_ranges: source_ranges?,
     };
-    Some(LimitsDraft { value, spots })
+    Some(LimitsDraft { value, spots, metrics: Metrics { listen: listen? } })
 }
 
 /// The one limit with two names: both may be written if they agree.

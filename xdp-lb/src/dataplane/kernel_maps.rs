@@ -240,6 +240,18 @@ impl KernelMaps {
         Some((self.rings.read(slot >> 2)?.slots[part], self.rings_before.read(slot >> 2)?.slots[part]))
     }
 
+    /// Dirty slots among the `len` from `base` on, which is a multiple of four as in every ring.
+    #[must_use]
+    pub fn dirty_slots(&self, base: u32, len: u32) -> u32 {
+        let words = (base / 4..).zip((0..len).step_by(4));
+        let dirty = words.map_while(|(word, first)| {
+            let slots = self.rings.read(word)?.slots;
+            let own = (len - first).min(4) as usize;
+            u32::try_from(slots[..own].iter().filter(|&&slot| slot & DIRTY != 0).count()).ok()
+        });
+        dirty.sum()
+    }
+
     /// Takes the dirty bit from a slot (index over all rings) if its word still is `now`; says whether it was.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use std::time::Duration;
 use xdp_lb::health::OnAllDown;
 use xdp_lb::model::{
     AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, EncapKind,
-    FlowTable, Fragments, Limits, Log, Mtu, Node, Ports, Protocol, Service, Share, SourceRanges, TableSize,
-    Tracking, Unmatched, Vip,
+    FlowTable, Fragments, Limits, Log, Metrics, Mtu, Node, Ports, Protocol, Service, Share, SourceRanges,
+    TableSize, Tracking, Unmatched, Vip,
 };
 
 /// Backend number `n`: every third over IPv6.
@@ -81,6 +81,7 @@ pub fn desired(services: Vec<Service>) -> Desired {
         seed: 7,
         flow_table: FlowTable { entries: 1024, track_window: Duration::from_secs(5) },
         limits: Limits::default(),
+        metrics: Metrics::default(),
         log: Log::default(),
         vips: vips.into_iter().map(|address| Vip { address, unmatched: Unmatched::Drop }).collect(),
         services,

@@ -72,6 +72,7 @@ impl Facts {
             | Item::Bpftool
             | Item::Nginx
             | Item::Nftables
+            | Item::Promtool
             | Item::Frr
             | Item::Bird
             | Item::Qemu

@@ -73,6 +73,7 @@ fn ways(row: &Requirement, distro: Distro, facts: &Facts) -> Vec<Vec<Cmd>> {
         | Item::Iproute2
         | Item::Bpftool
         | Item::Nftables
+        | Item::Promtool
         | Item::Qemu
         | Item::Xz
         | Item::DebianKeys => {
@@ -176,6 +177,7 @@ fn by_hand(item: Item) -> String {
         | Item::Bpftool
         | Item::Nginx
         | Item::Nftables
+        | Item::Promtool
         | Item::Frr
         | Item::Bird
         | Item::Qemu

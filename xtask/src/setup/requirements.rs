@@ -24,6 +24,8 @@ pub enum Item {
     Nginx,
     /// The lab's service proxy.
     Nftables,
+    /// Checks the text of the metrics.
+    Promtool,
     /// The lab's router.
     Frr,
     /// Another router for the tests.
@@ -102,7 +104,7 @@ const fn everywhere(names: &'static [&'static str]) -> Packages {
 }
 
 /// The table, in the order of installation: curl fetches keys for what follows.
-pub const REQUIREMENTS: [Requirement; 14] = [
+pub const REQUIREMENTS: [Requirement; 15] = [
     Requirement {
         item: Item::Cc,
         name: "cc",
@@ -176,6 +178,14 @@ pub const REQUIREMENTS: [Requirement; 14] = [
         need: Need::Run,
         probe: ("nft", "--version"),
         packages: everywhere(&["nftables"]),
+    },
+    Requirement {
+        item: Item::Promtool,
+        name: "promtool",
+        why: "checks what the metrics endpoint serves",
+        need: Need::Run,
+        probe: ("promtool", "--version"),
+        packages: everywhere(&["prometheus"]),
     },
     Requirement {
         item: Item::Frr,

@@ -80,6 +80,7 @@ const ROWS: &[Row] = &[
     ("limits.fragments", "  fragments: _", "1024", &["512", "1000", "x"]),
     ("limits.backend_stats", "  backend_stats: _", "100", NUMBER),
     ("", "metrics:", "", &[]),
+    ("metrics.listen", "  listen: _", "127.0.0.1:9410", &["9410", "127.0.0.1", "127.0.0.1:0", "x:1", "[a]"]),
     ("metrics.per_backend", "  per_backend: _", "100", NUMBER),
     ("", "log:", "", &[]),
     ("log.format", "  format: _", "json", WORD),

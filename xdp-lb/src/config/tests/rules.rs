@@ -245,6 +245,19 @@ fn metrics_feed_the_limit_of_series() {
 }
 
 #[test]
+fn the_endpoint_of_metrics_has_an_address_and_a_port() {
+    let text = |listen: &str| edge(&format!(" []\nmetrics: {{ listen: {listen} }}\n"));
+    assert_eq!(good(&edge(" []\n")).desired.metrics.listen, None);
+    for listen in ["127.0.0.1:9410", "[::1]:9410"] {
+        let found = good(&text(&format!("\"{listen}\""))).desired.metrics.listen;
+        assert_eq!(found, Some(listen.parse().unwrap()));
+    }
+    for wrong in ["127.0.0.1", "9410", "\":9410\"", "localhost:9410", "127.0.0.1:0", "\"::1:9410\""] {
+        only(&text(wrong), "metrics.listen", "an address of this node and a port");
+    }
+}
+
+#[test]
 fn later_work_is_refused_by_name() {
     for key in ["peers", "admin", "kubernetes"] {
         only(&edge(&format!(" []\n{key}: {{ enabled: false }}\n")), key, "not supported yet");
@@ -257,7 +270,6 @@ fn later_work_is_refused_by_name() {
         edge(&service("a", "203.0.113.1", "udp", "80", "").replace(" }] }", &format!("{more} }}] }}")))
     };
     only(&backend(", backup: true"), "services[0].backends[0].backup", "not supported yet");
-    only(&edge(" []\nmetrics: { listen: \"127.0.0.1:9410\" }\n"), "metrics.listen", "not supported yet");
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! What the daemon's loop tells the endpoint, as it happens. Costs the loop a lock that nobody holds for long.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use crate::{
+    metrics::{Condition, Flows},
+    survey::Survey,
+};
+
+/// Says how the agent is. Clones say it of the same agent.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    condition: Arc<watch::Sender<Condition>>,
+    started: Instant,
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self { condition: Arc::new(watch::Sender::new(Condition::default())), started: Instant::now() }
+    }
+}
+
+impl Reporter {
+    /// The agent's clock.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// How the agent is.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.condition.borrow().clone()
+    }
+
+    /// The loop turns.
+    pub fn beat(&self) {
+        self.condition.send_modify(|c| c.beat = self.now());
+    }
+
+    /// The tables are complete, and the program is to run on `interfaces`.
+    pub fn runs_on(&self, interfaces: Vec<String>) {
+        self.condition.send_modify(|c| (c.started, c.interfaces) = (true, interfaces));
+    }
+
+    /// The agent ends.
+    pub fn leaving(&self) {
+        self.condition.send_modify(|c| c.leaving = true);
+    }
+
+    /// Writes to the maps were tried. `None`: all is as wanted.
+    pub fn wrote(&self, failure: Option<String>) {
+        self.condition.send_modify(|c| {
+            if failure.is_none() && (c.failure.is_some() || c.applied == 0) {
+                c.applied = unix_now();
+            }
+            c.failure = failure;
+        });
+    }
+
+    /// Another file was offered; `false`: it cannot be used.
+    pub fn offered(&self, taken: bool) {
+        self.condition.send_modify(|c| {
+            c.refused = !taken;
+            if taken && c.failure.is_none() {
+                c.applied = unix_now();
+            }
+        });
+    }
+
+    /// The flow table was read.
+    pub fn surveyed(&self, survey: &Survey) {
+        let flows = Flows { live: survey.live, members: survey.flows.clone() };
+        self.condition.send_modify(|c| {
+            c.cleared += survey.sweeps.len() as u64;
+            c.flows = Some(Arc::new(flows));
+        });
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_is_made_good_by_the_next_and_a_refused_file_by_the_next() {
+        let reporter = Reporter::default();
+        let said = || {
+            let c = reporter.condition();
+            (c.applied > 0, c.failure.is_some(), c.refused)
+        };
+        assert_eq!(said(), (false, false, false));
+        reporter.wrote(Some("map rings".into()));
+        assert_eq!(said(), (false, true, false));
+        reporter.wrote(None);
+        assert_eq!(said(), (true, false, false));
+        reporter.offered(false);
+        reporter.wrote(None);
+        assert_eq!(said(), (true, false, true), "the loop's next write says nothing about the file");
+        reporter.offered(true);
+        assert_eq!(said(), (true, false, false));
+    }
+}
