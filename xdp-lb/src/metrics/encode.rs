@@ -102,7 +102,14 @@ impl Sample {
             [event(FlowEvent::SetFull, events.set_full), event(FlowEvent::OverLimit, events.over_limit)],
         )?;
         out.one(&families::FLOW_EXPIRED, self.condition.cleared)?;
-        out.family(&families::FLOWS_MOVED, [event(FlowEvent::Stale, events.stale)])
+        out.family(&families::FLOWS_MOVED, [event(FlowEvent::Stale, events.stale)])?;
+        let inside = [
+            event(FlowEvent::CidKnown, events.cid_known),
+            event(FlowEvent::CidUnknown, events.cid_unknown),
+            event(FlowEvent::IceUnknown, events.ice_unknown),
+            event(FlowEvent::IceConflict, events.ice_conflict),
+        ];
+        out.family(&families::AFFINITY, inside)
     }
 
     fn health(&self, out: &mut Out<'_>) -> fmt::Result {

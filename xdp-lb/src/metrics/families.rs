@@ -75,6 +75,7 @@ families! {
     FLOW_UNREMEMBERED "flow_table_unremembered_total" Counter "reason" "Flows that should have been remembered and were not."
     FLOW_EXPIRED "flow_table_expired_total" Counter "" "Entries that the agent cleared because they had expired or their service was gone; not those that a new flow took over."
     FLOWS_MOVED "flows_moved_total" Counter "reason" "Remembered flows that were sent to another backend; stale: theirs was gone."
+    AFFINITY "affinity_packets_total" Counter "reason" "Packets by what their QUIC connection id or ICE ufrag named."
     HEALTH_CHECKS "health_checks_total" Counter "kind, result" "Answers to health checks, good and bad."
     HEALTH_DURATION "health_check_duration_seconds" Histogram "kind" "How long good answers to health checks took."
 }

@@ -138,7 +138,7 @@ fn every_reason_has_a_series_though_nothing_happened() {
         has(&text, &format!("xdp_lb_passes_total{{reason=\"{}\"}} 0", reason.name()));
     }
     // A reason that is added must get a name of its own here.
-    assert_eq!(FlowEvent::ALL.len(), 6);
+    assert_eq!(FlowEvent::ALL.len(), 10);
 }
 
 #[test]
