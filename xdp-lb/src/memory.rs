@@ -218,6 +218,15 @@ impl MemoryMaps {
                     word.store(*slot, Relaxed);
                 }
             }
+            MapOp::CopyRing { from, base, len } => {
+                check(op, *base, *len as usize, self.rings.len())?;
+                check(op, *from, *len as usize, self.rings.len())?;
+                let (from, base) = (*from as usize, *base as usize);
+                for slot in 0..part(*len as usize) {
+                    self.before[base + slot].store(self.before[from + slot].load(Relaxed), Relaxed);
+                    self.rings[base + slot].store(self.rings[from + slot].load(Relaxed), Relaxed);
+                }
+            }
             MapOp::SetSlots { base, changes } => self.set_slots(*base, &changes[..part(changes.len())])?,
             MapOp::PutService { id, entry } => {
                 let service = at(op, u32::from(*id), &mut self.services)?;

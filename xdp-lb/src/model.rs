@@ -211,7 +211,7 @@ pub enum Tracking {
 }
 
 /// What happens to the flows of a draining backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DrainPolicy {
     /// Known flows stay, or move at once.
     pub mode: DrainMode,
@@ -220,7 +220,7 @@ pub struct DrainPolicy {
 }
 
 /// `drain.mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DrainMode {
     /// Known flows keep their backend.
     #[default]
@@ -287,7 +287,7 @@ impl TableSize {
 }
 
 /// One backend of one service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Backend {
     /// Where the tunnel ends.
     pub address: IpAddr,
@@ -302,7 +302,7 @@ pub struct Backend {
 }
 
 /// `state` of a backend in the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AdminState {
     /// Takes flows.
     #[default]
@@ -314,7 +314,7 @@ pub enum AdminState {
 }
 
 /// A gate's opening, in 1/65536: 0 is closed, [`Share::FULL`] open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Share(u32);
 
 impl Share {
@@ -338,7 +338,7 @@ impl Share {
 }
 
 /// Outer header of a service's tunnels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Encap {
     /// Prefix of the outer IPv4 source: network address and prefix length; host bits come from the flow.
     pub source_v4: Option<([u8; 4], u8)>,
@@ -349,7 +349,7 @@ pub struct Encap {
 }
 
 /// `encap.dscp`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dscp {
     /// The inner packet's.
     #[default]

@@ -4,16 +4,17 @@
 //! One walk for both kinds of maps: `dataplane` reads mapped memory, [`crate::memory`] its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use xdp_lb_common::{
     backend::{BACKEND_USED, Backend, MAX_MEMBERS},
     control::{Control, VipBank},
     decap::AllowList,
-    service::{MAX_SERVICES, Service, ServiceConfig},
+    service::{MAX_SERVICES, Service},
     vip::{PortPage, VIP_USED, VipSlot},
 };
 
-use crate::state::{Capacity, Observed, Ring};
+use crate::state::{Capacity, Observed, Place, Ring, Slots};
 
 /// Elements of the maps by index; `None` outside the map. Every value is a copy: packets and other tools may
 /// be writing beside us.
@@ -49,21 +50,15 @@ pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
         .filter_map(|id| Some((id as u16, maps.service(id)?)))
         .filter(|(_, service)| service.used != 0)
         .collect();
-    let blocks: BTreeMap<u16, u32> =
-        services.iter().map(|(&id, service)| (id, block_len(maps, service.config()))).collect();
-    let members = services.iter().map(|(&id, service)| (id, members(maps, service.config(), blocks[&id])));
-    let rings = services.iter().map(|(&id, service)| (id, ring(maps, service.config())));
     Observed {
         capacity,
         control,
         pages: pages(maps, &vips),
-        members: members.collect(),
-        rings: rings.collect(),
+        rings: rings(maps, &services),
         sources: maps.sources(control.decap_bank & 1).unwrap_or_else(bytemuck::Zeroable::zeroed),
         tx_ports: maps.tx_ports(),
         vips,
         services,
-        blocks,
     }
 }
 
@@ -95,27 +90,41 @@ pub fn pages<E: Elements + ?Sized>(maps: &E, vips: &[VipSlot]) -> BTreeMap<u32, 
     pages
 }
 
-/// The block's first entry knows how long it is; a block ends with the map.
-fn block_len<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig) -> u32 {
-    let room = maps.capacity().backends.saturating_sub(config.backend_base);
-    maps.backend(config.backend_base).map_or(0, |first| first.block_len.min(MAX_MEMBERS).min(room))
+/// The rings that `services` use, each read once.
+fn rings<E: Elements + ?Sized>(maps: &E, services: &BTreeMap<u16, Service>) -> BTreeMap<Place, Ring> {
+    let mut rings: BTreeMap<Place, Ring> = BTreeMap::new();
+    for (&id, service) in services {
+        rings.entry(Place::of(service.config())).or_default().services.push(id);
+    }
+    for (place, ring) in &mut rings {
+        ring.block = block_len(maps, place);
+        ring.members = members(maps, place, ring.block);
+        ring.slots = Arc::new(slots(maps, place));
+    }
+    rings
 }
 
-fn members<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig, block: u32) -> BTreeMap<u16, Backend> {
+/// The block's first entry knows how long it is; a block ends with the map.
+fn block_len<E: Elements + ?Sized>(maps: &E, place: &Place) -> u32 {
+    let room = maps.capacity().backends.saturating_sub(place.backend_base);
+    maps.backend(place.backend_base).map_or(0, |first| first.block_len.min(MAX_MEMBERS).min(room))
+}
+
+fn members<E: Elements + ?Sized>(maps: &E, place: &Place, block: u32) -> BTreeMap<u16, Backend> {
     (0..block)
-        .filter_map(|local| Some((local as u16, maps.backend(config.backend_base.checked_add(local)?)?)))
+        .filter_map(|local| Some((local as u16, maps.backend(place.backend_base.checked_add(local)?)?)))
         .filter(|(_, entry)| entry.state & BACKEND_USED != 0)
         .collect()
 }
 
-/// A service's ring; empty when it does not lie in the map.
-fn ring<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig) -> Ring {
-    let slots = config.slot_base..config.slot_base.saturating_add(config.table_size);
-    if slots.end > maps.capacity().ring_slots {
-        return Ring::default();
+/// A ring's slots; none when they do not lie in the map.
+fn slots<E: Elements + ?Sized>(maps: &E, place: &Place) -> Slots {
+    let range = place.slot_base..place.slot_base.saturating_add(place.table_size);
+    if range.end > maps.capacity().ring_slots {
+        return Slots::default();
     }
-    Ring {
-        now: slots.clone().map_while(|index| maps.slot(index)).collect(),
-        before: slots.map_while(|index| maps.before(index)).collect(),
+    Slots {
+        now: range.clone().map_while(|index| maps.slot(index)).collect(),
+        before: range.map_while(|index| maps.before(index)).collect(),
     }
 }

@@ -339,7 +339,7 @@ fn service(
     listeners: Option<&BTreeMap<IpAddr, Ports>>,
 ) -> Service {
     let config = entry.config();
-    let ring = observed.rings.get(&id);
+    let ring = observed.ring(id);
     let owned = owned(ring);
     let flows = |local| readings.flows.as_ref().map(|f| f.get(&(id, local)).copied().unwrap_or(0));
     let member = |(&local, entry): (&u16, &Backend)| {
@@ -358,8 +358,7 @@ fn service(
             flows: flows(local),
         }
     };
-    let members = observed.members.get(&id);
-    let mut backends: Vec<Member> = members.into_iter().flatten().map(member).collect();
+    let mut backends: Vec<Member> = ring.into_iter().flat_map(|r| &r.members).map(member).collect();
     backends.sort_by_key(|m| m.address);
     let total = |flows: &BTreeMap<(u16, u16), u32>| {
         flows.range((id, 0)..=(id, u16::MAX)).map(|(_, &n)| u64::from(n)).sum()
@@ -386,14 +385,14 @@ fn service(
 /// Slots by ring-local backend.
 fn owned(ring: Option<&Ring>) -> BTreeMap<u16, u32> {
     let mut owned = BTreeMap::new();
-    for &slot in ring.iter().flat_map(|r| &r.now) {
+    for &slot in ring.iter().flat_map(|r| &r.slots.now) {
         *owned.entry(Slot(slot).backend()).or_insert(0) += 1;
     }
     owned
 }
 
 fn count(ring: Option<&Ring>, what: impl Fn(Slot) -> bool) -> u32 {
-    let slots = ring.iter().flat_map(|r| &r.now).filter(|&&slot| what(Slot(slot)));
+    let slots = ring.iter().flat_map(|r| &r.slots.now).filter(|&&slot| what(Slot(slot)));
     u32::try_from(slots.count()).unwrap_or(u32::MAX)
 }
 

@@ -7,7 +7,7 @@
 //!
 //! The one writer of the maps. The kernel's maps and the ones in memory are the same to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,9 +19,10 @@ use crate::{
     dataplane::{KernelMaps, sys},
     model::Desired,
     nexthop::Resolution,
-    plan::{self, Census, Inputs, Plan, PlanError},
+    plan::{self, Census, Inputs, Memo, Plan, PlanError},
     state::{MapOp, Maps, Observed, WriteError},
     survey::{self, Survey},
+    times::Times,
 };
 
 /// A slot counts as changed this much later than it was written: an RCU grace period, generously.
@@ -93,8 +94,9 @@ pub struct Reconciler<M> {
     maps: M,
     census: Census,
     windows: BTreeMap<u16, u64>,
-    /// When each slot of a service's ring last changed, seconds on the agent's clock; 0 for unknown.
-    changed: BTreeMap<u16, Vec<u32>>,
+    /// When slots last changed, a grace period included.
+    times: Times,
+    memo: Memo,
     /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
     generation: u32,
 }
@@ -107,7 +109,8 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             maps,
             census: Census::default(),
             windows: BTreeMap::new(),
-            changed: BTreeMap::new(),
+            times: Times::default(),
+            memo: Memo::default(),
             generation,
         }
     }
@@ -133,6 +136,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             resolve: run.resolve,
             census: &self.census,
             windows: &self.windows,
+            memo: &self.memo,
             now: run.now,
             allow_moves: run.allow_moves,
             generation: run.generation,
@@ -150,11 +154,11 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         // Before the writes: a write that fails leaves what came before it, and the next try is one for this
         // configuration.
         self.generation = run.generation;
-        self.windows.extend(plan.windows_opened.iter().map(|&id| (id, run.now)));
+        self.windows.extend(&plan.windows_opened);
         self.census.quarantine(&plan, &observed);
         for op in &plan.ops {
             debug!(?op, "write");
-            self.note(op, &observed, run.uptime);
+            self.times.note(op, &observed, run.uptime + GRACE);
             self.maps.apply(op)?;
         }
         self.close_windows(&plan);
@@ -208,28 +212,6 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         }
     }
 
-    /// Remembers what the maps do not: when slots changed.
-    fn note(&mut self, op: &MapOp, observed: &Observed, uptime: Duration) {
-        match op {
-            MapOp::SetSlots { base, changes } => {
-                // A service without slots may stand at the same base.
-                let mut rings = observed.services.iter().filter(|(_, s)| s.config().table_size > 0);
-                let ring = rings.find(|(_, s)| s.config().slot_base == *base);
-                let Some((&id, service)) = ring else { return };
-                let times = self.changed.entry(id).or_default();
-                times.resize(service.config().table_size as usize, 0);
-                let now = u32::try_from((uptime + GRACE).as_secs()).unwrap_or(u32::MAX);
-                for change in changes {
-                    if let Some(time) = times.get_mut(change.slot as usize) {
-                        *time = now;
-                    }
-                }
-            }
-            MapOp::DropService { id } => _ = self.changed.remove(id),
-            _ => {}
-        }
-    }
-
     /// Reads the whole flow table once: sweeps what expired, cleans slots that nobody needs dirty any more.
     ///
     /// # Errors
@@ -237,18 +219,13 @@ impl<M: Maps + FlowTable> Reconciler<M> {
     pub fn survey(&mut self, desired: &Desired, uptime: Duration) -> io::Result<Survey> {
         self.maps.grace();
         let observed = self.maps.observe();
-        let timeouts: BTreeMap<u16, Duration> = observed
-            .services
-            .iter()
-            .map(|(&id, s)| {
-                let wanted = desired.services.iter().find(|w| w.name == plan::name(s));
-                (id, wanted.map_or(Duration::ZERO, |w| w.flow_timeout))
-            })
-            .collect();
-        let changed = |id: u16, slot: u32| {
-            let seconds = self.changed.get(&id).and_then(|t| t.get(slot as usize)).copied().unwrap_or(0);
-            Duration::from_secs(u64::from(seconds))
-        };
+        self.times.keep(&observed);
+        let wanted: HashMap<&str, Duration> =
+            desired.services.iter().map(|w| (&*w.name, w.flow_timeout)).collect();
+        let timeout_of = |s| wanted.get(plan::name(s)).copied().unwrap_or(Duration::ZERO);
+        let timeouts: BTreeMap<u16, Duration> =
+            observed.services.iter().map(|(&id, s)| (id, timeout_of(s))).collect();
+        let changed = |base: u32, slot: u32| self.times.changed(base, slot).unwrap_or_default();
         let timeout = |id: u16| timeouts.get(&id).copied().unwrap_or(Duration::ZERO);
         let survey =
             survey::survey(&observed, self.maps.sets(), self.maps.tick()?, uptime, &changed, &timeout);

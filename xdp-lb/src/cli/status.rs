@@ -100,7 +100,7 @@ fn read(maps: &KernelMaps, observed: &Observed, root: &BpffsRoot) -> anyhow::Res
         let traffic = maps.service_traffic(id).with_context(|| format!("read map svc_stats[{id}]"))?;
         readings.services.insert(id, traffic);
         let base = service.config().stats_base;
-        for &local in observed.members.get(&id).into_iter().flat_map(BTreeMap::keys) {
+        for &local in observed.ring(id).into_iter().flat_map(|ring| ring.members.keys()) {
             let index = base.saturating_add(u32::from(local));
             let traffic =
                 maps.backend_traffic(index).with_context(|| format!("read map backend_stats[{index}]"))?;

@@ -306,6 +306,7 @@ impl KernelMaps {
                 self.put_backend(*index, &Backend { block_len, ..Backend::zeroed() })
             }
             MapOp::PutRing { base, slots } => self.put_ring(*base, slots),
+            MapOp::CopyRing { from, base, len } => self.copy_ring(*from, *base, *len),
             MapOp::SetSlots { base, changes } => {
                 changes.iter().try_for_each(|change| self.set_slot(*base, change))
             }
@@ -393,6 +394,23 @@ impl KernelMaps {
             word.slots[..four.len()].copy_from_slice(four);
             self.rings_before.write(index, &word)?;
             self.rings.write(index, &word)?;
+        }
+        Ok(())
+    }
+
+    /// Slots behind the end of the last word are nobody's.
+    fn copy_ring(&self, from: u32, base: u32, len: u32) -> io::Result<()> {
+        let inside = |first: u32| {
+            first.is_multiple_of(4)
+                && first.checked_add(len).is_some_and(|end| end <= self.capacity.ring_slots)
+        };
+        if !inside(from) || !inside(base) {
+            return Err(errors::outside());
+        }
+        for (from, to) in (from / 4..).zip(base / 4..).take(len.div_ceil(4) as usize) {
+            for map in [&self.rings_before, &self.rings] {
+                map.write(to, &map.read(from).ok_or_else(errors::outside)?)?;
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! one, and written beside it if it differs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use bytemuck::Zeroable;
@@ -21,13 +22,9 @@ use crate::{
     template::map_address,
 };
 
-/// Operations that make the VIP table what `desired` says; `ids` gives every service's id. Empty when the
+/// Operations that make the VIP table what `desired` says; `ids` are the services', in the file's order. Empty when the
 /// live table is right already.
-pub fn plan(
-    desired: &Desired,
-    ids: &BTreeMap<&str, u16>,
-    observed: &Observed,
-) -> Result<Vec<MapOp>, PlanError> {
+pub fn plan(desired: &Desired, ids: &[u16], observed: &Observed) -> Result<Vec<MapOp>, PlanError> {
     let mut pages = Pages::new(observed);
     let wanted = wanted(desired, ids, &mut pages)?;
     let live: BTreeMap<[u8; 16], VipSlot> =
@@ -54,31 +51,31 @@ pub fn plan(
 
 fn wanted(
     desired: &Desired,
-    ids: &BTreeMap<&str, u16>,
+    ids: &[u16],
     pages: &mut Pages,
 ) -> Result<BTreeMap<[u8; 16], VipSlot>, PlanError> {
+    let mut services: BTreeMap<IpAddr, [Vec<(&Ports, u16)>; 2]> = BTreeMap::new();
+    for (service, &id) in desired.services.iter().zip(ids) {
+        for &vip in &service.vips {
+            let [tcp, udp] = services.entry(vip).or_default();
+            let list = if service.protocol == Protocol::Tcp { tcp } else { udp };
+            list.push((&service.ports, id));
+        }
+    }
     let mut slots: BTreeMap<[u8; 16], VipSlot> = BTreeMap::new();
     for vip in &desired.vips {
-        let ports = |protocol| {
-            let services =
-                desired.services.iter().filter(|s| s.protocol == protocol && s.vips.contains(&vip.address));
-            services.map(|s| (&s.ports, ids.get(&*s.name).copied().unwrap_or(0))).collect::<Vec<_>>()
-        };
-        let (tcp, udp) = (ports(Protocol::Tcp), ports(Protocol::Udp));
-        if tcp.is_empty() && udp.is_empty() {
-            continue;
-        }
+        let Some([tcp, udp]) = services.get(&vip.address) else { continue };
         let pass = if vip.unmatched == Unmatched::Pass { VIP_PASS_UNMATCHED } else { 0 };
         let address = map_address(vip.address);
         slots.insert(
             address,
             VipSlot {
                 address,
-                tcp_root: pages.root(&tcp)?,
-                udp_root: pages.root(&udp)?,
+                tcp_root: pages.root(tcp)?,
+                udp_root: pages.root(udp)?,
                 flags: VIP_USED | VIP_BALANCED | pass,
                 fragments: [0; 2],
-                ranges: [ranges(&tcp), ranges(&udp)],
+                ranges: [ranges(tcp), ranges(udp)],
             },
         );
     }
@@ -123,6 +120,7 @@ fn place(vips: &BTreeMap<[u8; 16], VipSlot>, slots: u32, salt: u32) -> Option<Ve
 struct Pages {
     by_content: BTreeMap<PortPage, u32>,
     used: BTreeSet<u32>,
+    next: u32,
     capacity: u32,
     fresh: Vec<(u32, PortPage)>,
 }
@@ -135,6 +133,7 @@ impl Pages {
         Self {
             by_content: live.chain([(EMPTY, 0)]).collect(),
             used: observed.pages.keys().copied().chain([0]).collect(),
+            next: 1,
             capacity: observed.capacity.port_pages,
             fresh: Vec::new(),
         }
@@ -171,8 +170,8 @@ impl Pages {
         let end = self.capacity.min(1 << 16);
         let need = u64::from(end) + 1;
         let full = PlanError::Limit { what: "port_pages", need, have: u64::from(self.capacity) };
-        let page = (1..end).find(|page| !self.used.contains(page)).ok_or(full)?;
-        self.used.insert(page);
+        let page = (self.next..end).find(|page| !self.used.contains(page)).ok_or(full)?;
+        self.next = page + 1;
         self.by_content.insert(content, page);
         self.fresh.push((page, content));
         Ok(page)

@@ -65,6 +65,7 @@ fn observed() -> Observed {
         resolve: &resolve,
         census: &Census::default(),
         windows: &BTreeMap::new(),
+        memo: &plan::Memo::default(),
         now: 1000,
         allow_moves: false,
         generation: 3,
@@ -134,7 +135,7 @@ fn readings_find_their_owners() {
     let id = |name| observed.services.iter().find(|(_, s)| plan::name(s) == name).map(|(&id, _)| id).unwrap();
     let web = id("web");
     let local = |last| {
-        let members = &observed.members[&web];
+        let members = &observed.ring(web).unwrap().members;
         *members.iter().find(|(_, m)| m.address[15] == last).unwrap().0
     };
     let mut counters = Counters::default();

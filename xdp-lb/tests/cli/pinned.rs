@@ -9,7 +9,7 @@ use xdp_lb::{
     dataplane::{BpffsRoot, Loaded, Program, Setup, Shape, attach, load, sys},
     model::AttachMode,
     nexthop::{NextHop, Resolution},
-    plan::{self, Census, Inputs},
+    plan::{self, Census, Inputs, Memo},
     state::Maps as _,
 };
 
@@ -85,6 +85,7 @@ fn fill(root: &BpffsRoot) {
         resolve: &|_| Resolution::Resolved(out.clone()),
         census: &Census::default(),
         windows: &BTreeMap::new(),
+        memo: &Memo::default(),
         now: 1_700_000_000,
         allow_moves: false,
         generation: 4,

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use xdp_lb::memory::{Cpu, MemoryMaps};
 use xdp_lb::model::Desired;
 use xdp_lb::nexthop::{NextHop, Resolution};
-use xdp_lb::plan::{self, Census, Inputs, Plan, PlanError};
-use xdp_lb::state::{Capacity, MapOp, Maps, WriteError};
+use xdp_lb::plan::{self, Census, Inputs, Memo, Plan, PlanError};
+use xdp_lb::state::{Capacity, MapOp, Maps, Observed, WriteError};
 use xdp_lb::survey::{Survey, survey};
+use xdp_lb::times::Times;
 use xdp_lb_common::control::Control;
 use xdp_lb_common::flow::TICKS;
 
@@ -29,7 +31,9 @@ pub struct Agent {
     pub census: Census,
     /// Open tracking windows, seconds since 1970 by service id.
     pub windows: BTreeMap<u16, u64>,
-    changed: BTreeMap<(u32, u32), Duration>,
+    /// Copies of an agent go on with one: it must not matter.
+    memo: Arc<Memo>,
+    times: Times,
     started: Duration,
 }
 
@@ -43,7 +47,8 @@ impl Agent {
             allow_moves: false,
             census: Census::default(),
             windows: BTreeMap::new(),
-            changed: BTreeMap::new(),
+            memo: Arc::default(),
+            times: Times::default(),
             started: BOOTED,
         }
     }
@@ -64,7 +69,7 @@ impl Agent {
     /// Dies and comes again with nothing but the maps; it looks at the flow table before anything else.
     pub fn restart(&mut self) {
         self.windows.clear();
-        self.changed.clear();
+        self.times = Times::default();
         self.started = self.now;
         self.survey();
     }
@@ -81,6 +86,7 @@ impl Agent {
             resolve: &resolve,
             census: &self.census,
             windows: &self.windows,
+            memo: &self.memo,
             now: self.now.as_secs(),
             allow_moves: self.allow_moves,
             generation: 1,
@@ -90,20 +96,18 @@ impl Agent {
 
     /// Carries a plan out, and remembers what the next one needs to know.
     pub fn carry_out(&mut self, plan: &Plan) -> Result<(), WriteError> {
-        self.census.quarantine(plan, &self.maps.observe());
+        let observed = self.maps.observe();
+        self.census.quarantine(plan, &observed);
         for op in &plan.ops {
-            self.step(op)?;
+            self.step(op, &observed)?;
         }
-        let now = self.now.as_secs();
-        self.windows.extend(plan.windows_opened.iter().map(|&id| (id, now)));
+        self.windows.extend(&plan.windows_opened);
         Ok(())
     }
 
-    /// One operation.
-    pub fn step(&mut self, op: &MapOp) -> Result<(), WriteError> {
-        if let MapOp::SetSlots { base, changes } = op {
-            self.changed.extend(changes.iter().map(|c| ((*base, c.slot), self.now)));
-        }
+    /// One operation of a plan that was made when `observed` was there.
+    pub fn step(&mut self, op: &MapOp, observed: &Observed) -> Result<(), WriteError> {
+        self.times.note(op, observed, self.now);
         self.maps.apply(op)
     }
 
@@ -130,14 +134,13 @@ impl Agent {
     /// Looks at the whole flow table.
     pub fn look(&self) -> Survey {
         let observed = self.maps.observe();
-        let base = |service: u16| observed.services[&service].config().slot_base;
         let ttl = |service: u16| u64::from(observed.services[&service].config().flow_ttl);
         survey(
             &observed,
             self.maps.flow_sets(),
             self.tick(),
             self.now,
-            &|service, slot| self.changed.get(&(base(service), slot)).copied().unwrap_or(self.started),
+            &|base, slot| self.times.changed(base, slot).unwrap_or(self.started),
             &|service| Duration::from_millis((ttl(service) << TICK_SHIFT) * 1000 / HZ),
         )
     }

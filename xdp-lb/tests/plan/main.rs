@@ -11,3 +11,4 @@ mod lifecycle;
 mod limits;
 mod meaning;
 mod random;
+mod sharing;

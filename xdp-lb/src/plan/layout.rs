@@ -1,0 +1,191 @@
+//! Who shares a ring with whom: services that are equal in all that decides slots, members and headers.
+//!
+//! ```text
+//!   file:  a = b, c, d new = a            groups:  a b, keeping R1
+//!   maps:  R1 { a b c }                            c, leaving R1 for a copy of it
+//!                                                  d joins a b: nobody remembers a flow of it
+//! ```
+//!
+//! A ring is kept by one specification; services on it that want another leave for a copy, which has the same
+//! members under the same indices and the same slots, dirty ones included.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+
+use super::{PlanError, room::Room};
+use crate::{
+    model::{self, AdminState, Desired, DrainPolicy, Encap, TableSize},
+    state::{Observed, Place, Ring},
+    template::from_map,
+};
+
+/// The groups of one configuration over what is there.
+pub(super) struct Layout<'a> {
+    pub(super) groups: Vec<Group<'a>>,
+    /// Groups by specification.
+    pub(super) specs: Vec<Vec<usize>>,
+    /// Id of every service, in the file's order.
+    pub(super) ids: Vec<u16>,
+    /// The same by name.
+    pub(super) by_name: BTreeMap<&'a str, u16>,
+}
+
+/// Services that will share a ring after this plan.
+pub(super) struct Group<'a> {
+    /// One of them: what all have in common.
+    pub(super) like: &'a model::Service,
+    /// Those that are there, with their ids, in the file's order.
+    pub(super) present: Vec<(&'a model::Service, u16)>,
+    /// Those that are not there yet.
+    pub(super) newcomers: Vec<(&'a model::Service, u16)>,
+    /// What becomes of the ring that those present are on.
+    pub(super) source: Source,
+}
+
+/// Where the ring of a group comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// It is new.
+    Nothing,
+    /// This ring, changed in place.
+    Keeps(Place),
+    /// A copy of this ring, which others keep.
+    Leaves(Place),
+}
+
+impl Group<'_> {
+    /// The ring that is kept.
+    pub(super) fn kept(&self) -> Option<Place> {
+        match self.source {
+            Source::Keeps(place) => Some(place),
+            Source::Nothing | Source::Leaves(_) => None,
+        }
+    }
+}
+
+/// Everything that decides slots, members and headers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Spec<'a> {
+    table_size: TableSize,
+    encap: &'a Encap,
+    drain: DrainPolicy,
+    backends: &'a [model::Backend],
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn of(
+        desired: &'a Desired,
+        observed: &Observed,
+        there: &BTreeMap<&str, u16>,
+        room: &mut Room,
+    ) -> Result<Self, PlanError> {
+        let services = &desired.services;
+        let id = |s: &model::Service| there.get(&*s.name).map_or_else(|| room.id(), |&id| Ok(id));
+        let ids: Vec<u16> = services.iter().map(id).collect::<Result<_, _>>()?;
+        let spec_of = specs(services);
+        let specs = spec_of.iter().max().map_or(0, |last| last + 1);
+
+        // Services by specification and by the ring that they are on; the new ones apart.
+        let mut present: Vec<BTreeMap<Place, Vec<(&model::Service, u16)>>> = vec![BTreeMap::new(); specs];
+        let mut newcomers: Vec<Vec<(&model::Service, u16)>> = vec![Vec::new(); specs];
+        for ((service, &id), &spec) in services.iter().zip(&ids).zip(&spec_of) {
+            match observed.services.get(&id) {
+                Some(entry) => {
+                    present[spec].entry(Place::of(entry.config())).or_default().push((service, id));
+                }
+                None => newcomers[spec].push((service, id)),
+            }
+        }
+        let keepers = keepers(&present, observed);
+        let mut layout = Self {
+            groups: Vec::new(),
+            specs: vec![Vec::new(); specs],
+            by_name: services.iter().map(|s| &*s.name).zip(ids.iter().copied()).collect(),
+            ids,
+        };
+        for (spec, (present, newcomers)) in present.into_iter().zip(newcomers).enumerate() {
+            layout.specify(spec, present, newcomers, &keepers);
+        }
+        Ok(layout)
+    }
+
+    /// Adds the groups of one specification, the one that is best to join first.
+    fn specify(
+        &mut self,
+        spec: usize,
+        present: BTreeMap<Place, Vec<(&'a model::Service, u16)>>,
+        mut newcomers: Vec<(&'a model::Service, u16)>,
+        keepers: &BTreeMap<Place, usize>,
+    ) {
+        let mut rings: Vec<(Place, Vec<(&model::Service, u16)>)> = present.into_iter().collect();
+        let keeps = |place: &Place| keepers.get(place) == Some(&spec);
+        rings.sort_by_key(|(place, services)| (!keeps(place), Reverse(services.len())));
+        for (place, present) in rings {
+            let Some(&(like, _)) = present.first() else { continue };
+            let source = if keeps(&place) { Source::Keeps(place) } else { Source::Leaves(place) };
+            // Nobody remembers a flow of a service that is new: any ring of its specification will do.
+            self.add(spec, Group { like, present, newcomers: std::mem::take(&mut newcomers), source });
+        }
+        if let Some(&(like, _)) = newcomers.first() {
+            self.add(spec, Group { like, present: Vec::new(), newcomers, source: Source::Nothing });
+        }
+    }
+
+    fn add(&mut self, spec: usize, group: Group<'a>) {
+        self.specs[spec].push(self.groups.len());
+        self.groups.push(group);
+    }
+}
+
+/// The specification of every service, numbered in the order of their first appearance.
+fn specs(services: &[model::Service]) -> Vec<usize> {
+    let mut known: HashMap<Spec, usize> = HashMap::new();
+    services
+        .iter()
+        .map(|s| {
+            let (table_size, drain) = (s.table_size, s.drain);
+            let next = known.len();
+            *known.entry(Spec { table_size, encap: &s.encap, drain, backends: &s.backends }).or_insert(next)
+        })
+        .collect()
+}
+
+/// Which specification keeps each ring: the one of most services, so that few entries are rewritten; among
+/// equals the one that changes fewest members, then the one of the lowest id.
+fn keepers(
+    present: &[BTreeMap<Place, Vec<(&model::Service, u16)>>],
+    observed: &Observed,
+) -> BTreeMap<Place, usize> {
+    let mut claims: BTreeMap<Place, Vec<(usize, &[(&model::Service, u16)])>> = BTreeMap::new();
+    for (spec, rings) in present.iter().enumerate() {
+        for (place, services) in rings {
+            claims.entry(*place).or_default().push((spec, services));
+        }
+    }
+    let keeper = |place: &Place, claims: &[(usize, &[(&model::Service, u16)])]| {
+        let ring = observed.rings.get(place);
+        let best = claims.iter().min_by_key(|(_, services)| {
+            let differs = match (claims.len(), ring, services.first()) {
+                (2.., Some(ring), Some((like, _))) => changed_members(ring, like),
+                _ => 0,
+            };
+            (Reverse(services.len()), differs, services.iter().map(|(_, id)| *id).min())
+        });
+        best.map(|(spec, _)| *spec)
+    };
+    claims.iter().filter_map(|(place, claims)| Some((*place, keeper(place, claims)?))).collect()
+}
+
+/// Members that come, go, or change their state.
+fn changed_members(ring: &Ring, like: &model::Service) -> usize {
+    let wanted: BTreeMap<_, _> = like.backends.iter().map(|b| (b.address, b.state)).collect();
+    let states: BTreeMap<_, _> =
+        ring.members.values().map(|m| (from_map(m.address), super::state_name(m.state))).collect();
+    let same = |state: AdminState, name: &str| match state {
+        AdminState::Active => name == "active",
+        AdminState::Drain => name == "draining" || name == "drained",
+        AdminState::Down => name == "down",
+    };
+    let come = wanted.iter().filter(|(a, w)| states.get(*a).is_none_or(|name| !same(**w, name))).count();
+    come + states.iter().filter(|(a, name)| !wanted.contains_key(*a) && **name == "active").count()
+}
