@@ -3,10 +3,13 @@
 //! `config` builds it, everything behind it (plan, explain, status) reads it. Wrong states are hard to
 //! write here: a prime is a [`TableSize`], a share is a [`Share`], ports never overlap inside a service.
 
+mod backends;
+
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+pub use self::backends::Backends;
 use crate::bgp::settings::Bgp;
 use crate::health::{Check, OnAllDown};
 
@@ -259,7 +262,7 @@ pub struct Service {
     /// What becomes of the service while no backend answers.
     pub on_all_down: OnAllDown,
     /// Configured backends, sorted by address; an empty list is a service that drops.
-    pub backends: Vec<Backend>,
+    pub backends: Backends,
 }
 
 /// A prime number of Maglev slots, 3..=131071.

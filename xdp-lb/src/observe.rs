@@ -4,6 +4,7 @@
 //! One walk for both kinds of maps: `dataplane` reads mapped memory, [`crate::memory`] its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use xdp_lb_common::{
@@ -14,7 +15,7 @@ use xdp_lb_common::{
     vip::{PortPage, VIP_USED, VipSlot},
 };
 
-use crate::state::{Capacity, Observed, Place, Ring, Slots};
+use crate::state::{Capacity, MapOp, Observed, Place, Ring, Slots};
 
 /// Elements of the maps by index; `None` outside the map. Every value is a copy: packets and other tools may
 /// be writing beside us.
@@ -35,6 +36,18 @@ pub trait Elements {
     fn slot(&self, index: u32) -> Option<u16>;
     /// A slot of `rings_before`.
     fn before(&self, index: u32) -> Option<u16>;
+    /// Slots of `rings` in a row; fewer where the map ends.
+    fn slots(&self, range: Range<u32>) -> Vec<u16> {
+        range.map_while(|index| self.slot(index)).collect()
+    }
+    /// Slots of `rings_before` in a row.
+    fn befores(&self, range: Range<u32>) -> Vec<u16> {
+        range.map_while(|index| self.before(index)).collect()
+    }
+    /// Whether these slots of `rings` and of `rings_before` are what they were.
+    fn slots_are(&self, range: Range<u32>, last: &Slots) -> bool {
+        self.slots(range.clone()) == last.now && self.befores(range) == last.before
+    }
     /// An element of `decap_sources`: 0 or 1.
     fn sources(&self, bank: u32) -> Option<AllowList>;
     /// Interfaces in `tx_ports`.
@@ -44,8 +57,86 @@ pub trait Elements {
 /// A copy of everything reachable.
 #[must_use]
 pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
+    look(maps, None)
+}
+
+/// A copy that shares with `last` what is the same; see [`crate::state::Maps::observe_again`].
+#[must_use]
+pub fn observe_again<E: Elements + ?Sized>(maps: &E, last: &Observed, written: Option<&[MapOp]>) -> Observed {
+    look(maps, Some(Last { observed: last, written: written.map(Written::of) }))
+}
+
+/// What is known from the last look.
+struct Last<'a> {
+    observed: &'a Observed,
+    /// Parts that were written since; `None` where anything may have been.
+    written: Option<Written>,
+}
+
+/// What operations touch of the parts that are large.
+#[derive(Default)]
+struct Written {
+    vips: bool,
+    /// First slots of rings.
+    rings: BTreeSet<u32>,
+}
+
+impl Written {
+    fn of(ops: &[MapOp]) -> Self {
+        let mut written = Self::default();
+        for op in ops {
+            match op {
+                MapOp::PutPage { .. } | MapOp::PutVips { .. } | MapOp::SwitchVips { .. } => {
+                    written.vips = true;
+                }
+                MapOp::PutRing { base, .. } | MapOp::CopyRing { base, .. } | MapOp::SetSlots { base, .. } => {
+                    written.rings.insert(*base);
+                }
+                _ => {}
+            }
+        }
+        written
+    }
+}
+
+impl Last<'_> {
+    /// The VIPs and pages of the last look, if they are still those.
+    fn vips<E: Elements + ?Sized>(
+        &self,
+        maps: &E,
+        control: &Control,
+    ) -> Option<(Arc<Vec<VipSlot>>, Arc<BTreeMap<u32, PortPage>>)> {
+        let Observed { capacity, control: old, vips, pages, .. } = self.observed;
+        let same = match &self.written {
+            _ if old.vip_bank != control.vip_bank || *capacity != maps.capacity() => false,
+            Some(written) => !written.vips,
+            None => {
+                let first = VipBank::first(control.vip_bank, capacity.vip_slots);
+                (first..).zip(&**vips).all(|(index, slot)| maps.vip(index).as_ref() == Some(slot))
+                    && pages.iter().all(|(&page, content)| maps.page(page).as_ref() == Some(content))
+            }
+        };
+        same.then(|| (Arc::clone(vips), Arc::clone(pages)))
+    }
+
+    /// The slots of a ring at the last look, if they are still those.
+    fn slots<E: Elements + ?Sized>(&self, maps: &E, place: &Place) -> Option<Arc<Slots>> {
+        let slots = &self.observed.rings.get(place)?.slots;
+        let same = match &self.written {
+            Some(written) => !written.rings.contains(&place.slot_base),
+            None => slots.now.len() == place.table_size as usize && maps.slots_are(range(place), slots),
+        };
+        same.then(|| Arc::clone(slots))
+    }
+}
+
+fn look<E: Elements + ?Sized>(maps: &E, last: Option<Last>) -> Observed {
     let (capacity, control) = (maps.capacity(), maps.control());
-    let vips = live_bank(maps, &capacity, &control);
+    let (vips, pages) = last.as_ref().and_then(|last| last.vips(maps, &control)).unwrap_or_else(|| {
+        let vips = live_bank(maps, &capacity, &control);
+        let pages = pages(maps, &vips);
+        (Arc::new(vips), Arc::new(pages))
+    });
     let services: BTreeMap<u16, Service> = (1..capacity.services.min(MAX_SERVICES + 1))
         .filter_map(|id| Some((id as u16, maps.service(id)?)))
         .filter(|(_, service)| service.used != 0)
@@ -53,8 +144,8 @@ pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
     Observed {
         capacity,
         control,
-        pages: pages(maps, &vips),
-        rings: rings(maps, &services),
+        pages,
+        rings: rings(maps, &services, last.as_ref()),
         sources: maps.sources(control.decap_bank & 1).unwrap_or_else(bytemuck::Zeroable::zeroed),
         tx_ports: maps.tx_ports(),
         vips,
@@ -91,7 +182,11 @@ pub fn pages<E: Elements + ?Sized>(maps: &E, vips: &[VipSlot]) -> BTreeMap<u32, 
 }
 
 /// The rings that `services` use, each read once.
-fn rings<E: Elements + ?Sized>(maps: &E, services: &BTreeMap<u16, Service>) -> BTreeMap<Place, Ring> {
+fn rings<E: Elements + ?Sized>(
+    maps: &E,
+    services: &BTreeMap<u16, Service>,
+    last: Option<&Last>,
+) -> BTreeMap<Place, Ring> {
     let mut rings: BTreeMap<Place, Ring> = BTreeMap::new();
     for (&id, service) in services {
         rings.entry(Place::of(service.config())).or_default().services.push(id);
@@ -99,7 +194,8 @@ fn rings<E: Elements + ?Sized>(maps: &E, services: &BTreeMap<u16, Service>) -> B
     for (place, ring) in &mut rings {
         ring.block = block_len(maps, place);
         ring.members = members(maps, place, ring.block);
-        ring.slots = Arc::new(slots(maps, place));
+        let known = last.and_then(|last| last.slots(maps, place));
+        ring.slots = known.unwrap_or_else(|| Arc::new(slots(maps, place)));
     }
     rings
 }
@@ -119,12 +215,13 @@ fn members<E: Elements + ?Sized>(maps: &E, place: &Place, block: u32) -> BTreeMa
 
 /// A ring's slots; none when they do not lie in the map.
 fn slots<E: Elements + ?Sized>(maps: &E, place: &Place) -> Slots {
-    let range = place.slot_base..place.slot_base.saturating_add(place.table_size);
+    let range = range(place);
     if range.end > maps.capacity().ring_slots {
         return Slots::default();
     }
-    Slots {
-        now: range.clone().map_while(|index| maps.slot(index)).collect(),
-        before: range.map_while(|index| maps.before(index)).collect(),
-    }
+    Slots { now: maps.slots(range.clone()), before: maps.befores(range) }
+}
+
+fn range(place: &Place) -> Range<u32> {
+    place.slot_base..place.slot_base.saturating_add(place.table_size)
 }

@@ -85,10 +85,10 @@ pub struct Observed {
     pub capacity: Capacity,
     /// The `control` element.
     pub control: Control,
-    /// The live VIP bank, all slots.
-    pub vips: Vec<VipSlot>,
+    /// The live VIP bank, all slots. Here too, the same allocation means that nothing has changed.
+    pub vips: Arc<Vec<VipSlot>>,
     /// Port pages that the live bank reaches, without page 0.
-    pub pages: BTreeMap<u32, PortPage>,
+    pub pages: Arc<BTreeMap<u32, PortPage>>,
     /// Services in use, by id.
     pub services: BTreeMap<u16, Service>,
     /// Rings of these services.
@@ -286,6 +286,14 @@ pub struct WriteError {
 pub trait Maps {
     /// A copy of what is there.
     fn observe(&self) -> Observed;
+
+    /// The same, where most is as it was in `last`: large parts that did not change are shared with it. With the
+    /// operations that were `written` since by the caller, the only writer, parts that they do not touch are not even
+    /// looked at.
+    fn observe_again(&self, last: &Observed, written: Option<&[MapOp]>) -> Observed {
+        let _ = (last, written);
+        self.observe()
+    }
 
     /// Carries one operation out.
     ///

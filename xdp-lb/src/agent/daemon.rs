@@ -37,7 +37,6 @@ use crate::{
         settle,
     },
     nexthop::Snapshot,
-    state::Maps as _,
 };
 
 /// How often the flow table is read.
@@ -524,7 +523,7 @@ impl Agent {
 
     /// Addresses to follow once `desired` is in force.
     fn followed_by(&self, desired: &Desired) -> BTreeSet<IpAddr> {
-        followed(desired, &self.reconciler.maps().observe())
+        followed(desired, &self.reconciler.observe())
     }
 
     /// When to reconcile though nothing happened.

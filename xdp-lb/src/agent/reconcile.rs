@@ -97,6 +97,8 @@ pub struct Reconciler<M> {
     /// When slots last changed, a grace period included.
     times: Times,
     memo: Memo,
+    /// What was there at the last look.
+    last: Option<Observed>,
     /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
     generation: u32,
 }
@@ -111,6 +113,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             windows: BTreeMap::new(),
             times: Times::default(),
             memo: Memo::default(),
+            last: None,
             generation,
         }
     }
@@ -123,6 +126,20 @@ impl<M: Maps + FlowTable> Reconciler<M> {
     /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// What is there now. The large parts that did not change are shared with the last look; with `written`, what
+    /// this task alone wrote since, the others are not looked at.
+    fn look(&self, written: Option<&[MapOp]>) -> Observed {
+        match &self.last {
+            Some(last) => self.maps.observe_again(last, written),
+            None => self.maps.observe(),
+        }
+    }
+
+    /// What is there now.
+    pub fn observe(&self) -> Observed {
+        self.look(None)
     }
 
     /// What carrying `desired` out would write, without writing.
@@ -149,8 +166,14 @@ impl<M: Maps + FlowTable> Reconciler<M> {
     /// # Errors
     /// [`ReconcileError`]; running again finishes what a failed write left.
     pub fn reconcile(&mut self, run: &Run) -> Result<Outcome, ReconcileError> {
-        let observed = self.maps.observe();
-        let plan = self.plan(&observed, run)?;
+        let observed = self.look(None);
+        let plan = match self.plan(&observed, run) {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.last = Some(observed);
+                return Err(error.into());
+            }
+        };
         // Before the writes: a write that fails leaves what came before it, and the next try is one for this
         // configuration.
         self.generation = run.generation;
@@ -176,16 +199,20 @@ impl<M: Maps + FlowTable> Reconciler<M> {
                 "plan applied"
             );
         }
+        self.last = Some(observed);
         if !plan.is_empty() {
-            self.verify(run);
+            self.verify(run, &plan.ops);
         }
         Ok(Outcome { writes: plan.ops.len(), wake: plan.wake })
     }
 
     /// A second look: the plan from what is there now must be empty, or wait for something. Never an error: the
     /// plan has been carried out, and callers take [`ReconcileError::Plan`] for nothing written.
-    fn verify(&self, run: &Run) {
-        match self.plan(&self.maps.observe(), run) {
+    fn verify(&mut self, run: &Run, written: &[MapOp]) {
+        let observed = self.look(Some(written));
+        let again = self.plan(&observed, run);
+        self.last = Some(observed);
+        match again {
             Ok(again) => {
                 if let Some(op) = again.ops.first() {
                     let (map, key) = op.target();
@@ -218,7 +245,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
     /// When the flow table's clock cannot be read.
     pub fn survey(&mut self, desired: &Desired, uptime: Duration) -> io::Result<Survey> {
         self.maps.grace();
-        let observed = self.maps.observe();
+        let observed = self.look(None);
         self.times.keep(&observed);
         let wanted: HashMap<&str, Duration> =
             desired.services.iter().map(|w| (&*w.name, w.flow_timeout)).collect();

@@ -1,21 +1,22 @@
 //! The last step: a draft without mistakes into the desired state. Called by [`super::parse`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use super::draft::{DecapDraft, Draft, PlacedList, PortsDraft, ServiceDraft};
 use super::finding::Placed;
-use crate::model::{Decap, Desired, Encap, Interface, Ports, Service, Unmatched, Vip};
+use crate::model::{Backends, Decap, Desired, Encap, Interface, Ports, Service, Unmatched, Vip};
 
 /// `None` when a part is missing, which a recorded mistake explains.
 pub(super) fn desired(draft: Draft) -> Option<Desired> {
+    let mut lists = HashSet::new();
     let mut whens = BTreeMap::new();
     let services: Vec<Service> = match draft.services {
         Some(services) => {
             let named =
                 |draft: &ServiceDraft| Some((draft.name.as_ref()?.value.clone(), draft.advertise.when));
             whens.extend(services.items.iter().filter_map(named));
-            services.items.into_iter().map(service).collect::<Option<_>>()?
+            services.items.into_iter().map(|draft| service(draft, &mut lists)).collect::<Option<_>>()?
         }
         None => Vec::new(),
     };
@@ -46,11 +47,15 @@ fn vips(services: &[Service], policies: Vec<Placed<Vip>>) -> Vec<Vip> {
     used.into_iter().map(vip).collect()
 }
 
-fn service(draft: ServiceDraft) -> Option<Service> {
+/// `lists` are the lists of backends so far: equal ones become one.
+fn service(draft: ServiceDraft, lists: &mut HashSet<Backends>) -> Option<Service> {
     let ports = match draft.ports? {
         PortsDraft::All(_) => Ports::All,
         PortsDraft::Ranges(ranges) => Ports::Ranges(ranges.into_iter().map(|range| range.value).collect()),
     };
+    let backends: Backends = draft.backends?.items.into_iter().map(|backend| backend.value).collect();
+    let backends = lists.get(&backends).cloned().unwrap_or(backends);
+    lists.insert(backends.clone());
     Some(Service {
         name: draft.name?.value,
         vips: sorted(draft.vips),
@@ -69,7 +74,7 @@ fn service(draft: ServiceDraft) -> Option<Service> {
         },
         health: draft.health?,
         on_all_down: draft.on_all_down,
-        backends: draft.backends?.items.into_iter().map(|backend| backend.value).collect(),
+        backends,
     })
 }
 

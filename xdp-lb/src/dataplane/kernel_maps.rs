@@ -14,7 +14,7 @@
 //! second flip of an entry first waits for a grace period, unless one has passed since the first; one wait serves
 //! all entries flipped before it. The first batch after opening needs none: opening waited.
 
-use std::{collections::BTreeSet, io, mem::offset_of, os::fd::AsFd as _, sync::OnceLock};
+use std::{collections::BTreeSet, io, mem::offset_of, ops::Range, os::fd::AsFd as _, sync::OnceLock};
 
 use aya::maps::{DevMap, IterableMap as _, Map, MapData, MapError};
 use bytemuck::{Pod, Zeroable as _};
@@ -32,8 +32,8 @@ use xdp_lb_common::{
 
 use super::{errors, mapped::Mapped, root::BpffsRoot, sys};
 use crate::{
-    observe::{Elements, observe},
-    state::{Capacity, MapOp, Maps, Observed, SlotChange, WriteError},
+    observe::{Elements, observe, observe_again},
+    state::{Capacity, MapOp, Maps, Observed, SlotChange, Slots, WriteError},
 };
 
 /// What the maps are opened for.
@@ -471,6 +471,15 @@ impl Elements for KernelMaps {
     fn before(&self, index: u32) -> Option<u16> {
         Some(self.rings_before.read(index >> 2)?.slots[(index & 3) as usize])
     }
+    fn slots(&self, range: Range<u32>) -> Vec<u16> {
+        row(&self.rings, range)
+    }
+    fn befores(&self, range: Range<u32>) -> Vec<u16> {
+        row(&self.rings_before, range)
+    }
+    fn slots_are(&self, range: Range<u32>, last: &Slots) -> bool {
+        is_row(&self.rings, &range, &last.now) && is_row(&self.rings_before, &range, &last.before)
+    }
     fn sources(&self, bank: u32) -> Option<AllowList> {
         self.sources.read(bank)
     }
@@ -482,6 +491,10 @@ impl Elements for KernelMaps {
 impl Maps for KernelMaps {
     fn observe(&self) -> Observed {
         observe(self)
+    }
+
+    fn observe_again(&self, last: &Observed, written: Option<&[MapOp]>) -> Observed {
+        observe_again(self, last, written)
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), WriteError> {
@@ -564,6 +577,27 @@ impl Opener<'_> {
     fn error(&self, name: &'static str, source: io::Error) -> OpenError {
         OpenError::Map { root: self.root.clone(), name, source }
     }
+}
+
+/// Slots in a row, as far as the map goes.
+fn row(map: &Mapped<RingWord>, range: Range<u32>) -> Vec<u16> {
+    let words = (range.start >> 2..).map_while(|index| map.read(index));
+    let mut row = Vec::with_capacity(range.len() + 6);
+    words.take(range.len().div_ceil(4) + 1).for_each(|word| row.extend_from_slice(&word.slots));
+    row.drain(..row.len().min(range.start as usize & 3));
+    row.truncate(range.len());
+    row
+}
+
+/// Whether a row of slots still is what it was: four at a time, for this is asked of all rings before every plan.
+fn is_row(map: &Mapped<RingWord>, range: &Range<u32>, last: &[u16]) -> bool {
+    if !range.start.is_multiple_of(4) || last.len() != range.len() {
+        return row(map, range.clone()) == last;
+    }
+    let (fours, rest) = last.as_chunks::<4>();
+    let mut words = (range.start >> 2..).map(|index| map.read(index).map(|word| word.slots));
+    fours.iter().all(|four| words.next().flatten() == Some(*four))
+        && (rest.is_empty() || words.next().flatten().is_some_and(|four| four.starts_with(rest)))
 }
 
 /// Byte offset of a slot in its [`RingWord`].

@@ -69,7 +69,8 @@ struct Spec<'a> {
     table_size: TableSize,
     encap: &'a Encap,
     drain: DrainPolicy,
-    backends: &'a [model::Backend],
+    /// Number of the list of backends, equal for equal lists.
+    backends: usize,
 }
 
 impl<'a> Layout<'a> {
@@ -140,12 +141,19 @@ impl<'a> Layout<'a> {
 /// The specification of every service, numbered in the order of their first appearance.
 fn specs(services: &[model::Service]) -> Vec<usize> {
     let mut known: HashMap<Spec, usize> = HashMap::new();
+    let mut lists: HashMap<&[model::Backend], usize> = HashMap::new();
+    // To read a list of hundreds once for each of thousands of services would be the whole cost of a plan.
+    let mut seen: HashMap<*const Vec<model::Backend>, usize> = HashMap::new();
     services
         .iter()
         .map(|s| {
+            let backends = *seen.entry(s.backends.identity()).or_insert_with(|| {
+                let next = lists.len();
+                *lists.entry(&s.backends[..]).or_insert(next)
+            });
             let (table_size, drain) = (s.table_size, s.drain);
             let next = known.len();
-            *known.entry(Spec { table_size, encap: &s.encap, drain, backends: &s.backends }).or_insert(next)
+            *known.entry(Spec { table_size, encap: &s.encap, drain, backends }).or_insert(next)
         })
         .collect()
 }

@@ -176,7 +176,7 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     plan.ops.extend(ports.difference(&observed.tx_ports).map(|&ifindex| MapOp::PutTxPort { ifindex }));
     plan.ops.append(&mut early);
     plan.ops.extend(sources(desired.decap.as_ref(), observed)?);
-    plan.ops.append(&mut vips::plan(desired, &layout.ids, observed)?);
+    plan.ops.append(&mut vips::plan(inputs, &layout.ids)?);
     plan.ops.append(&mut live);
     for (name, &id) in by_name.iter().filter(|(name, _)| !layout.by_name.contains_key(*name)) {
         plan.ops.push(MapOp::DropService { id });
@@ -188,7 +188,7 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     if observed.control.generation != inputs.generation {
         plan.ops.push(MapOp::SetGeneration { generation: inputs.generation });
     }
-    inputs.memo.forget_unused();
+    inputs.memo.forget_unused(observed);
     Ok(plan)
 }
 

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytemuck::Zeroable;
 use xdp_lb_common::{
@@ -22,6 +23,7 @@ use super::{
     Inputs, PlanError, ServiceChange,
     layout::{Group, Layout, Source},
     member::{Ways, is_down, state, state_name},
+    memo::Assignment,
     room::Room,
     window::Windows,
 };
@@ -134,7 +136,8 @@ fn create(
     });
     put_block(early, place.backend_base, block, entries);
     if table_size > 0 {
-        early.push(MapOp::PutRing { base: place.slot_base, slots: targets(inputs, like, &locals)? });
+        let target = Target::of(inputs, like, &locals)?;
+        early.push(MapOp::PutRing { base: place.slot_base, slots: target.row(place.table_size) });
     }
     let mut planned = Planned { place, block, moved: true, ..Planned::default() };
     if like.backends.iter().any(|b| b.state == AdminState::Drain) {
@@ -214,23 +217,25 @@ fn change(
     // The slots.
     let mut changes = Vec::new();
     if rebuilt {
-        early.push(MapOp::PutRing { base: place.slot_base, slots: targets(inputs, like, &locals)? });
+        let target = Target::of(inputs, like, &locals)?;
+        early.push(MapOp::PutRing { base: place.slot_base, slots: target.row(place.table_size) });
         (change.slots, change.slots_moved) = (size, size);
     } else {
         if moved && size > 0 {
             early.push(MapOp::CopyRing { from: old_place.slot_base, base: place.slot_base, len: size });
         }
-        let target = if like.backends.is_empty() {
-            vec![NO_BACKEND; size as usize]
-        } else {
-            targets(inputs, like, &locals)?
-        };
         let services = group
             .present
             .iter()
             .filter_map(|&(wanted, id)| Some((wanted, id, inputs.observed.services.get(&id)?.config())));
         planned.windows = Windows::of(inputs, services);
-        changes = slot_changes(ring, &next, &target, &planned.windows, &mut change);
+        let target = Target::of(inputs, like, &locals)?;
+        if moved || !target.is_known_reached(inputs, place, ring) {
+            changes = slot_changes(ring, &next, &target, &planned.windows, &mut change);
+            if changes.is_empty() && change.slots_waiting == 0 && !moved && is_clean(ring) {
+                target.remember_reached(inputs, place, ring);
+            }
+        }
         planned.waiting = change.slots_waiting > 0;
     }
 
@@ -296,7 +301,7 @@ fn change(
 fn slot_changes(
     ring: &Ring,
     next: &BTreeMap<u16, Backend>,
-    target: &[u16],
+    target: &Target,
     windows: &Windows,
     change: &mut ServiceChange,
 ) -> Vec<SlotChange> {
@@ -304,9 +309,9 @@ fn slot_changes(
     let dead = |local: u16| next.get(&local).is_none_or(|m| m.state & BACKEND_USED == 0 || is_down(m));
     let comes_alive = |local: u16| next.get(&local).is_some_and(|m| m.state & BACKEND_ALIVE != 0);
     let mut changes = Vec::new();
-    for (slot, ((&now, &before), &target)) in
-        (0u32..).zip(ring.slots.now.iter().zip(&ring.slots.before).zip(target))
-    {
+    let slots = ring.slots.now.iter().zip(&ring.slots.before);
+    for (slot, (&now, &before)) in (0u32..).zip(slots) {
+        let target = target.of_slot(slot);
         if now == target {
             continue;
         }
@@ -408,18 +413,54 @@ fn put_block(ops: &mut Vec<MapOp>, base: u32, block: u32, entries: impl IntoIter
     ops.extend((base..).zip(all).map(|(index, entry)| MapOp::PutBackend { index, entry: Box::new(entry) }));
 }
 
-/// The ring-local backend of every slot.
-fn targets(
-    inputs: &Inputs,
-    like: &model::Service,
-    locals: &BTreeMap<IpAddr, u16>,
-) -> Result<Vec<u16>, PlanError> {
-    let assignment = inputs
-        .memo
-        .assignment(like, inputs.desired.seed)
-        .map_err(|e| PlanError::Table { service: like.name.clone(), reason: e.to_string() })?;
-    let local = |address| locals.get(address).copied().unwrap_or(NO_BACKEND);
-    let by_position: Vec<u16> = assignment.addresses.iter().map(local).collect();
-    let local = |&position: &u16| by_position.get(usize::from(position)).copied().unwrap_or(NO_BACKEND);
-    Ok(assignment.positions.iter().map(local).collect())
+fn is_clean(ring: &Ring) -> bool {
+    !ring.slots.now.iter().any(|&now| Slot(now).is_dirty())
+}
+
+/// The ring-local backend that every slot is to have.
+struct Target {
+    /// `None` when it is nobody for all of them.
+    assignment: Option<Arc<Assignment>>,
+    /// Ring-local backends by position in the assignment.
+    by_position: Vec<u16>,
+}
+
+impl Target {
+    fn of(inputs: &Inputs, like: &model::Service, locals: &BTreeMap<IpAddr, u16>) -> Result<Self, PlanError> {
+        if like.backends.is_empty() {
+            return Ok(Self { assignment: None, by_position: Vec::new() });
+        }
+        let assignment = inputs
+            .memo
+            .assignment(like, inputs.desired.seed)
+            .map_err(|e| PlanError::Table { service: like.name.clone(), reason: e.to_string() })?;
+        let local = |address| locals.get(address).copied().unwrap_or(NO_BACKEND);
+        let by_position = assignment.addresses.iter().map(local).collect();
+        Ok(Self { assignment: Some(assignment), by_position })
+    }
+
+    #[inline]
+    fn of_slot(&self, slot: u32) -> u16 {
+        let position = self.assignment.as_ref().and_then(|all| all.positions.get(slot as usize));
+        position
+            .and_then(|&position| self.by_position.get(usize::from(position)))
+            .copied()
+            .unwrap_or(NO_BACKEND)
+    }
+
+    /// The slots as a row.
+    fn row(&self, size: u32) -> Vec<u16> {
+        (0..size).map(|slot| self.of_slot(slot)).collect()
+    }
+
+    fn is_known_reached(&self, inputs: &Inputs, place: Place, ring: &Ring) -> bool {
+        let known = |all| inputs.memo.is_settled(place, &ring.slots, all, &self.by_position);
+        self.assignment.as_ref().is_some_and(known)
+    }
+
+    fn remember_reached(self, inputs: &Inputs, place: Place, ring: &Ring) {
+        if let Some(assignment) = self.assignment {
+            inputs.memo.settle(place, &ring.slots, assignment, self.by_position);
+        }
+    }
 }

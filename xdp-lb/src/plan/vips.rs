@@ -15,21 +15,26 @@ use xdp_lb_common::{
     },
 };
 
-use super::PlanError;
+use super::{Inputs, PlanError};
 use crate::{
     model::{Desired, Ports, Protocol, Unmatched},
     state::{MapOp, Observed},
     template::map_address,
 };
 
-/// Operations that make the VIP table what `desired` says; `ids` are the services', in the file's order. Empty when the
+/// Operations that make the VIP table what the desired state says; `ids` are the services', in the file's order. Empty when the
 /// live table is right already.
-pub fn plan(desired: &Desired, ids: &[u16], observed: &Observed) -> Result<Vec<MapOp>, PlanError> {
+pub fn plan(inputs: &Inputs, ids: &[u16]) -> Result<Vec<MapOp>, PlanError> {
+    let Inputs { desired, observed, memo, .. } = inputs;
+    if memo.are_vips_settled(desired, ids, observed) {
+        return Ok(Vec::new());
+    }
     let mut pages = Pages::new(observed);
     let wanted = wanted(desired, ids, &mut pages)?;
     let live: BTreeMap<[u8; 16], VipSlot> =
         observed.vips.iter().filter(|s| s.flags & VIP_USED != 0).map(|s| (s.address, *s)).collect();
     if wanted == live {
+        memo.settle_vips(desired, ids, observed);
         return Ok(Vec::new());
     }
     let slots = observed.capacity.vip_slots;

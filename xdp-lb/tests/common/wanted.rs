@@ -55,7 +55,7 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
             source_v6: Some((Ipv6Addr::new(0xfd00, 0x7864, 0x7000, 0, 0, 0, 0, 0).octets(), 64)),
             dscp: Dscp::Copy,
         },
-        backends,
+        backends: backends.into(),
     }
 }
 

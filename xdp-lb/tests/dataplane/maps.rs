@@ -74,7 +74,7 @@ fn live_changes_are_single_stores_in_the_live_copy() {
     assert_eq!(maps.slot(4), Some((1, 0)));
 
     maps.apply(&MapOp::SetBackendState { index: 1, state: BACKEND_USED, since: 77 }).unwrap();
-    let member = maps.observe().members[&SERVICE][&1];
+    let member = maps.observe().ring(SERVICE).unwrap().members[&1];
     assert_eq!((member.state, member.since), (BACKEND_USED, 77));
 
     let list = Box::new(AllowList::zeroed());

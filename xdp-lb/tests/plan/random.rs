@@ -87,7 +87,7 @@ fn one(i: u16, pool: Vec<Common>) -> impl Strategy<Value = Service> {
                 affinity: if client_ip { Affinity::ClientIp } else { Affinity::FiveTuple },
                 table_size,
                 drain,
-                backends,
+                backends: backends.into(),
                 ..service(&format!("s{i}"), protocol, [])
             }
         },
