@@ -19,7 +19,7 @@ use super::{
 use crate::{
     dataplane::{BpffsRoot, KernelMaps, attach, health_map},
     state::{Maps as _, Observed},
-    status::{self, Count, Interface, Listener, Member, Path, Readings, Service, Status, Word as _},
+    status::{self, Count, Interface, Listener, Member, Path, Readings, Rings, Service, Status, Word as _},
     template::from_map,
 };
 
@@ -156,6 +156,7 @@ fn overview(status: &Status, now: u64) -> String {
     let live = flow_table.live.map_or_else(|| "?".to_owned(), |live| live.to_string());
     let mut text = table::fields(&[
         ("generation", status.generation.to_string()),
+        ("rings", rings(&status.rings)),
         ("flow table", format!("{live} live flows in {} entries", flow_table.entries)),
     ]);
     let sections = [
@@ -170,6 +171,12 @@ fn overview(status: &Status, now: u64) -> String {
         text += section;
     }
     text
+}
+
+/// `100 with 6553700 slots, 0 dirty; 9900 services share theirs`.
+fn rings(rings: &Rings) -> String {
+    let Rings { total, sharing, slots, dirty_slots } = rings;
+    format!("{total} with {slots} slots, {dirty_slots} dirty; {sharing} services share theirs")
 }
 
 fn interfaces_table(interfaces: &[Interface]) -> String {

@@ -138,8 +138,10 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// The specification of every service, numbered in the order of their first appearance.
-fn specs(services: &[model::Service]) -> Vec<usize> {
+/// The specification of every service, numbered in the order of their first appearance: services of one number share
+/// a ring.
+#[must_use]
+pub fn specs(services: &[model::Service]) -> Vec<usize> {
     let mut known: HashMap<Spec, usize> = HashMap::new();
     let mut lists: HashMap<&[model::Backend], usize> = HashMap::new();
     // To read a list of hundreds once for each of thousands of services would be the whole cost of a plan.

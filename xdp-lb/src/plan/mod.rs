@@ -33,6 +33,7 @@ use xdp_lb_common::{
 };
 
 pub use self::census::Census;
+pub use self::layout::specs;
 pub use self::member::state_name;
 pub use self::memo::Memo;
 use self::{layout::Layout, member::Ways, room::Room};
