@@ -25,6 +25,13 @@ impl Maps for Twin {
     fn observe(&self) -> Observed {
         self.maps.observe()
     }
+    fn observe_again(&self, last: &Observed, written: Option<&[MapOp]>) -> Observed {
+        let again = self.maps.observe_again(last, written);
+        // What is shared with the last look is what a new one would find.
+        let anew = self.maps.observe();
+        assert_eq!((&again.vips, &again.pages, &again.rings), (&anew.vips, &anew.pages, &anew.rings));
+        again
+    }
     fn apply(&mut self, op: &MapOp) -> Result<(), WriteError> {
         self.maps.apply(op)
     }
