@@ -66,6 +66,9 @@ pub fn observe_again<E: Elements + ?Sized>(maps: &E, last: &Observed, written: O
     look(maps, Some(Last { observed: last, written: written.map(Written::of) }))
 }
 
+/// A live VIP bank and the pages that it reaches.
+type VipTables = (Arc<Vec<VipSlot>>, Arc<BTreeMap<u32, PortPage>>);
+
 /// What is known from the last look.
 struct Last<'a> {
     observed: &'a Observed,
@@ -101,11 +104,7 @@ impl Written {
 
 impl Last<'_> {
     /// The VIPs and pages of the last look, if they are still those.
-    fn vips<E: Elements + ?Sized>(
-        &self,
-        maps: &E,
-        control: &Control,
-    ) -> Option<(Arc<Vec<VipSlot>>, Arc<BTreeMap<u32, PortPage>>)> {
+    fn vips<E: Elements + ?Sized>(&self, maps: &E, control: &Control) -> Option<VipTables> {
         let Observed { capacity, control: old, vips, pages, .. } = self.observed;
         let same = match &self.written {
             _ if old.vip_bank != control.vip_bank || *capacity != maps.capacity() => false,

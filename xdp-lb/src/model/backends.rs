@@ -1,5 +1,6 @@
 //! The backends of a service: one list in memory for all services that have the same.
 
+use std::hash::{Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use super::Backend;
 
 /// Backends, sorted by address. A clone is the same list until somebody changes one of them: ten thousand services
 /// over a hundred lists are a hundred lists.
-#[derive(Clone, Debug, Default, Hash)]
+#[derive(Clone, Debug, Default)]
 pub struct Backends(Arc<Vec<Backend>>);
 
 impl Backends {
@@ -31,6 +32,12 @@ impl PartialEq for Backends {
 }
 
 impl Eq for Backends {}
+
+impl Hash for Backends {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl From<Vec<Backend>> for Backends {
     fn from(list: Vec<Backend>) -> Self {

@@ -26,18 +26,19 @@ pub(super) struct Layout<'a> {
     pub(super) specs: Vec<Vec<usize>>,
     /// Id of every service, in the file's order.
     pub(super) ids: Vec<u16>,
-    /// The same by name.
-    pub(super) by_name: BTreeMap<&'a str, u16>,
 }
+
+/// A service with its id.
+pub(super) type Named<'a> = (&'a model::Service, u16);
 
 /// Services that will share a ring after this plan.
 pub(super) struct Group<'a> {
     /// One of them: what all have in common.
     pub(super) like: &'a model::Service,
     /// Those that are there, with their ids, in the file's order.
-    pub(super) present: Vec<(&'a model::Service, u16)>,
+    pub(super) present: Vec<Named<'a>>,
     /// Those that are not there yet.
-    pub(super) newcomers: Vec<(&'a model::Service, u16)>,
+    pub(super) newcomers: Vec<Named<'a>>,
     /// What becomes of the ring that those present are on.
     pub(super) source: Source,
 }
@@ -77,7 +78,7 @@ impl<'a> Layout<'a> {
     pub(super) fn of(
         desired: &'a Desired,
         observed: &Observed,
-        there: &BTreeMap<&str, u16>,
+        there: &HashMap<&str, u16>,
         room: &mut Room,
     ) -> Result<Self, PlanError> {
         let services = &desired.services;
@@ -87,8 +88,8 @@ impl<'a> Layout<'a> {
         let specs = spec_of.iter().max().map_or(0, |last| last + 1);
 
         // Services by specification and by the ring that they are on; the new ones apart.
-        let mut present: Vec<BTreeMap<Place, Vec<(&model::Service, u16)>>> = vec![BTreeMap::new(); specs];
-        let mut newcomers: Vec<Vec<(&model::Service, u16)>> = vec![Vec::new(); specs];
+        let mut present: Vec<BTreeMap<Place, Vec<Named>>> = vec![BTreeMap::new(); specs];
+        let mut newcomers: Vec<Vec<Named>> = vec![Vec::new(); specs];
         for ((service, &id), &spec) in services.iter().zip(&ids).zip(&spec_of) {
             match observed.services.get(&id) {
                 Some(entry) => {
@@ -98,12 +99,7 @@ impl<'a> Layout<'a> {
             }
         }
         let keepers = keepers(&present, observed);
-        let mut layout = Self {
-            groups: Vec::new(),
-            specs: vec![Vec::new(); specs],
-            by_name: services.iter().map(|s| &*s.name).zip(ids.iter().copied()).collect(),
-            ids,
-        };
+        let mut layout = Self { groups: Vec::new(), specs: vec![Vec::new(); specs], ids };
         for (spec, (present, newcomers)) in present.into_iter().zip(newcomers).enumerate() {
             layout.specify(spec, present, newcomers, &keepers);
         }
@@ -114,11 +110,11 @@ impl<'a> Layout<'a> {
     fn specify(
         &mut self,
         spec: usize,
-        present: BTreeMap<Place, Vec<(&'a model::Service, u16)>>,
-        mut newcomers: Vec<(&'a model::Service, u16)>,
+        present: BTreeMap<Place, Vec<Named<'a>>>,
+        mut newcomers: Vec<Named<'a>>,
         keepers: &BTreeMap<Place, usize>,
     ) {
-        let mut rings: Vec<(Place, Vec<(&model::Service, u16)>)> = present.into_iter().collect();
+        let mut rings: Vec<(Place, Vec<Named>)> = present.into_iter().collect();
         let keeps = |place: &Place| keepers.get(place) == Some(&spec);
         rings.sort_by_key(|(place, services)| (!keeps(place), Reverse(services.len())));
         for (place, present) in rings {
@@ -160,19 +156,19 @@ pub fn specs(services: &[model::Service]) -> Vec<usize> {
         .collect()
 }
 
+/// A specification, and its services on a ring.
+type Claim<'a> = (usize, &'a [Named<'a>]);
+
 /// Which specification keeps each ring: the one of most services, so that few entries are rewritten; among
 /// equals the one that changes fewest members, then the one of the lowest id.
-fn keepers(
-    present: &[BTreeMap<Place, Vec<(&model::Service, u16)>>],
-    observed: &Observed,
-) -> BTreeMap<Place, usize> {
-    let mut claims: BTreeMap<Place, Vec<(usize, &[(&model::Service, u16)])>> = BTreeMap::new();
+fn keepers(present: &[BTreeMap<Place, Vec<Named>>], observed: &Observed) -> BTreeMap<Place, usize> {
+    let mut claims: BTreeMap<Place, Vec<Claim>> = BTreeMap::new();
     for (spec, rings) in present.iter().enumerate() {
         for (place, services) in rings {
             claims.entry(*place).or_default().push((spec, services));
         }
     }
-    let keeper = |place: &Place, claims: &[(usize, &[(&model::Service, u16)])]| {
+    let keeper = |place: &Place, claims: &[Claim]| {
         let ring = observed.rings.get(place);
         let best = claims.iter().min_by_key(|(_, services)| {
             let differs = match (claims.len(), ring, services.first()) {

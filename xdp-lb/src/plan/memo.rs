@@ -38,12 +38,15 @@ struct Settled {
     by_position: Vec<u16>,
 }
 
+/// Where a service listens, with its id.
+type Listener = (u16, Protocol, Vec<IpAddr>, Ports);
+
 /// VIPs and pages that have been compared with what they are made from.
 #[derive(Debug)]
 struct Vips {
     vips: Arc<Vec<VipSlot>>,
     pages: Arc<BTreeMap<u32, PortPage>>,
-    services: Vec<(u16, Protocol, Vec<IpAddr>, Ports)>,
+    services: Vec<Listener>,
     policies: Vec<Vip>,
     decap: Vec<IpAddr>,
 }
@@ -123,11 +126,9 @@ impl Memo {
     pub(super) fn are_vips_settled(&self, desired: &Desired, ids: &[u16], observed: &Observed) -> bool {
         self.kept().vips.as_ref().is_some_and(|known| {
             let services = desired.services.iter().zip(ids);
-            let same =
-                |((service, id), known): ((&model::Service, &u16), &(u16, Protocol, Vec<IpAddr>, Ports))| {
-                    (id, &service.protocol, &service.vips, &service.ports)
-                        == (&known.0, &known.1, &known.2, &known.3)
-                };
+            let same = |((s, id), known): ((&model::Service, &u16), &Listener)| {
+                (id, &s.protocol, &s.vips, &s.ports) == (&known.0, &known.1, &known.2, &known.3)
+            };
             Arc::ptr_eq(&known.vips, &observed.vips)
                 && Arc::ptr_eq(&known.pages, &observed.pages)
                 && known.services.len() == ids.len()

@@ -21,7 +21,7 @@ mod service;
 mod vips;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -166,7 +166,7 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     let Inputs { desired, observed, .. } = inputs;
     let mut plan = Plan::default();
     let mut room = Room::of(observed, inputs.census);
-    let by_name: BTreeMap<&str, u16> = observed.services.iter().map(|(&id, s)| (name(s), id)).collect();
+    let by_name: HashMap<&str, u16> = observed.services.iter().map(|(&id, s)| (name(s), id)).collect();
     let layout = Layout::of(desired, observed, &by_name, &mut room)?;
     let (mut early, mut live) = (Vec::new(), Vec::new());
     let ways = Ways::new(inputs);
@@ -179,9 +179,10 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     plan.ops.extend(sources(desired.decap.as_ref(), observed)?);
     plan.ops.append(&mut vips::plan(inputs, &layout.ids)?);
     plan.ops.append(&mut live);
-    for (name, &id) in by_name.iter().filter(|(name, _)| !layout.by_name.contains_key(*name)) {
+    let kept: HashSet<u16> = layout.ids.iter().copied().collect();
+    for (&id, gone) in observed.services.iter().filter(|(id, _)| !kept.contains(*id)) {
         plan.ops.push(MapOp::DropService { id });
-        plan.services.insert((*name).to_owned(), ServiceChange { removed: true, ..Default::default() });
+        plan.services.insert(name(gone).to_owned(), ServiceChange { removed: true, ..Default::default() });
     }
     if !plan.ops.is_empty() {
         plan.ops.push(MapOp::Grace);

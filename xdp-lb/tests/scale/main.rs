@@ -102,10 +102,10 @@ fn zone() -> Desired {
     let service = |n: u32| Service {
         name: format!("service-{n}"),
         vips: vec![vip(n)],
-        protocol: if n % 2 == 0 { Protocol::Tcp } else { Protocol::Udp },
+        protocol: if n.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp },
         ports: Ports::Ranges(vec![443..=443]),
         affinity: Affinity::FiveTuple,
-        tracking: if n % 2 == 0 { Tracking::Off } else { Tracking::Exact },
+        tracking: if n.is_multiple_of(2) { Tracking::Off } else { Tracking::Exact },
         flow_timeout: Duration::from_secs(300),
         new_flow_limit: 100_000,
         table_size: TableSize::DEFAULT,
