@@ -312,7 +312,7 @@ fn two_cpus_agree_while_slots_change() {
         "{changes} changes, {packets:?} packets: no race"
     );
     let dirty: usize =
-        pinned.maps().observe().rings.values().flat_map(|r| &r.now).filter(|n| **n >> 15 == 1).count();
+        pinned.maps().observe().rings.values().flat_map(|r| &r.slots.now).filter(|n| **n >> 15 == 1).count();
     assert!(dirty > 0, "no slot was dirty");
 }
 

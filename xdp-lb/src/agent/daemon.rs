@@ -409,7 +409,7 @@ impl Agent {
         scope: Scope,
     ) -> Result<(), super::ReconcileError> {
         let resolve = |address| resolve(desired, snapshot, address);
-        let observe = || self.reconciler.maps().observe();
+        let observe = || self.reconciler.observe();
         let judged = self.health.as_mut().map(|h| h.judge(desired, &resolve, observe));
         let judged = judged.unwrap_or_else(|| desired.clone());
         let only = match (scope, &self.planned) {
@@ -429,7 +429,7 @@ impl Agent {
         // What was left aside keeps its deadlines.
         let others = self.due.filter(|_| only.is_some());
         if let Some(health) = self.health.as_mut().filter(|_| done.is_ok()) {
-            health.index(|| self.reconciler.maps().observe());
+            health.index(|| self.reconciler.observe());
         }
         self.planned = None;
         self.due = done?.wake.into_iter().chain(others).min();
@@ -504,7 +504,7 @@ impl Agent {
         let attached = attached(root)?.into_iter().map(|a| a.interface).collect();
         let failing = self.retry.filter(|(_, pause)| *pause >= FAILING);
         let failure = failing.map(|_| "writes to the maps keep failing, see the log".to_owned());
-        let observed = self.reconciler.maps().observe();
+        let observed = self.reconciler.observe();
         let health = self.health.as_ref().map(|health| health.changes().borrow().clone()).unwrap_or_default();
         let (desired, links) = (&self.desired, &snapshot.links);
         announcer.tell(announce::facts(desired, &observed, &health, links, &attached, failure));

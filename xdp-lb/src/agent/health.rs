@@ -176,7 +176,7 @@ impl HealthChecks {
         self.index.clear();
         for (id, service) in &observed.services {
             let (name, base): (Arc<str>, _) = (plan::name(service).into(), service.config().backend_base);
-            for (&local, member) in observed.members.get(id).into_iter().flatten() {
+            for (&local, member) in observed.ring(*id).into_iter().flat_map(|ring| &ring.members) {
                 let key = Key { service: name.clone(), backend: from_map(member.address) };
                 self.index.insert(base + u32::from(local), key);
             }

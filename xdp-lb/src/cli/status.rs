@@ -125,7 +125,7 @@ fn health(observed: &Observed, root: &BpffsRoot) -> BTreeMap<(u16, u16), status:
     });
     let mut health = BTreeMap::new();
     for (&id, service) in &observed.services {
-        for (&local, member) in observed.members.get(&id).into_iter().flatten() {
+        for (&local, member) in observed.ring(id).into_iter().flat_map(|ring| &ring.members) {
             let index = service.config().backend_base + u32::from(local);
             // An index that has changed hands since says nothing about its new holder.
             if let Some((_, words)) = said.get(&index).filter(|(a, _)| *a == from_map(member.address)) {

@@ -10,11 +10,11 @@
 //! members under the same indices and the same slots, dirty ones included.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{PlanError, room::Room};
+use super::{Inputs, PlanError, room::Room};
 use crate::{
-    model::{self, AdminState, Desired, DrainPolicy, Encap, TableSize},
+    model::{self, AdminState, DrainPolicy, Encap, TableSize},
     state::{Observed, Place, Ring},
     template::from_map,
 };
@@ -41,6 +41,8 @@ pub(super) struct Group<'a> {
     pub(super) newcomers: Vec<Named<'a>>,
     /// What becomes of the ring that those present are on.
     pub(super) source: Source,
+    /// Nothing is wanted of its services that was not before: neither they nor their ring are looked at.
+    pub(super) is_left: bool,
 }
 
 /// Where the ring of a group comes from.
@@ -76,11 +78,11 @@ struct Spec<'a> {
 
 impl<'a> Layout<'a> {
     pub(super) fn of(
-        desired: &'a Desired,
-        observed: &Observed,
+        inputs: &Inputs<'a>,
         there: &HashMap<&str, u16>,
         room: &mut Room,
     ) -> Result<Self, PlanError> {
+        let Inputs { desired, observed, .. } = *inputs;
         let services = &desired.services;
         let id = |s: &model::Service| there.get(&*s.name).map_or_else(|| room.id(), |&id| Ok(id));
         let ids: Vec<u16> = services.iter().map(id).collect::<Result<_, _>>()?;
@@ -101,7 +103,7 @@ impl<'a> Layout<'a> {
         let keepers = keepers(&present, observed);
         let mut layout = Self { groups: Vec::new(), specs: vec![Vec::new(); specs], ids };
         for (spec, (present, newcomers)) in present.into_iter().zip(newcomers).enumerate() {
-            layout.specify(spec, present, newcomers, &keepers);
+            layout.specify(spec, present, newcomers, &keepers, inputs.only);
         }
         Ok(layout)
     }
@@ -113,6 +115,7 @@ impl<'a> Layout<'a> {
         present: BTreeMap<Place, Vec<Named<'a>>>,
         mut newcomers: Vec<Named<'a>>,
         keepers: &BTreeMap<Place, usize>,
+        only: Option<&BTreeSet<String>>,
     ) {
         let mut rings: Vec<(Place, Vec<Named>)> = present.into_iter().collect();
         let keeps = |place: &Place| keepers.get(place) == Some(&spec);
@@ -121,10 +124,14 @@ impl<'a> Layout<'a> {
             let Some(&(like, _)) = present.first() else { continue };
             let source = if keeps(&place) { Source::Keeps(place) } else { Source::Leaves(place) };
             // Nobody remembers a flow of a service that is new: any ring of its specification will do.
-            self.add(spec, Group { like, present, newcomers: std::mem::take(&mut newcomers), source });
+            let newcomers = std::mem::take(&mut newcomers);
+            let wanted = |(s, _): &Named| only.is_none_or(|only| only.contains(&s.name));
+            let is_left = keeps(&place) && newcomers.is_empty() && !present.iter().any(wanted);
+            self.add(spec, Group { like, present, newcomers, source, is_left });
         }
         if let Some(&(like, _)) = newcomers.first() {
-            self.add(spec, Group { like, present: Vec::new(), newcomers, source: Source::Nothing });
+            let (present, source) = (Vec::new(), Source::Nothing);
+            self.add(spec, Group { like, present, newcomers, source, is_left: false });
         }
     }
 

@@ -63,8 +63,8 @@ pub struct Inputs<'a> {
     pub allow_moves: bool,
     /// Generation of the configuration.
     pub generation: u32,
-    /// Services whose wants have changed since the last plan was carried out; those that are in the maps and not among
-    /// them are left as they are, unseen. `None`: all are looked at.
+    /// Services whose wants have changed since the last plan was carried out; rings without one of them are left as
+    /// they are, unseen, and the services on them. `None`: all are looked at.
     pub only: Option<&'a BTreeSet<String>>,
 }
 
@@ -167,7 +167,7 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     let mut plan = Plan::default();
     let mut room = Room::of(observed, inputs.census);
     let by_name: HashMap<&str, u16> = observed.services.iter().map(|(&id, s)| (name(s), id)).collect();
-    let layout = Layout::of(desired, observed, &by_name, &mut room)?;
+    let layout = Layout::of(inputs, &by_name, &mut room)?;
     let (mut early, mut live) = (Vec::new(), Vec::new());
     let ways = Ways::new(inputs);
     let mut rings = ring::plan(inputs, &layout, &ways, &mut room, &mut early)?;
@@ -190,7 +190,9 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     if observed.control.generation != inputs.generation {
         plan.ops.push(MapOp::SetGeneration { generation: inputs.generation });
     }
-    inputs.memo.forget_unused(observed);
+    if inputs.only.is_none() {
+        inputs.memo.forget_unused(observed);
+    }
     Ok(plan)
 }
 

@@ -61,13 +61,19 @@ pub(super) struct Planned {
     /// What it means to each of its services.
     pub(super) change: ServiceChange,
     moved: bool,
+    /// Nobody has looked.
+    pub(super) is_left: bool,
 }
 
 impl Planned {
     /// Nothing changes and nothing waits.
     pub(super) fn is_at_rest(&self) -> bool {
         let writes = [&self.headers, &self.slots, &self.gains, &self.losses];
-        !self.moved && !self.waiting && self.fresh.is_empty() && writes.iter().all(|ops| ops.is_empty())
+        !self.is_left
+            && !self.moved
+            && !self.waiting
+            && self.fresh.is_empty()
+            && writes.iter().all(|ops| ops.is_empty())
     }
 
     fn wake_for_drain(&mut self, inputs: &Inputs, like: &model::Service, since: u64) {
@@ -100,6 +106,9 @@ pub(super) fn plan(
         for &group in groups {
             let group_of = &layout.groups[group];
             planned[group] = match source(inputs, group_of) {
+                Some((ring, place)) if group_of.is_left => {
+                    Planned { place, block: ring.block, is_left: true, ..Planned::default() }
+                }
                 Some((ring, place)) => {
                     change(inputs, group_of, (ring, place), &mut customary, ways, room, early)?
                 }

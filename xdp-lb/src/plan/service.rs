@@ -35,6 +35,9 @@ pub(super) fn plan(
     plan: &mut Plan,
 ) -> Result<(), PlanError> {
     for (group, mut ring) in layout.groups.iter().zip(rings) {
+        if ring.is_left {
+            continue;
+        }
         live.append(&mut ring.headers);
         for &(wanted, id) in &group.present {
             change(inputs, wanted, id, &ring, room, early, live)?;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use xdp_lb::agent::{FlowTable, Reconciler, Run};
+use xdp_lb::health::OnAllDown;
 use xdp_lb::memory::MemoryMaps;
 use xdp_lb::model::{
     AdminState, Affinity, Backend, Backends, Desired, DrainMode, DrainPolicy, Dscp, Encap, Limits, Log, Node,
@@ -115,6 +116,8 @@ fn zone() -> Desired {
             source_v6: Some((Ipv6Addr::new(0xfd00, 0x7864, 0x7000, 0, 0, 0, 0, 0).octets(), 64)),
             dscp: Dscp::Copy,
         },
+        health: None,
+        on_all_down: OnAllDown::default(),
         backends: sets[(n % *SETS) as usize].clone(),
     };
     Desired {
@@ -127,6 +130,7 @@ fn zone() -> Desired {
         vips: (0..*SERVICES).map(|n| Vip { address: vip(n), unmatched: Unmatched::Drop }).collect(),
         services: (0..*SERVICES).map(service).collect(),
         decap: None,
+        bgp: None,
     }
 }
 
@@ -141,7 +145,7 @@ fn way(_: IpAddr) -> Resolution {
 
 fn at(desired: &Desired, now: u64) -> Run<'_> {
     let uptime = Duration::from_secs(now);
-    Run { desired, resolve: &way, now, uptime, allow_moves: false, generation: 1 }
+    Run { desired, resolve: &way, now, uptime, allow_moves: false, generation: 1, only: None }
 }
 
 /// Memory of this process in kB: now, and at the most.
