@@ -171,8 +171,9 @@ fn of_two_the_one_that_stays_as_it_is_keeps_the_ring() {
 #[test]
 fn a_part_keeps_what_is_dirty_and_since_when() {
     let mut zone = Zone::new();
+    zone.pass(1000);
     for id in [WEB, API, DNS] {
-        zone.set(id, 1, AdminState::Drain);
+        zone.set(id, 3, AdminState::Drain);
     }
     zone.run();
     let before = zone.ring(API);
@@ -217,6 +218,31 @@ fn equal_again_they_join_once_nothing_is_under_way() {
     assert_eq!(touched(&plan).0.len(), 1, "{plan:#?}");
     assert_eq!((zone.rings(), zone.ring(WEB).services), (1, vec![WEB, API, DNS]));
     assert!(zone.run().is_empty());
+}
+
+/// Equal in what new flows get, but connections of before the change go elsewhere in one of them.
+#[test]
+fn a_dirty_ring_is_not_joined_from_a_clean_one() {
+    let mut zone = Zone::new();
+    let close = |zone: &mut Zone, id| {
+        let mut backends = zone.service(id).backends.iter_mut();
+        backends.find(|b| b.address == address(3)).unwrap().share = xdp_lb::model::Share::NONE;
+    };
+    close(&mut zone, API);
+    zone.run();
+    zone.pass(8000);
+    zone.agent.survey();
+    zone.run();
+    for id in [WEB, DNS] {
+        close(&mut zone, id);
+    }
+    zone.run();
+    assert!(zone.run().is_empty());
+    assert_eq!(zone.rings(), 2);
+    zone.pass(8000);
+    zone.agent.survey();
+    zone.run();
+    assert_eq!(zone.rings(), 1);
 }
 
 /// The same change by and by to all of them: one ring in the end, before anything is clean.
