@@ -117,7 +117,8 @@ fn equal_services_share_slots_and_members_and_nothing_else() {
 
 #[test]
 fn what_decides_slots_members_or_headers_keeps_services_apart() {
-    let rows: [(&str, fn(&mut Service)); 6] = [
+    type Row = (&'static str, fn(&mut Service));
+    let rows: [Row; 6] = [
         ("weight", |s| s.backends[0].weight = 50),
         ("state", |s| s.backends[0].state = AdminState::Drain),
         ("share", |s| s.backends[0].share = xdp_lb::model::Share::from_fraction(0.5)),
