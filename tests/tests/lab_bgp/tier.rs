@@ -179,7 +179,8 @@ fn a_dead_pool_is_withdrawn_though_packets_still_go_there() -> Result<()> {
     ensure!(took < dropped + detection + slack + Duration::from_millis(200), "{took:?}");
     // The routers are told first, the file is written after.
     let file = bgp::status_file(&lab, 1);
-    let said = || std::fs::read_to_string(&file).is_ok_and(|s| s.contains("has 0 of 3 backends healthy, needs 1"));
+    let said =
+        || std::fs::read_to_string(&file).is_ok_and(|s| s.contains("has 0 of 3 backends healthy, needs 1"));
     wait_until("the status to say why", BOUND, said)?;
     let _servers = files::serve(lab.backends())?;
     scene.wait_next_hops(&lab, &[1, 2])
