@@ -29,7 +29,7 @@ use aya_ebpf::{
 use crate::{
     packet::Packet,
     send::Stop,
-    verdict::{FRAGMENT, TUNNEL, Verdict},
+    verdict::{FRAGMENT, ICMP, TUNNEL, Verdict},
 };
 
 /// The balancer, which also takes tunnels off where one configuration asks for both.
@@ -48,6 +48,10 @@ pub fn xdp_lb(ctx: XdpContext) -> u32 {
                 action => action,
             },
             TUNNEL => xdp_lb_tunnel(raw),
+            ICMP => match xdp_lb_icmp(raw) {
+                TOO_BIG => xdp_lb_too_big(raw),
+                action => action,
+            },
             TOO_BIG => xdp_lb_too_big(raw),
             action => action,
         },
@@ -82,6 +86,17 @@ extern "C" fn xdp_lb_too_big(ctx: *mut xdp_md) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn xdp_lb_fragment(ctx: *mut xdp_md) -> u32 {
     match pipeline::fragment(&mut Packet::new(XdpContext::new(ctx))) {
+        Ok(verdict) => verdict.conclude(),
+        Err(Stop::Drop(reason)) => Verdict::Drop(reason).conclude(),
+        Err(Stop::TooBig) => TOO_BIG,
+    }
+}
+
+/// ICMP for a VIP that is no echo request.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn xdp_lb_icmp(ctx: *mut xdp_md) -> u32 {
+    match pipeline::icmp_error(&mut Packet::new(XdpContext::new(ctx))) {
         Ok(verdict) => verdict.conclude(),
         Err(Stop::Drop(reason)) => Verdict::Drop(reason).conclude(),
         Err(Stop::TooBig) => TOO_BIG,

@@ -91,7 +91,7 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
         Transport::Ports(ports) => ports,
         Transport::EchoRequest => return Ok(send::echo(packet, &ip)?),
         Transport::NeighbourDiscovery => return Ok(Pass(PassReason::NeighbourDiscovery)),
-        Transport::OtherIcmp => return icmp::error(packet, &ip, vip),
+        Transport::OtherIcmp => return Ok(Verdict::Icmp),
         Transport::Other => return Ok(unmatched(vip)?),
     };
     let target = target(packet, &ip, &ports, vip)?;
@@ -104,6 +104,21 @@ pub fn fragment(packet: &mut Packet) -> Result<Verdict, Stop> {
     match addresses(packet) {
         Ok(addresses) => match classify::vip(&Tables, &addresses) {
             Some(vip) => fragment_for(packet, addresses, vip),
+            None => Ok(Pass(PassReason::NotAVip)),
+        },
+        Err(reason) => Ok(Pass(reason)),
+    }
+}
+
+/// ICMP for a VIP, as [`balance`] has found out.
+#[inline(always)]
+pub fn icmp_error(packet: &mut Packet) -> Result<Verdict, Stop> {
+    match addresses(packet) {
+        Ok(addresses) => match classify::vip(&Tables, &addresses) {
+            Some(vip) => {
+                let ip = forget(packet, parse::ip(packet, addresses)?);
+                icmp::error(packet, &ip, vip)
+            }
             None => Ok(Pass(PassReason::NotAVip)),
         },
         Err(reason) => Ok(Pass(reason)),

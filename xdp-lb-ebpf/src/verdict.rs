@@ -9,6 +9,8 @@ use crate::maps;
 pub const FRAGMENT: u32 = 16;
 /// In place of an XDP action: [`Verdict::Tunnel`].
 pub const TUNNEL: u32 = 17;
+/// In place of an XDP action: [`Verdict::Icmp`].
+pub const ICMP: u32 = 18;
 
 /// The end of the pipeline.
 pub enum Verdict {
@@ -28,6 +30,8 @@ pub enum Verdict {
     Fragment,
     /// To the function for tunnels.
     Tunnel,
+    /// ICMP for a VIP that is no echo request: a function of its own looks.
+    Icmp,
 }
 
 impl Verdict {
@@ -37,6 +41,7 @@ impl Verdict {
         match self {
             Self::Fragment => FRAGMENT,
             Self::Tunnel => TUNNEL,
+            Self::Icmp => ICMP,
             Self::Transmit => XDP_TX,
             Self::Redirect(ifindex) if maps::redirect(ifindex) => XDP_REDIRECT,
             // The agent puts every interface of a header into the device map before the header goes live.

@@ -48,7 +48,8 @@ pub fn all(found: &mut dyn FnMut(&Verified)) -> Result<()> {
     let small = Shape::decap_only(&desired.limits, machine);
     let object = Object::parse(object::BALANCER).context("read the object")?;
     let mut others: Vec<&str> = object.programs.keys().map(String::as_str).collect();
-    others.retain(|name| ![PROGRAM_BALANCER, PROGRAM_DECAP].contains(name));
+    // The TC program is loaded by its own code, not as XDP.
+    others.retain(|name| ![PROGRAM_BALANCER, PROGRAM_DECAP, "xdp_lb_mss"].contains(name));
     others.sort_unstable();
     for (shape, program, trace, suffix, also) in [
         (balancer, Program::Balancer { decap: false }, false, "", others),
