@@ -92,11 +92,11 @@ extern "C" fn xdp_lb_fragment(ctx: *mut xdp_md) -> u32 {
     }
 }
 
-/// ICMP for a VIP that is no echo request.
+/// ICMP for a VIP or about a tunnel.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn xdp_lb_icmp(ctx: *mut xdp_md) -> u32 {
-    match pipeline::icmp_error(&mut Packet::new(XdpContext::new(ctx))) {
+    match pipeline::icmp(&mut Packet::new(XdpContext::new(ctx))) {
         Ok(verdict) => verdict.conclude(),
         Err(Stop::Drop(reason)) => Verdict::Drop(reason).conclude(),
         Err(Stop::TooBig) => TOO_BIG,

@@ -68,14 +68,11 @@ pub fn balance(packet: &mut Packet) -> Result<Verdict, Stop> {
     }
 }
 
-/// What is for nobody's VIP: ICMP about our tunnels, or perhaps a tunnel to us.
+/// What is for nobody's VIP: ICMP, perhaps about our tunnels, or perhaps a tunnel to us.
 #[inline(always)]
-fn for_others(packet: &mut Packet, outer: Addresses) -> Verdict {
+fn for_others(packet: &Packet, outer: Addresses) -> Verdict {
     match parse::ip(packet, outer) {
-        Ok(ip) if icmp::is(&ip) => {
-            let about = icmp::about_tunnel(packet, &forget(packet, ip));
-            Pass(if about { PassReason::TunnelTooBig } else { PassReason::NotAVip })
-        }
+        Ok(ip) if icmp::is(&ip) => Verdict::Icmp,
         Ok(_) if maps::decap() => Verdict::Tunnel,
         _ => Pass(PassReason::NotAVip),
     }
@@ -89,9 +86,8 @@ fn for_vip(packet: &mut Packet, addresses: Addresses, vip: &VipSlot) -> Result<V
     }
     let ports = match parse::transport(packet, &ip)? {
         Transport::Ports(ports) => ports,
-        Transport::EchoRequest => return Ok(send::echo(packet, &ip)?),
+        Transport::EchoRequest | Transport::OtherIcmp => return Ok(Verdict::Icmp),
         Transport::NeighbourDiscovery => return Ok(Pass(PassReason::NeighbourDiscovery)),
-        Transport::OtherIcmp => return Ok(Verdict::Icmp),
         Transport::Other => return Ok(unmatched(vip)?),
     };
     let target = target(packet, &ip, &ports, vip)?;
@@ -110,18 +106,21 @@ pub fn fragment(packet: &mut Packet) -> Result<Verdict, Stop> {
     }
 }
 
-/// ICMP for a VIP, as [`balance`] has found out.
+/// ICMP, as [`balance`] has found out: an echo request or an error for a VIP, or what may be about a tunnel of ours.
 #[inline(always)]
-pub fn icmp_error(packet: &mut Packet) -> Result<Verdict, Stop> {
-    match addresses(packet) {
-        Ok(addresses) => match classify::vip(&Tables, &addresses) {
-            Some(vip) => {
-                let ip = forget(packet, parse::ip(packet, addresses)?);
-                icmp::error(packet, &ip, vip)
-            }
-            None => Ok(Pass(PassReason::NotAVip)),
+pub fn icmp(packet: &mut Packet) -> Result<Verdict, Stop> {
+    let addresses = match addresses(packet) {
+        Ok(addresses) => addresses,
+        Err(reason) => return Ok(Pass(reason)),
+    };
+    let ip = forget(packet, parse::ip(packet, addresses)?);
+    match classify::vip(&Tables, &ip.addresses) {
+        Some(vip) => match parse::transport(packet, &ip)? {
+            Transport::EchoRequest => Ok(send::echo(packet, &ip)?),
+            _ => icmp::error(packet, &ip, vip),
         },
-        Err(reason) => Ok(Pass(reason)),
+        None if icmp::about_tunnel(packet, &ip) => Ok(Pass(PassReason::TunnelTooBig)),
+        None => Ok(Pass(PassReason::NotAVip)),
     }
 }
 

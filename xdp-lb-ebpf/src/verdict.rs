@@ -30,7 +30,7 @@ pub enum Verdict {
     Fragment,
     /// To the function for tunnels.
     Tunnel,
-    /// ICMP for a VIP that is no echo request: a function of its own looks.
+    /// ICMP for a VIP or about a tunnel: a function of its own looks.
     Icmp,
 }
 
