@@ -107,6 +107,14 @@ pub struct BfdStatus {
     pub detection_time_ms: u64,
 }
 
+impl BfdStatus {
+    /// Whether the router hears us and we hear it.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.state == "Up"
+    }
+}
+
 /// One VIP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VipStatus {
@@ -118,72 +126,4 @@ pub struct VipStatus {
     pub since: u64,
     /// Why.
     pub reason: String,
-}
-
-/// Series for `/metrics`, in the text format of Prometheus.
-#[must_use]
-pub fn metrics(status: &Status) -> String {
-    let mut text = String::new();
-    let mut series = |name: &str, help: &str, value: &dyn Fn(&PeerStatus) -> Option<usize>| {
-        let rows: Vec<String> = status
-            .peers
-            .iter()
-            .filter_map(|peer| Some(format!("xdp_lb_{name}{{peer=\"{}\"}} {}\n", peer.address, value(peer)?)))
-            .collect();
-        if !rows.is_empty() {
-            text += &format!("# HELP xdp_lb_{name} {help}\n# TYPE xdp_lb_{name} gauge\n{}", rows.concat());
-        }
-    };
-    series("bgp_session_up", "1 while the BGP session is established.", &|p| Some(usize::from(p.is_up())));
-    series("bfd_session_up", "1 while the BFD session is up.", &|p| {
-        p.bfd.as_ref().map(|bfd| usize::from(bfd.state == "Up"))
-    });
-    series("bgp_routes_advertised", "Routes told to the router.", &|p| Some(p.routes.len()));
-    series("bgp_prefixes_received", "Prefixes the router tells us of.", &|p| Some(p.prefixes_received));
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metrics_have_a_series_for_each_peer() {
-        let peer = |address: &str, state: &str, bfd: Option<&str>| PeerStatus {
-            address: address.parse().unwrap(),
-            remote_as: 65_001,
-            state: state.into(),
-            since: None,
-            established: 1,
-            last_down: None,
-            last_down_reason: None,
-            failing: None,
-            local_address: None,
-            hold_time: None,
-            extended_next_hop: false,
-            routes: Vec::new(),
-            untold: BTreeMap::new(),
-            prefixes_received: 7,
-            updates_received: 0,
-            updates_sent: 0,
-            refreshes: 0,
-            bfd: bfd.map(|state| BfdStatus { state: state.into(), ups: 1, downs: 0, detection_time_ms: 300 }),
-        };
-        let status = Status {
-            peers: vec![peer("10.0.0.1", "Established", Some("Up")), peer("fd00::1", "Active", None)],
-            ..Status::default()
-        };
-        let text = metrics(&status);
-        for line in [
-            "xdp_lb_bgp_session_up{peer=\"10.0.0.1\"} 1",
-            "xdp_lb_bgp_session_up{peer=\"fd00::1\"} 0",
-            "xdp_lb_bfd_session_up{peer=\"10.0.0.1\"} 1",
-            "xdp_lb_bgp_routes_advertised{peer=\"10.0.0.1\"} 0",
-            "xdp_lb_bgp_prefixes_received{peer=\"10.0.0.1\"} 7",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
-        }
-        assert!(!text.contains("bfd_session_up{peer=\"fd00::1\"}"));
-        assert_eq!(metrics(&Status::default()), "");
-    }
 }

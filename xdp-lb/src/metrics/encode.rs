@@ -16,7 +16,7 @@ use xdp_lb_common::stats::Traffic;
 use super::families::{self, Family, Kind, PREFIX};
 use super::tally::Answers;
 use super::{Member, Sample};
-use crate::{bgp, health::BUCKETS};
+use crate::{bgp::status::PeerStatus, health::BUCKETS};
 
 /// The answer to `/metrics`.
 #[must_use]
@@ -27,7 +27,7 @@ pub fn text(sample: Sample) -> String {
     let mut text = String::new();
     // A String takes everything.
     _ = prometheus_text::encode(&mut text, &registry);
-    text + &sample.bgp.as_ref().map(bgp::status::metrics).unwrap_or_default()
+    text
 }
 
 impl Collector for Sample {
@@ -40,7 +40,8 @@ impl Collector for Sample {
         out.family(&families::DROPS, counts::<DropReason>(&self.counters.drops))?;
         out.family(&families::PASSES, counts::<PassReason>(&self.counters.passes))?;
         self.flow_table(&mut out)?;
-        self.health(&mut out)
+        self.health(&mut out)?;
+        self.bgp(&mut out)
     }
 }
 
@@ -128,6 +129,23 @@ impl Sample {
                 .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
         Ok(())
+    }
+
+    fn bgp(&self, out: &mut Out<'_>) -> fmt::Result {
+        let peers: Vec<(String, &PeerStatus)> =
+            self.bgp.iter().flat_map(|bgp| &bgp.peers).map(|peer| (peer.address.to_string(), peer)).collect();
+        let rows = || peers.iter().map(|(address, peer)| ([("peer", address.as_str())], *peer));
+        out.family(&families::BGP_UP, rows().map(|(labels, peer)| (labels, peer.is_up().into())))?;
+        let bfd = |(labels, peer): (_, &PeerStatus)| Some((labels, u64::from(peer.bfd.as_ref()?.is_up())));
+        out.family(&families::BFD_UP, rows().filter_map(bfd))?;
+        out.family(
+            &families::BGP_ADVERTISED,
+            rows().map(|(labels, peer)| (labels, peer.routes.len() as u64)),
+        )?;
+        out.family(
+            &families::BGP_RECEIVED,
+            rows().map(|(labels, peer)| (labels, peer.prefixes_received as u64)),
+        )
     }
 
     fn each(&self, value: impl Fn(&super::Service) -> u64) -> impl Iterator<Item = (One<'_>, u64)> {

@@ -78,4 +78,8 @@ families! {
     AFFINITY "affinity_packets_total" Counter "reason" "Packets by what their QUIC connection id or ICE ufrag named."
     HEALTH_CHECKS "health_checks_total" Counter "kind, result" "Answers to health checks, good and bad."
     HEALTH_DURATION "health_check_duration_seconds" Histogram "kind" "How long good answers to health checks took."
+    BGP_UP "bgp_session_up" Gauge "peer" "1 while the BGP session is established."
+    BFD_UP "bfd_session_up" Gauge "peer" "1 while the BFD session is up."
+    BGP_ADVERTISED "bgp_routes_advertised" Gauge "peer" "Routes told to the router."
+    BGP_RECEIVED "bgp_prefixes_received" Gauge "peer" "Prefixes the router tells us of."
 }

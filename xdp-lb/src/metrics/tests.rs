@@ -19,12 +19,11 @@ fn member(n: u8, up: bool, flows: Option<u32>) -> Member {
     Member { address: [10, 0, 0, n].into(), up, traffic, flows }
 }
 
-/// A sample in which every family has a row.
-fn full() -> Sample {
-    let peer = PeerStatus {
-        address: [10, 0, 0, 254].into(),
+fn peer(address: &str, state: &str, bfd: Option<&str>) -> PeerStatus {
+    PeerStatus {
+        address: address.parse().unwrap(),
         remote_as: 65_001,
-        state: "Established".into(),
+        state: state.into(),
         since: None,
         established: 1,
         last_down: None,
@@ -35,12 +34,16 @@ fn full() -> Sample {
         extended_next_hop: false,
         routes: Vec::new(),
         untold: BTreeMap::new(),
-        prefixes_received: 0,
+        prefixes_received: 7,
         updates_received: 0,
         updates_sent: 0,
         refreshes: 0,
-        bfd: Some(BfdStatus { state: "Up".into(), ups: 1, downs: 0, detection_time_ms: 300 }),
-    };
+        bfd: bfd.map(|state| BfdStatus { state: state.into(), ups: 1, downs: 0, detection_time_ms: 300 }),
+    }
+}
+
+/// A sample in which every family has a row.
+fn full() -> Sample {
     let flows = Flows { live: 7, members: BTreeMap::new() };
     let mut counters = Counters::default();
     counters.drops.no_service = 3;
@@ -73,7 +76,10 @@ fn full() -> Sample {
             Service { name: "a\\b\"c".into(), omitted: 2, ..Service::default() },
         ],
         checks: [("tcp", answers)].into(),
-        bgp: Some(Status { peers: vec![peer], ..Status::default() }),
+        bgp: Some(Status {
+            peers: vec![peer("10.0.0.254", "Established", Some("Up")), peer("fd00::1", "Active", None)],
+            ..Status::default()
+        }),
     }
 }
 
@@ -111,6 +117,10 @@ fn figures_stand_behind_their_names() {
         r#"xdp_lb_xdp_mode{interface="eth0",mode="native"} 1"#,
         concat!(r#"xdp_lb_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
         r#"xdp_lb_bgp_session_up{peer="10.0.0.254"} 1"#,
+        r#"xdp_lb_bgp_session_up{peer="fd00::1"} 0"#,
+        r#"xdp_lb_bfd_session_up{peer="10.0.0.254"} 1"#,
+        r#"xdp_lb_bgp_routes_advertised{peer="10.0.0.254"} 0"#,
+        r#"xdp_lb_bgp_prefixes_received{peer="10.0.0.254"} 7"#,
         r#"xdp_lb_health_checks_total{kind="tcp",result="good"} 3"#,
         r#"xdp_lb_health_checks_total{kind="tcp",result="bad"} 2"#,
         r#"xdp_lb_health_check_duration_seconds_bucket{kind="tcp",le="0.001"} 1"#,
@@ -121,6 +131,7 @@ fn figures_stand_behind_their_names() {
     ] {
         has(&text, line);
     }
+    assert!(!text.contains(r#"bfd_session_up{peer="fd00::1"}"#), "without BFD there is nothing to tell");
 }
 
 #[test]
