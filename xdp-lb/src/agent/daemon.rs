@@ -167,7 +167,10 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     // Make before break: the tables are complete before the first packet meets the program.
     let attached = attach_all(&mut loaded, options, &agent.desired)?;
     let mut vips = hold_vips(&agent.desired).await?;
-    offer_mss(&mut loaded, &agent, options.role, &snapshot)?;
+    if let Err(e) = offer_mss(&mut loaded, &agent, options.role, &snapshot) {
+        // Senders of segments that are too large are told by ICMP instead.
+        warn!("servers offer what MSS they will: {e:#}");
+    }
     agent.reporter.runs_on(attached.clone());
     info!(
         services = agent.desired.services.len(),
