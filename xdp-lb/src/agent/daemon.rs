@@ -233,6 +233,7 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                             Ok(held) => vips = held,
                             Err(e) => error!("reload: {e:#}"),
                         }
+                        agent.adopted();
                     } else if let Some(announcer) = &mut announcer {
                         announcer.configure(&agent.desired).await?;
                     }
@@ -567,7 +568,6 @@ impl Agent {
             Ok(()) => {
                 self.reporter.wrote(None);
                 self.reporter.offered(true);
-                info!(generation, services = desired.services.len(), "reloaded");
                 (self.desired, self.retry) = (desired, None);
                 true
             }
@@ -584,6 +584,14 @@ impl Agent {
                 (self.desired, self.retry) = (desired, Some((Instant::now() + RETRY, RETRY)));
                 true
             }
+        }
+    }
+
+    /// Says that a new configuration is in force. Last of all: who waits for the word finds everything done.
+    fn adopted(&self) {
+        if self.retry.is_none() {
+            let generation = self.reconciler.generation();
+            info!(generation, services = self.desired.services.len(), "reloaded");
         }
     }
 
