@@ -17,7 +17,7 @@ use xdp_lb_common::hash::mix;
 use crate::model::TableSize;
 
 /// A configured backend of one ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
     /// Where the tunnel ends: the member's identity on every edge node.
     pub address: IpAddr,

@@ -60,6 +60,7 @@ impl Owners {
             allow_moves: false,
             generation: 1,
             only: None,
+            homes: &plan::Homes::default(),
         })?;
         plan.ops.iter().try_for_each(|op| maps.apply(op).map(drop)).context("plan in memory")?;
         let observed = maps.observe();

@@ -19,7 +19,7 @@ use crate::{
     dataplane::{KernelMaps, sys},
     model::Desired,
     nexthop::Resolution,
-    plan::{self, Census, Inputs, Plan, PlanError},
+    plan::{self, Census, Homes, Inputs, Plan, PlanError},
     state::{MapOp, Maps, Observed, WriteError},
     survey::{self, Survey},
 };
@@ -97,6 +97,7 @@ pub struct Reconciler<M> {
     changed: BTreeMap<u16, Vec<u32>>,
     /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
     generation: u32,
+    homes: Homes,
 }
 
 impl<M: Maps + FlowTable> Reconciler<M> {
@@ -109,6 +110,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             windows: BTreeMap::new(),
             changed: BTreeMap::new(),
             generation,
+            homes: Homes::default(),
         }
     }
 
@@ -137,6 +139,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             allow_moves: run.allow_moves,
             generation: run.generation,
             only: run.only,
+            homes: &self.homes,
         })
     }
 

@@ -58,6 +58,7 @@ impl Rehearsal {
             allow_moves: false,
             generation: 1,
             only: None,
+            homes: &plan::Homes::default(),
         })?;
         for op in &plan.ops {
             maps.apply(op)?;

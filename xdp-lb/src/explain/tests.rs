@@ -94,6 +94,7 @@ fn reconcile(maps: &mut MemoryMaps, desired: &Desired, now: u64) {
         allow_moves: false,
         generation: 1,
         only: None,
+        homes: &plan::Homes::default(),
     };
     plan::plan(&inputs).unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
 }

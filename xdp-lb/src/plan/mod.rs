@@ -11,6 +11,7 @@
 
 mod affinity;
 mod alloc;
+mod homes;
 mod pages;
 mod service;
 mod vips;
@@ -27,6 +28,7 @@ use xdp_lb_common::{
     service::{MAX_SERVICES, NAME_LEN, Service},
 };
 
+pub use self::homes::Homes;
 use self::{alloc::Ranges, pages::Pages};
 use crate::{
     model::{Decap, Desired},
@@ -55,6 +57,8 @@ pub struct Inputs<'a> {
     /// Services whose wants have changed since the last plan was carried out; those that are in the maps and not among
     /// them are left as they are, unseen. `None`: all are looked at.
     pub only: Option<&'a BTreeSet<String>>,
+    /// Home tables of earlier plans; what is in there changes no plan.
+    pub homes: &'a Homes,
 }
 
 /// What a scan of the flow table found: ids and indexes that must not be given to somebody else yet.
@@ -300,6 +304,10 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     plan.ops.extend(affinity::orphaned_sources(desired, observed, &ids));
     if observed.control.generation != inputs.generation {
         plan.ops.push(MapOp::SetGeneration { generation: inputs.generation });
+    }
+    // A part of the services does not say what the others need.
+    if inputs.only.is_none() {
+        inputs.homes.forget_unused();
     }
     Ok(plan)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytemuck::Zeroable;
@@ -506,9 +507,10 @@ fn put_block(ops: &mut Vec<MapOp>, base: u32, block: u32, entries: impl IntoIter
 }
 
 /// The home table over all configured backends.
-fn home(inputs: &Inputs, wanted: &model::Service) -> Result<MaglevTable, PlanError> {
-    let members = wanted.backends.iter().map(|b| maglev::Member { address: b.address, weight: b.weight });
-    MaglevTable::new(members, wanted.table_size, inputs.desired.seed)
+fn home(inputs: &Inputs, wanted: &model::Service) -> Result<Arc<MaglevTable>, PlanError> {
+    inputs
+        .homes
+        .of(wanted, inputs.desired.seed)
         .map_err(|e| PlanError::Table { service: wanted.name.clone(), reason: e.to_string() })
 }
 

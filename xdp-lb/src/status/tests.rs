@@ -73,6 +73,7 @@ fn observed() -> Observed {
         allow_moves: false,
         generation: 3,
         only: None,
+        homes: &plan::Homes::default(),
     });
     plan.unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
     maps.observe()

@@ -91,6 +91,7 @@ fn fill(root: &BpffsRoot) {
         allow_moves: false,
         generation: 4,
         only: None,
+        homes: &plan::Homes::default(),
     });
     plan.unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
     attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Generic, false).unwrap();

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use xdp_lb::memory::{Cpu, MemoryMaps};
 use xdp_lb::model::Desired;
 use xdp_lb::nexthop::{NextHop, Resolution};
-use xdp_lb::plan::{self, Census, Inputs, Plan, PlanError};
+use xdp_lb::plan::{self, Census, Homes, Inputs, Plan, PlanError};
 use xdp_lb::state::{Capacity, MapOp, Maps, WriteError};
 use xdp_lb::survey::{Survey, survey};
 use xdp_lb_common::control::Control;
@@ -29,6 +30,8 @@ pub struct Agent {
     pub census: Census,
     /// Open tracking windows, seconds since 1970 by service id.
     pub windows: BTreeMap<u16, u64>,
+    /// Home tables of earlier plans, of clones too.
+    pub homes: Arc<Homes>,
     changed: BTreeMap<(u32, u32), Duration>,
     started: Duration,
 }
@@ -43,6 +46,7 @@ impl Agent {
             allow_moves: false,
             census: Census::default(),
             windows: BTreeMap::new(),
+            homes: Arc::default(),
             changed: BTreeMap::new(),
             started: BOOTED,
         }
@@ -75,6 +79,17 @@ impl Agent {
 
     /// The plan for some services, or for all.
     pub fn plan_only(&self, desired: &Desired, only: Option<&BTreeSet<String>>) -> Result<Plan, PlanError> {
+        let plan = self.plan_with(desired, only, &self.homes);
+        assert_eq!(plan, self.plan_with(desired, only, &Homes::default()), "what is kept changed a plan");
+        plan
+    }
+
+    fn plan_with(
+        &self,
+        desired: &Desired,
+        only: Option<&BTreeSet<String>>,
+        homes: &Homes,
+    ) -> Result<Plan, PlanError> {
         plan::plan(&Inputs {
             desired,
             observed: &self.maps.observe(),
@@ -85,6 +100,7 @@ impl Agent {
             allow_moves: self.allow_moves,
             generation: 1,
             only,
+            homes,
         })
     }
 

@@ -6,6 +6,7 @@ mod common;
 
 mod crash;
 mod health;
+mod homes;
 mod invariants;
 mod lifecycle;
 mod limits;
