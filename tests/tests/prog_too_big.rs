@@ -7,12 +7,13 @@ mod golden;
 use golden::fixture::{NARROW, SPREAD};
 use golden::net::{
     BACKEND, BACKEND_V6, CLIENT, CLIENT_V6, OWN_MAC, ROUTER_MAC, SOURCE, SOURCE_V6, VIP, VIP_OVER_V6, VIP_V6,
-    frame, to, to_v6,
+    frame, to, to_v6, tunnel, tunnel_v6,
 };
 use xdp_lb::dataplane::cuts::CutBuffer;
 use xdp_lb::slow::wrap;
 use xdp_lb::template::map_address;
 use xdp_lb_common::cut::CutRequest;
+use xdp_lb_common::path_mtu::PathMtu;
 use xdp_lb_common::reason::{DropReason, PassReason};
 use xdp_lb_tests::packet::{assert_packet_eq, eth};
 use xdp_lb_tests::prog::{Counted, Ctx, Pinned, Subject as _, XdpAction, assert_counted, available, run};
@@ -61,16 +62,43 @@ fn words_about_our_tunnels_are_noted() {
         let error = frame().ipv6("2001:db8:ffff::1", SOURCE_V6).icmpv6(2, 0).rest([0, 0, 5, 0]);
         error.payload(&tunnel[14..]).build()
     };
+    let gue = |backend: &str, inside: &[u8]| {
+        let tunnel = frame().ipv4(SOURCE, backend).df().udp(50000, 6080).payload(inside).build();
+        frame().ipv4("192.0.2.1", SOURCE).icmp(3, 4).rest([0, 0, 5, 100]).payload(&tunnel[14..]).build()
+    };
+    let stranger = frame().ipv4(CLIENT, "192.0.2.9").udp(40000, 5060).build();
+    let header = [&[0, 4, 0, 0][..], &inner[14..]].concat();
     assert_eq!(pinned.maps().path_mtus().count(), 0);
-    for frame in [v4(1450), v4(1400), v6] {
+    let noted = [
+        v4(1450),
+        v4(1400),
+        v6,
+        gue("10.9.0.1", &header),
+        gue("10.9.0.2", &inner[14..]),
+        gue("10.9.0.3", &[]),
+    ];
+    let others = [gue("10.9.0.4", &[7; 40]), gue("10.9.0.5", &stranger[14..])];
+    let told = [
+        noted.map(|f| (f, PassReason::TunnelTooBig)).to_vec(),
+        others.map(|f| (f, PassReason::NotAVip)).to_vec(),
+    ];
+    for (frame, reason) in told.concat() {
+        let before = pinned.tally();
         assert_eq!(outcome(&pinned, &frame).0, XdpAction::Pass);
+        assert_counted(before, pinned.tally(), &[Counted::Pass(reason)]);
     }
-    let mut notes: Vec<_> =
-        pinned.maps().path_mtus().map(|note| (note.backend, note.source, note.mtu)).collect();
+    let note = |note: PathMtu| (note.backend, note.port, note.source, note.mtu);
+    let mut notes: Vec<_> = pinned.maps().path_mtus().map(note).collect();
     notes.sort_unstable();
     let address = |text: &str| map_address(text.parse().unwrap());
-    let expected =
-        [(address(BACKEND), address(SOURCE), 1400), (address(BACKEND_V6), address(SOURCE_V6), 1280)];
+    let mut expected = [
+        (address(BACKEND), 0, address(SOURCE), 1400),
+        (address(BACKEND_V6), 0, address(SOURCE_V6), 1280),
+        (address("10.9.0.1"), 6080, address(SOURCE), 1380),
+        (address("10.9.0.2"), 6080, address(SOURCE), 1380),
+        (address("10.9.0.3"), 6080, address(SOURCE), 1380),
+    ];
+    expected.sort_unstable();
     assert_eq!(notes, expected);
 }
 
@@ -105,11 +133,11 @@ fn what_is_handed_over_leaves_in_fragments() {
     let fragment = |vip: &str, offset: u16, more: bool, data: &[u8]| {
         to(vip).tos(0xb8).fragment(offset, more).protocol(17).payload(data).build()[14..].to_vec()
     };
-    let tunnel = |inner: &[u8]| {
+    let ipip = |inner: &[u8]| {
         eth(ROUTER_MAC, OWN_MAC).ipv4(SOURCE, BACKEND).df().id(0).ttl(64).tos(0xb8).inner(inner).build()
     };
-    assert_packet_eq(&frames[0], &tunnel(&fragment(VIP, 0, true, &whole[..1456])));
-    assert_packet_eq(&frames[1], &tunnel(&fragment(VIP, 1456, false, &whole[1456..])));
+    assert_packet_eq(&frames[0], &ipip(&fragment(VIP, 0, true, &whole[..1456])));
+    assert_packet_eq(&frames[1], &ipip(&fragment(VIP, 1456, false, &whole[1456..])));
 
     let (_, frames) = cut(&over_v6.build());
     let whole = over_v6.build()[34..].to_vec();
@@ -121,7 +149,50 @@ fn what_is_handed_over_leaves_in_fragments() {
         assert_eq!(frame[..18], frames[0][..18]);
         assert_eq!(frame[22..54], frames[0][22..54]);
     }
-    assert_counted(before, pinned.tally(), &[Counted::Pass(PassReason::HandedToCutter); 2]);
+
+    // Tags stay in front.
+    let tagged = |frame: &[u8]| {
+        [&frame[..12], &[0x88, 0xa8, 0x0f, 0xff, 0x81, 0x00, 0x60, 0x09], &frame[12..]].concat()
+    };
+    let (_, untagged) = cut(&over_v4.build());
+    let (_, frames) = cut(&tagged(&over_v4.build()));
+    assert_eq!(frames.len(), untagged.len());
+    for (frame, untagged) in frames.iter().zip(&untagged) {
+        assert_packet_eq(frame, &tagged(untagged));
+    }
+
+    // GUE: 1468 and 1452 bytes fit; UDP has no checksum over fragments.
+    let gue = to(VIP).udp(40000, 7300).payload(&data);
+    let gue1 = to(VIP_OVER_V6).udp(40000, 7300).payload(&data);
+    let whole = [gue.build()[34..].to_vec(), gue1.build()[34..].to_vec()];
+    let piece = |vip: &str, offset: u16, more: bool, data: &[u8]| {
+        to(vip).fragment(offset, more).protocol(17).payload(data).build()[14..].to_vec()
+    };
+    let (_, frames) = cut(&gue.build());
+    for (frame, inner) in frames
+        .iter()
+        .zip([piece(VIP, 0, true, &whole[0][..1448]), piece(VIP, 1448, false, &whole[0][1448..])])
+    {
+        let inside = [&[0, 4, 0, 0], &inner[..]].concat();
+        let port = u16::from_be_bytes([frame[34], frame[35]]);
+        assert!(port >= 49152, "{port}");
+        assert_packet_eq(frame, &tunnel(0).udp(port, 6080).checksum(0).payload(&inside).build());
+    }
+    assert_eq!(frames.len(), 2);
+    let (_, frames) = cut(&gue1.build());
+    for (frame, inner) in frames.iter().zip([
+        piece(VIP_OVER_V6, 0, true, &whole[1][..1432]),
+        piece(VIP_OVER_V6, 1432, false, &whole[1][1432..]),
+    ]) {
+        let (label, port) =
+            ([frame[15] & 0xf, frame[16], frame[17]], u16::from_be_bytes([frame[54], frame[55]]));
+        let mut expected = tunnel_v6(0).udp(port, 6080).checksum(0).payload(&inner).build();
+        expected[15] |= label[0];
+        expected[16..18].copy_from_slice(&label[1..]);
+        assert_packet_eq(frame, &expected);
+    }
+    assert_eq!(frames.len(), 2);
+    assert_counted(before, pinned.tally(), &[Counted::Pass(PassReason::HandedToCutter); 6]);
 
     drop(buffers);
     let before = pinned.tally();

@@ -112,6 +112,8 @@ pub struct Tunnel {
     pub version: Version,
     /// Outer destination: the backend.
     pub backend: Words,
+    /// Where GUE goes to; 0 for IP in IP.
+    pub port: u16,
     /// Addresses of the packet inside, from a client to a VIP, where the quote reaches so far. RFC 792's eight bytes do
     /// not; whoever has them should ask whether the VIP is one, for the message may be forged.
     pub inner: Option<Addresses>,
@@ -256,32 +258,33 @@ impl Quote {
         })
     }
 
-    /// The tunnel that the packet is: IP in IP, or GUE where UDP goes to `gue_port` (0 for none).
+    /// The tunnel that the packet is: IP in IP, or UDP that has GUE inside as far as the quote reaches. Who reads it
+    /// should ask whether the port is one that GUE goes to.
     #[must_use]
     #[inline(always)]
-    pub fn tunnel<B: Bytes + ?Sized>(&self, frame: &B, gue_port: u16) -> Option<Tunnel> {
-        let inner = match self.protocol {
-            IPIP => Some((self.l4, Version::V4)),
-            IPV6_IN_IP => Some((self.l4, Version::V6)),
-            UDP if gue_port != 0 => {
+    pub fn tunnel<B: Bytes + ?Sized>(&self, frame: &B) -> Option<Tunnel> {
+        let (port, inner) = match self.protocol {
+            IPIP => (0, Some((self.l4, Version::V4))),
+            IPV6_IN_IP => (0, Some((self.l4, Version::V6))),
+            UDP => {
                 let h = within::<8, B>(frame, self.l4, self.end).ok()?;
-                if be16::<2, _>(h) != gue_port {
-                    return None;
-                }
-                inside_gue(frame, self.l4 + 8, self.end)
+                let inner = match within::<4, B>(frame, self.l4 + 8, self.end) {
+                    Ok(gue) => Some(inside_gue(gue, self.l4 + 8)?),
+                    Err(_) => None,
+                };
+                (be16::<2, _>(h), inner)
             }
             _ => return None,
         };
         let inner = inner.and_then(|(l3, version)| inner_addresses(frame, l3, self.end, version));
-        Some(Tunnel { version: self.addresses.version, backend: self.addresses.destination, inner })
+        Some(Tunnel { version: self.addresses.version, backend: self.addresses.destination, port, inner })
     }
 }
 
-/// Offset and version of the packet in GUE (draft-ietf-intarea-gue-09): variant 0 has a header of four bytes and
-/// more, variant 1 is the packet itself, whose version's first two bits are the variant's.
+/// Offset and version of the packet in GUE (draft-ietf-intarea-gue-09) whose header `h` is `at`: variant 0 has a header
+/// of four bytes and more, variant 1 is the packet itself, whose version's first two bits are the variant's.
 #[inline(always)]
-fn inside_gue<B: Bytes + ?Sized>(frame: &B, at: usize, end: usize) -> Option<(usize, Version)> {
-    let h = within::<4, B>(frame, at, end).ok()?;
+fn inside_gue(h: &[u8; 4], at: usize) -> Option<(usize, Version)> {
     let version = |protocol| match protocol {
         IPIP => Some(Version::V4),
         IPV6_IN_IP => Some(Version::V6),

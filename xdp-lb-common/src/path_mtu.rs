@@ -24,8 +24,8 @@ pub struct PathMtu {
     pub source: [u8; 16],
     /// MTU of the link in bytes; 0 from routers older than RFC 1191.
     pub mtu: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where the tunnel's UDP went to, GUE perhaps; 0 for IP in IP.
+    pub port: u32,
 }
 
 const _: () = assert!(size_of::<PathMtu>() == 48);

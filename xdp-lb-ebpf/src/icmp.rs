@@ -64,12 +64,12 @@ pub fn is(ip: &Ip) -> bool {
 pub fn about_tunnel(packet: &Packet, ip: &Ip) -> bool {
     let Ok(quote) = icmp::quote(packet, ip) else { return false };
     let Complaint::TooBig { mtu } = quote.complaint else { return false };
-    let Some(tunnel) = quote.tunnel(packet, 0) else { return false };
+    let Some(tunnel) = quote.tunnel(packet) else { return false };
     // A tunnel of ours carries packets for a VIP; where the quote reaches so far, a forger has to know one.
     let carries_vip = |inner| classify::vip(&Tables, &inner).is_some_and(|vip| vip.flags & VIP_BALANCED != 0);
     if !tunnel.inner.is_none_or(carries_vip) {
         return false;
     }
-    maps::note_path_mtu(tunnel.backend, ip.addresses.destination, mtu);
+    maps::note_path_mtu(tunnel.backend, tunnel.port, ip.addresses.destination, mtu);
     true
 }

@@ -456,7 +456,7 @@ pub fn hand_to_cutter(packet: &Packet, mut request: CutRequest) -> bool {
 
 /// Notes for the agent that a tunnel from `source` to `backend` met a link of `mtu`.
 #[inline(always)]
-pub fn note_path_mtu(backend: Words, source: Words, mtu: u32) {
+pub fn note_path_mtu(backend: Words, port: u16, source: Words, mtu: u32) {
     let Some(note) = PATH_MTUS.get_ptr_mut(path_mtu::place(backend)) else { return };
     // SAFETY: a map element of six aligned words. Volatile, for the reader relies on the order; two CPUs that write
     // at once leave a mixture that the agent has to doubt like everything here.
@@ -466,6 +466,7 @@ pub fn note_path_mtu(backend: Words, source: Words, mtu: u32) {
         (&raw mut (*note).backend).cast::<Words>().write_volatile(backend);
         (&raw mut (*note).source).cast::<Words>().write_volatile(source);
         (&raw mut (*note).mtu).write_volatile(mtu);
+        (&raw mut (*note).port).write_volatile(port.into());
         stamp.write_volatile(jiffies());
     }
 }

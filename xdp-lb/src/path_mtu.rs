@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use xdp_lb_common::path_mtu::PathMtu;
 
-use crate::{model::Desired, template::from_map};
+use crate::{
+    model::{Desired, EncapKind},
+    template::from_map,
+};
 
 /// How long a router's word is good (RFC 1191 section 6.3, RFC 8201 section 5.3).
 pub const LIFETIME: Duration = Duration::from_secs(600);
@@ -29,6 +32,8 @@ pub struct Ours {
     pub backends: BTreeSet<IpAddr>,
     /// Prefixes of outer sources.
     pub sources: Vec<(IpAddr, u8)>,
+    /// Ports of GUE; 0 where there is IP in IP.
+    pub ports: BTreeSet<u16>,
 }
 
 impl Ours {
@@ -42,7 +47,11 @@ impl Ours {
         }
         sources.sort_unstable();
         sources.dedup();
-        Self { backends, sources }
+        let ports = desired.services.iter().map(|service| match service.encap.kind {
+            EncapKind::Ipip => 0,
+            EncapKind::Gue { port, .. } => port,
+        });
+        Self { backends, sources, ports: ports.collect() }
     }
 
     fn is_source(&self, address: IpAddr) -> bool {
@@ -124,7 +133,8 @@ impl PathMtus {
         let backend = from_map(note.backend);
         // As the map holds it, a source of the backend's family.
         let source = Ipv6Addr::from(note.source).to_canonical();
-        if !ours.backends.contains(&backend) || !ours.is_source(source) {
+        let port = |port: &u16| u32::from(*port) == note.port;
+        if !ours.backends.contains(&backend) || !ours.is_source(source) || !ours.ports.iter().any(port) {
             return;
         }
         let mtu = match backend {
@@ -154,6 +164,7 @@ mod tests {
         Ours {
             backends: ["10.1.2.11", "fd00:1:2::11"].map(address).into(),
             sources: vec![(address("172.16.0.0"), 16), (address("fd00:7864:7000::"), 64)],
+            ports: [0, 6080].into(),
         }
     }
 
@@ -163,7 +174,7 @@ mod tests {
             backend: map_address(address(backend)),
             source: map_address(address(source)),
             mtu,
-            reserved: 0,
+            port: 0,
         }
     }
 
@@ -180,10 +191,14 @@ mod tests {
             note("fd00:1:2::11", "172.16.3.4", 1279, 1),
             // Discarded (RFC 8201 section 4).
             note("fd00:1:2::11", "fd00:7864:7000::7", 1279, 1),
+            // UDP, but no GUE.
+            PathMtu { port: 6081, ..note("10.1.2.11", "172.16.3.4", 1400, 1) },
         ];
         assert_eq!(mtus.look(strangers, &ours(), NOW), BTreeMap::new());
-        let own =
-            [note("10.1.2.11", "172.16.3.4", 1400, 2), note("fd00:1:2::11", "fd00:7864:7000::7", 1280, 2)];
+        let own = [
+            PathMtu { port: 6080, ..note("10.1.2.11", "172.16.3.4", 1400, 2) },
+            note("fd00:1:2::11", "fd00:7864:7000::7", 1280, 2),
+        ];
         let changed = mtus.look(own, &ours(), NOW);
         assert_eq!(changed.len(), 2);
         assert_eq!(

@@ -38,7 +38,7 @@ fn quoted(frame: &[u8], ip: &Ip) {
             "a later fragment has no ports"
         );
     }
-    let tunnel = quote.tunnel(frame, 6080);
+    let tunnel = quote.tunnel(frame);
     if let Some(inner) = tunnel.and_then(|tunnel| tunnel.inner) {
         assert!(quote.l4 <= inner.l3 && inner.l3 + 20 <= quote.end);
         assert_eq!(parse::addresses(frame, inner.l3, inner.version), Some(inner));

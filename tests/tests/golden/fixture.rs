@@ -142,6 +142,20 @@ services:
     ports: 5060
     tracking: off
     backends: [{ address: "fd00:1:2::11" }]
+  - name: gue
+    vip: [203.0.113.10, "2001:db8::10"]
+    protocol: udp
+    ports: 7300
+    tracking: off
+    encap: { kind: gue }
+    backends: [{ address: 10.1.2.11 }]
+  - name: gue1-over-v6
+    vip: [203.0.113.20, "2001:db8::20"]
+    protocol: udp
+    ports: 7300
+    tracking: off
+    encap: { kind: gue, gue: { variant: 1 } }
+    backends: [{ address: "fd00:1:2::11" }]
 "#;
 
 /// The same addresses with prefixes of many outer sources.

@@ -209,8 +209,8 @@ fn icmp_of_the_other_family_is_none() {
 }
 
 /// Our tunnel is quoted to its outer source; here "VIP" plays that part.
-fn tunnel_of(frame: &[u8], gue: u16) -> Option<Tunnel> {
-    quote(frame, &outer(frame)).unwrap().tunnel(frame, gue)
+fn tunnel_of(frame: &[u8]) -> Option<Tunnel> {
+    quote(frame, &outer(frame)).unwrap().tunnel(frame)
 }
 
 #[test]
@@ -221,50 +221,52 @@ fn our_own_tunnels_are_known() {
         error_v4(3, 4, [0, 0, 5, 0xdc], &v4(VIP, [10, 0, 0, 1], protocol, 0x4000, &[], above))
     };
     let frame = ours(IPIP, &inner);
-    let tunnel = tunnel_of(&frame, 0).unwrap();
+    let tunnel = tunnel_of(&frame).unwrap();
     assert_eq!((tunnel.version, tunnel.backend), (Version::V4, backend));
     let addresses = tunnel.inner.unwrap();
     assert_eq!((addresses.source, addresses.destination), (v4_words(CLIENT), v4_words([203, 0, 113, 99])));
     assert_eq!(quote(&frame[..], &outer(&frame)).unwrap().complaint, Complaint::TooBig { mtu: 1500 });
 
     // RFC 792's eight bytes: the backend is known, the packet inside is not.
-    assert_eq!(tunnel_of(&ours(IPIP, &inner[..8]), 0).unwrap(), Tunnel { inner: None, ..tunnel });
-    assert_eq!(tunnel_of(&ours(IPIP, &inner[..19]), 0).unwrap(), Tunnel { inner: None, ..tunnel });
-    assert_eq!(tunnel_of(&ours(IPIP, &[]), 0).unwrap(), Tunnel { inner: None, ..tunnel });
+    assert_eq!(tunnel_of(&ours(IPIP, &inner[..8])).unwrap(), Tunnel { inner: None, ..tunnel });
+    assert_eq!(tunnel_of(&ours(IPIP, &inner[..19])).unwrap(), Tunnel { inner: None, ..tunnel });
+    assert_eq!(tunnel_of(&ours(IPIP, &[])).unwrap(), Tunnel { inner: None, ..tunnel });
     // A packet inside that is not of the announced version.
-    assert_eq!(tunnel_of(&ours(IPV6_IN_IP, &inner), 0).unwrap().inner, None);
+    assert_eq!(tunnel_of(&ours(IPV6_IN_IP, &inner)).unwrap().inner, None);
 
     let six = v6(CLIENT6, VIP6, TCP, &PORTS);
-    let inner = tunnel_of(&ours(IPV6_IN_IP, &six), 0).unwrap().inner.unwrap();
+    let inner = tunnel_of(&ours(IPV6_IN_IP, &six)).unwrap().inner.unwrap();
     assert_eq!((inner.source, inner.destination), (words(&CLIENT6), words(&VIP6)));
-    assert_eq!(tunnel_of(&ours(TCP, &PORTS), 0), None);
+    assert_eq!(tunnel_of(&ours(TCP, &PORTS)), None);
 }
 
 #[test]
-fn gue_by_its_port_in_both_variants() {
+fn gue_in_both_variants_as_far_as_it_is_quoted() {
     let inner = v4(CLIENT, [203, 0, 113, 99], TCP, 0, &[], &PORTS);
     let six = v6(CLIENT6, VIP6, TCP, &PORTS);
-    let udp = |port: u16, above: &[u8]| {
-        let [p0, p1] = port.to_be_bytes();
-        let quoted = [&[0xc0, 0, p0, p1, 0, 0, 0, 0][..], above].concat();
-        error_v4(3, 4, [0, 0, 5, 0xdc], &v4(VIP, [10, 0, 0, 1], UDP, 0x4000, &[], &quoted))
+    let tunnel = |above: &[u8]| {
+        let quoted = [&[0xc0, 0, 0x17, 0xc0, 0, 0, 0, 0][..], above].concat();
+        tunnel_of(&error_v4(3, 4, [0, 0, 5, 0xdc], &v4(VIP, [10, 0, 0, 1], UDP, 0x4000, &[], &quoted)))
     };
-    let inside = |above: &[u8]| tunnel_of(&udp(6080, above), 6080).unwrap().inner.map(|i| i.destination);
+    let inside = |above: &[u8]| {
+        let tunnel = tunnel(above).unwrap();
+        assert_eq!(tunnel.port, 6080);
+        tunnel.inner.map(|i| i.destination)
+    };
     let vip = Some(v4_words([203, 0, 113, 99]));
     assert_eq!(inside(&[&[0, IPIP, 0, 0][..], &inner].concat()), vip);
     assert_eq!(inside(&[&[2, IPIP, 0, 0][..], &[0; 8], &inner].concat()), vip);
     assert_eq!(inside(&[&[0, IPV6_IN_IP, 0, 0][..], &six].concat()), Some(words(&VIP6)));
     assert_eq!(inside(&inner), vip);
     assert_eq!(inside(&six), Some(words(&VIP6)));
-    // Control messages, other protocols, other variants, too little.
-    for above in
-        [&[0x20, IPIP, 0, 0][..], &[0, TCP, 0, 0], &[0x80, IPIP, 0, 0], &[0x50, 0, 0, 0], &[0, IPIP], &[]]
-    {
-        let long = if above.len() == 4 { [above, &inner].concat() } else { above.to_vec() };
-        assert_eq!(inside(&long), None, "{above:?}");
+    // Too little to see who is inside.
+    for above in [&[][..], &[0, IPIP], &[0, IPIP, 0, 0], &inner[..19]] {
+        assert_eq!(inside(above), None, "{above:?}");
     }
-    assert_eq!(tunnel_of(&udp(6081, &inner), 6080), None);
-    assert_eq!(tunnel_of(&udp(0, &inner), 0), None, "no GUE configured");
+    // Control messages, other protocols, other variants: UDP of somebody else.
+    for above in [[0x20, IPIP, 0, 0], [0, TCP, 0, 0], [0x80, IPIP, 0, 0], [0x50, 0, 0, 0]] {
+        assert_eq!(tunnel(&[&above[..], &inner].concat()), None, "{above:?}");
+    }
 }
 
 proptest! {
@@ -282,7 +284,7 @@ proptest! {
             prop_assert_eq!(quote.addresses.source, ip.addresses.destination);
             prop_assert_eq!(quote.end, frame.len());
             prop_assert!(quote.l4 > quote.addresses.l3);
-            let _ = quote.tunnel(&frame[..], 6080);
+            let _ = quote.tunnel(&frame[..]);
         }
         if let Ok((_, flow)) = flow(&frame[..], &ip) {
             prop_assert_eq!(flow.addresses.destination, ip.addresses.destination);
