@@ -148,7 +148,7 @@ impl<'a> Gates<'a> {
 }
 
 /// `-log2(hash / 2^64)` in units of 2^-24, from 1 to 64 * 2^24. Integers: every platform must agree to the bit.
-fn neg_log2(hash: u64) -> u64 {
+pub(crate) fn neg_log2(hash: u64) -> u64 {
     let hash = hash | 1;
     let zeros = hash.leading_zeros();
     // 1 <= mantissa / 2^31 < 2; squaring it yields one bit of the logarithm after the other.

@@ -4,13 +4,17 @@
 //! Pure: `netlink` observes the kernel and calls [`decide`]; plan, status and explain read the answers.
 //!
 //! ```text
-//!   address -> Route::Via { interface, gateway } -> Link (own MAC) + Neighbour (its MAC) -> NextHop
-//!           -> Route::Local                      -> Resolution::Local
-//!           -> Route::Refused(reason)            -> Resolution::Unresolved(reason)
+//!   address -> Route::Via { ways }    -> the best way -> Link (own MAC) + Neighbour (its MAC) -> NextHop
+//!           -> Route::Local           -> Resolution::Local
+//!           -> Route::Refused(reason) -> Resolution::Unresolved(reason)
 //! ```
+
+mod ways;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+pub use ways::Way;
 
 /// An Ethernet address, in the order of the wire.
 pub type Mac = [u8; 6];
@@ -146,12 +150,10 @@ impl UnresolvedReason {
 pub enum Route {
     /// One of this node's own addresses.
     Local,
-    /// Out of an interface.
+    /// Out of this node.
     Via {
-        /// Index of the interface.
-        interface: u32,
-        /// Next router; may be of the other family (RFC 8950). `None`: the address is on the link.
-        gateway: Option<IpAddr>,
+        /// One way, or those of a multipath route; never none.
+        ways: Vec<Way>,
         /// The route's own MTU in bytes, where it has one.
         mtu: Option<u32>,
     },
@@ -241,27 +243,40 @@ pub enum Neighbour {
 /// Known neighbours.
 pub type Neighbours = BTreeMap<NeighbourKey, Neighbour>;
 
-/// The neighbour that `route` needs to carry a packet to `address`.
-#[must_use]
-pub fn neighbour_of(address: IpAddr, route: &Route) -> Option<NeighbourKey> {
-    match route {
-        Route::Via { interface, gateway, .. } => Some((*interface, gateway.unwrap_or(address))),
-        Route::Local | Route::Refused(_) => None,
-    }
+/// The neighbours that `route` may need to carry a packet to `address`: one for each way.
+pub fn neighbours_of(address: IpAddr, route: &Route) -> impl Iterator<Item = NeighbourKey> {
+    let ways = match route {
+        Route::Via { ways, .. } => ways.as_slice(),
+        Route::Local | Route::Refused(_) => &[],
+    };
+    ways.iter().map(move |way| (way.interface, way.gateway.unwrap_or(address)))
 }
 
 /// Where a packet to `address` leaves, given the kernel's answer for it.
 #[must_use]
 pub fn decide(address: IpAddr, route: &Route, links: &Links, neighbours: &Neighbours) -> Resolution {
-    let (index, gateway, mtu) = match route {
-        Route::Local => return Resolution::Local,
-        Route::Refused(reason) => return Resolution::Unresolved(reason.clone()),
-        Route::Via { interface, gateway, mtu } => (*interface, *gateway, *mtu),
-    };
+    match route {
+        Route::Local => Resolution::Local,
+        Route::Refused(reason) => Resolution::Unresolved(reason.clone()),
+        Route::Via { ways, mtu } => {
+            let by = |way: &Way| by_way(address, way, *mtu, links, neighbours);
+            ways::best(address, ways, links, by).unwrap_or(Resolution::Unresolved(UnresolvedReason::NoRoute))
+        }
+    }
+}
+
+fn by_way(
+    address: IpAddr,
+    way: &Way,
+    mtu: Option<u32>,
+    links: &Links,
+    neighbours: &Neighbours,
+) -> Resolution {
+    let index = way.interface;
     let Some(link) = links.by_index(index) else {
         return unresolved(UnresolvedReason::NoInterface { interface: format!("index {index}") });
     };
-    let neighbour = gateway.unwrap_or(address);
+    let neighbour = way.gateway.unwrap_or(address);
     let interface = || link.name.clone();
     match neighbours.get(&(index, neighbour)) {
         // The interface's own troubles come first: they explain the neighbour's.
@@ -371,7 +386,7 @@ mod tests {
     }
 
     fn via(gateway: Option<&str>) -> Route {
-        Route::Via { interface: 7, gateway: gateway.map(address), mtu: None }
+        Route::Via { ways: vec![Way::only(7, gateway.map(address))], mtu: None }
     }
 
     fn decide_with(route: &Route, link: Link, neighbour: Option<(&str, Neighbour)>) -> Resolution {

@@ -23,7 +23,7 @@ use super::events::{Dirt, Events, Routes};
 use super::neighbours::{self, Care, Entry};
 use super::{NetlinkError, NextHops, Requests, links, routes};
 use crate::nexthop::{
-    Links, Neighbour, NeighbourKey, Neighbours, Resolution, Route, Snapshot, decide, neighbour_of,
+    Links, Neighbour, NeighbourKey, Neighbours, Resolution, Route, Snapshot, decide, neighbours_of,
 };
 
 /// Requests on the way to the kernel at a time: enough to keep the socket busy, far below its buffer.
@@ -183,7 +183,7 @@ impl View {
     fn needed(&self) -> BTreeSet<NeighbourKey> {
         self.routes
             .iter()
-            .filter_map(|(address, route)| neighbour_of(*address, route))
+            .flat_map(|(address, route)| neighbours_of(*address, route))
             .filter(|(interface, _)| {
                 self.links.by_index(*interface).is_some_and(|link| link.usable() && link.mac.is_some())
             })

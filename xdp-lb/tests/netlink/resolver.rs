@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -213,6 +213,33 @@ fn a_peer_that_goes_silent_is_noticed_without_traffic() {
     });
 }
 
+/// XDP's packets never confirm a neighbour: without our care it would stay stale until the kernel throws it away.
+#[test]
+fn a_neighbour_that_no_packet_confirms_is_kept_alive() {
+    in_namespaces(async |peer| {
+        number(&peer);
+        for family in ["ipv4", "ipv6"] {
+            sysctl(&format!("{family}/neigh/e0/delay_first_probe_time"), "1");
+        }
+        let both = ["10.0.0.2", "fd00:0::2"];
+        let mut running = Running::start(&both).await;
+        for address in both {
+            running.until_hop(address, &hop(0, E[0], P[0]).await).await;
+            ip(&format!("neigh change {address} lladdr 02:00:00:00:01:01 dev e0 nud stale"));
+        }
+        running.changes.mark_unchanged();
+        let reachable = |address| run("ip", &format!("neigh show {address} dev e0")).contains("REACHABLE");
+        let asked = async {
+            while !both.into_iter().all(reachable) {
+                tokio::time::sleep(TIMING.coalesce).await;
+            }
+        };
+        timeout(LIMIT, asked).await.unwrap_or_else(|_| panic!("{}", run("ip", "neigh show")));
+        assert!(!running.changes.has_changed().unwrap(), "the next hop stood all the while");
+        running.stop().await;
+    });
+}
+
 #[test]
 fn the_macs_of_both_ends_are_followed() {
     in_namespaces(async |peer| {
@@ -334,6 +361,81 @@ fn each_destination_of_a_multipath_route_keeps_one_way() {
         let (again, _task) = Resolver::start(addresses.clone(), TIMING, stopped).await.unwrap();
         let (second, _) = settle(&again, &addresses, LIMIT).await;
         assert_eq!(first.resolutions, second.resolutions);
+    });
+}
+
+/// Every way that a way can die, for both families and for routes by nexthop objects: who used it moves, nobody else,
+/// and returns.
+#[test]
+fn a_multipath_route_loses_a_way_and_gets_it_back() {
+    in_namespaces(async |peer| {
+        number(&peer);
+        for family in ["ipv4", "ipv6"] {
+            for wire in 0..2 {
+                sysctl(&format!("{family}/neigh/e{wire}/delay_first_probe_time"), "1");
+            }
+        }
+        ip("route add 10.9.0.0/16 nexthop via 10.0.0.2 nexthop via 10.0.1.2");
+        ip("route add fd09::/16 nexthop via fd00:0::2 nexthop via fd00:1::2");
+        ip("nexthop add id 1 via 10.0.0.2 dev e0");
+        ip("nexthop add id 2 via 10.0.1.2 dev e1");
+        ip("nexthop add id 3 group 1/2");
+        ip("route add 10.8.0.0/16 nhid 3");
+        let backends: BTreeSet<IpAddr> = (0..16u16)
+            .flat_map(|i| {
+                let v6 = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, i);
+                let v4 = |net| IpAddr::V4(Ipv4Addr::new(10, net, 0, i as u8));
+                [v4(9), v4(8), IpAddr::V6(v6)]
+            })
+            .collect();
+        let (stop, stopped) = watch::channel(false);
+        let (resolver, task) = Resolver::start(backends.clone(), TIMING, stopped).await.unwrap();
+        let mut changes = resolver.changes();
+        let mut until = async |what: &str, wanted: &dyn Fn(&Snapshot) -> bool| {
+            let Ok(snapshot) = timeout(LIMIT, changes.wait_for(|s| wanted(s))).await else {
+                panic!("{what}; {}{}", run("ip", "neigh show"), run("ip", "route show"));
+            };
+            snapshot.unwrap().resolutions.clone()
+        };
+        let on = |s: &Snapshot, wire: &str| {
+            let on = |b| s.resolve(b).and_then(Resolution::next_hop).is_some_and(|hop| hop.interface == wire);
+            backends.iter().filter(|b| on(**b)).count()
+        };
+        let both =
+            |s: &Snapshot| on(s, "e0") + on(s, "e1") == backends.len() && on(s, "e0") > 0 && on(s, "e1") > 0;
+        let first = until("both wires are used", &both).await;
+        for family in [4, 6] {
+            let of = |wire: &str| {
+                let of = |(b, r): &(&IpAddr, &Resolution)| {
+                    b.is_ipv6() == (family == 6) && r.next_hop().unwrap().interface == wire
+                };
+                first.iter().filter(of).count()
+            };
+            assert!(of("e0") > 0 && of("e1") > 0, "IPv{family} uses both wires");
+        }
+
+        // A router falls silent; its wire is still there.
+        peer.ip("address del 10.0.1.2/24 dev p1");
+        peer.ip("address del fd00:1::2/64 dev p1");
+        for gateway in ["10.0.1.2", "fd00:1::2"] {
+            ip(&format!("neigh change {gateway} lladdr 02:00:00:00:01:02 dev e1 nud stale"));
+        }
+        until("all leave by e0", &|s| on(s, "e0") == backends.len()).await;
+        peer.ip("address add 10.0.1.2/24 dev p1");
+        peer.ip("address add fd00:1::2/64 dev p1 nodad");
+        until("as it was", &|s| s.resolutions == first).await;
+
+        // The wire goes.
+        peer.ip("link set p0 down");
+        until("all leave by e1", &|s| on(s, "e1") == backends.len()).await;
+        peer.ip("link set p0 up");
+        peer.ip("address add fd00:0::2/64 dev p0 nodad");
+        // The kernel throws nexthop objects of a dead wire away; a routing daemon makes them anew.
+        ip("nexthop add id 1 via 10.0.0.2 dev e0");
+        ip("nexthop replace id 3 group 1/2");
+        until("as it was, again", &|s| s.resolutions == first).await;
+        stop.send(true).unwrap();
+        task.await.unwrap();
     });
 }
 
