@@ -1,5 +1,8 @@
-//! A configuration file: read, checked, and its findings in the form that editors and terminals make clickable.
-//! Every command that takes a configuration calls [`read`], and so does the agent when it is told to reload.
+//! A configuration, one file or a directory of them: read, checked, and its findings in the form that editors and
+//! terminals make clickable. Every command that takes a configuration calls [`read`]; the agent's intake does when
+//! something changes.
+
+mod stamp;
 
 use std::{
     fmt,
@@ -7,14 +10,17 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 
+pub use self::stamp::Stamp;
 use crate::config::{self, Checked, ConfigError, ConfigWarning};
 
 /// The name that stands for standard input.
 const STDIN: &str = "-";
 /// Larger files are no configuration: ten thousand services with ten backends each need a tenth of it.
 const LONGEST: u64 = 256 << 20;
+/// How often a configuration is read that changes meanwhile.
+const TRIES: usize = 5;
 
 /// A configuration that cannot be used. `Display` is all errors, a line each, and a summary; the exit code is 3.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +40,47 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Reads and checks a configuration; `-` is standard input.
+/// The texts of a configuration, read and not yet judged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Texts {
+    /// Name of the file or the directory.
+    pub name: String,
+    kind: Kind,
+}
+
+/// One file, or those of a directory by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    One(String),
+    Several(Vec<(String, String)>),
+}
+
+impl Texts {
+    /// One text under a name.
+    #[must_use]
+    pub fn one(name: &str, text: &str) -> Self {
+        Self { name: name.to_owned(), kind: Kind::One(text.to_owned()) }
+    }
+
+    /// Checks them.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn check(&self) -> Result<Checked, Refused> {
+        let checked = match &self.kind {
+            Kind::One(text) => config::parse(text),
+            Kind::Several(texts) => config::parse_all(texts),
+        };
+        checked.map_err(|errors| Refused { file: self.name.clone(), errors })
+    }
+}
+
+/// Reads and checks a configuration: a file, a directory of files, or `-` for standard input.
 ///
 /// # Errors
-/// [`Refused`] for one that cannot be used; else the file could not be read.
+/// [`Refused`] for one that cannot be used; else it could not be read.
 pub fn read(path: &Path) -> anyhow::Result<Checked> {
-    let (name, text) = text(path)?;
-    Ok(check(&name, &text)?)
+    Ok(texts(path)?.check()?)
 }
 
 /// Checks the text of the file `name`.
@@ -48,23 +88,46 @@ pub fn read(path: &Path) -> anyhow::Result<Checked> {
 /// # Errors
 /// [`Refused`].
 pub fn check(name: &str, text: &str) -> Result<Checked, Refused> {
-    config::parse(text).map_err(|errors| Refused { file: name.to_owned(), errors })
+    Texts::one(name, text).check()
 }
 
-/// Name and text of a file; `-` is standard input.
-pub(crate) fn text(path: &Path) -> anyhow::Result<(String, String)> {
-    let (name, bytes) = if path.as_os_str() == STDIN {
-        let bytes = to_end(io::stdin().lock()).context("cannot read standard input")?;
-        ("<stdin>".to_owned(), bytes)
-    } else {
-        let name = path.display().to_string();
-        let bytes = std::fs::File::open(path)
-            .and_then(to_end)
-            .with_context(|| format!("cannot read the configuration {name}"))?;
-        (name, bytes)
-    };
-    let text = String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))?;
-    Ok((name, text))
+/// Reads a configuration: a file, the files of a directory by name, or `-` for standard input.
+///
+/// # Errors
+/// What cannot be read, or that it was never twice the same.
+pub fn texts(path: &Path) -> anyhow::Result<Texts> {
+    if path.as_os_str() == STDIN {
+        let text = utf8("standard input", to_end(io::stdin().lock()))?;
+        return Ok(Texts { name: "<stdin>".to_owned(), kind: Kind::One(text) });
+    }
+    let name = path.display().to_string();
+    // Half of an old and half of a new directory is neither.
+    for _ in 0..TRIES {
+        let before = Stamp::of(path).with_context(|| format!("cannot read the configuration {name}"))?;
+        let kind = contents(path, &name, &before)?;
+        if Stamp::of(path).is_ok_and(|after| after == before) {
+            return Ok(Texts { name, kind });
+        }
+    }
+    bail!("the configuration {name} keeps changing while it is read")
+}
+
+fn contents(path: &Path, name: &str, stamp: &Stamp) -> anyhow::Result<Kind> {
+    let open = |path: &Path| utf8(&path.display().to_string(), std::fs::File::open(path).and_then(to_end));
+    if !stamp.is_directory() {
+        return open(path).map(Kind::One);
+    }
+    let texts: Vec<_> = stamp
+        .files()
+        .map(|file| Ok((file.display().to_string(), open(file)?)))
+        .collect::<anyhow::Result<_>>()?;
+    ensure!(!texts.is_empty(), "there is no file *.yaml or *.yml in the directory {name}");
+    Ok(Kind::Several(texts))
+}
+
+fn utf8(name: &str, bytes: io::Result<Vec<u8>>) -> anyhow::Result<String> {
+    let bytes = bytes.with_context(|| format!("cannot read the configuration {name}"))?;
+    String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))
 }
 
 fn to_end(from: impl io::Read) -> io::Result<Vec<u8>> {
@@ -77,25 +140,26 @@ fn to_end(from: impl io::Read) -> io::Result<Vec<u8>> {
 
 /// What errors and warnings have in common.
 pub(crate) trait Finding {
-    /// Line, column, path and message.
-    fn parts(&self) -> (u32, u32, &str, &str);
+    /// File where there are several, line, column, path and message.
+    fn parts(&self) -> (Option<&str>, u32, u32, &str, &str);
 }
 
 impl Finding for ConfigError {
-    fn parts(&self) -> (u32, u32, &str, &str) {
-        (self.line, self.column, &self.path, &self.message)
+    fn parts(&self) -> (Option<&str>, u32, u32, &str, &str) {
+        (self.file.as_deref(), self.line, self.column, &self.path, &self.message)
     }
 }
 
 impl Finding for ConfigWarning {
-    fn parts(&self) -> (u32, u32, &str, &str) {
-        (self.line, self.column, &self.path, &self.message)
+    fn parts(&self) -> (Option<&str>, u32, u32, &str, &str) {
+        (self.file.as_deref(), self.line, self.column, &self.path, &self.message)
     }
 }
 
 /// `FILE:LINE:COLUMN: path: message`, a form that editors and terminals jump from; `kind` comes before the path.
 pub(crate) fn line(file: &str, kind: &str, finding: &impl Finding) -> String {
-    let (line, column, path, message) = finding.parts();
+    let (own, line, column, path, message) = finding.parts();
+    let file = own.unwrap_or(file);
     let colon = if path.is_empty() { "" } else { ": " };
     format!("{file}:{line}:{column}: {kind}{path}{colon}{message}")
 }

@@ -24,7 +24,7 @@ use crate::{
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Configuration file; `-` is standard input
+    /// Configuration file or directory of files; `-` is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
@@ -71,8 +71,9 @@ struct Costs {
 
 /// Checks and reports.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (file, text) = file::text(&args.file)?;
-    let report = match file::check(&file, &text) {
+    let texts = file::texts(&args.file)?;
+    let file = texts.name.clone();
+    let report = match texts.check() {
         Ok(checked) => {
             let costs = Some(Costs::of(&checked.desired));
             Report { file, ok: true, errors: Vec::new(), warnings: checked.warnings, costs }

@@ -11,7 +11,7 @@ use crate::{
 /// Arguments of `decap`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Configuration file
+    /// Configuration file, or directory of files (*.yaml, *.yml) in the order of their names
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// What becomes of the program and of VIPs on `lo` when the agent is told to end

@@ -7,7 +7,7 @@ use crate::{agent, config::Checked, dataplane::BpffsRoot};
 /// Arguments of `load`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Configuration file
+    /// Configuration file, or directory of files (*.yaml, *.yml) in the order of their names
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Directory on a BPF file system that gets `prog` and `maps/`

@@ -13,7 +13,7 @@ use crate::{
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Configuration file
+    /// Configuration file, or directory of files (*.yaml, *.yml) in the order of their names
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// What becomes of the program when the agent is told to end: `keep` goes on forwarding
@@ -47,7 +47,7 @@ pub(super) fn daemon(options: RunOptions) -> anyhow::Result<ExitCode> {
     let Checked { desired, warnings } = crate::file::read(&options.config)?;
     log::init(&desired.log);
     for warning in warnings {
-        tracing::warn!(line = warning.line, path = %warning.path, "{}", warning.message);
+        tracing::warn!(file = warning.file, line = warning.line, path = %warning.path, "{}", warning.message);
     }
     super::runtime()?.block_on(agent::run(&options, desired))?;
     Ok(ExitCode::SUCCESS)

@@ -327,7 +327,7 @@ pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Finding
     }
     for peer in peers {
         if let Some(vip) = vips.get(&peer.peer.link.address) {
-            let message = format!("{} is a VIP ({})", peer.peer.link.address, vip.path);
+            let message = format!("{} is a VIP ({})", peer.peer.link.address, findings.cite(&peer.spot, vip));
             findings.error(&peer.spot, message);
         }
         one_peer(peer, bgp.as_ref().map(|bgp| bgp.local_as), findings);

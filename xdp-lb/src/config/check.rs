@@ -71,8 +71,11 @@ fn decap_interfaces(draft: &Draft, decap: &DecapDraft, findings: &Findings) {
             continue;
         };
         if other.value.mode != value.mode {
-            let message =
-                format!("{} has another mode as {}; give both the same", value.name, other.spot.path);
+            let message = format!(
+                "{} has another mode as {}; give both the same",
+                value.name,
+                findings.cite(spot, &other.spot)
+            );
             findings.error(spot, message);
         }
     }
@@ -100,8 +103,11 @@ fn vips_are_not_backends(draft: &Draft, findings: &Findings) {
         services.iter().filter_map(|s| s.backends.as_ref()).flat_map(|list| &list.items)
     {
         if let Some(vip) = vips.get(&value.address) {
-            let message =
-                format!("{} is also a VIP ({}); give the backend's own address", value.address, vip.path);
+            let message = format!(
+                "{} is also a VIP ({}); give the backend's own address",
+                value.address,
+                findings.cite(spot, vip)
+            );
             findings.error(spot, message);
         }
     }
@@ -113,7 +119,10 @@ fn names(services: &[ServiceDraft], findings: &Findings) {
         if let Some(first) = seen.get(value.as_str()) {
             findings.error(
                 spot,
-                format!("{value:?} is the name of another service too ({}); rename one", first.path),
+                format!(
+                    "{value:?} is the name of another service too ({}); rename one",
+                    findings.cite(spot, first)
+                ),
             );
         } else {
             seen.insert(value, spot);
@@ -138,7 +147,7 @@ fn table_holds_backends(service: &ServiceDraft, findings: &Findings) {
         let slots = size.value.get();
         let message = format!(
             "has {count} backends for a table of {slots} slots ({}); give the table at least {} slots",
-            size.spot.path,
+            findings.cite(&backends.spot, &size.spot),
             2 * count
         );
         findings.error(&backends.spot, message);

@@ -6,9 +6,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A place in the text; both count from 1, columns in characters.
+/// A place in the text; line and column count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pos {
+    /// Which of the texts, from 0.
+    pub file: u16,
     pub line: u32,
     pub column: u32,
 }
@@ -46,6 +48,9 @@ pub(super) struct Placed<T> {
 /// A mistake: the file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, thiserror::Error)]
 pub struct ConfigError {
+    /// The text's name, where the configuration has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Line, from 1.
     pub line: u32,
     /// Column in characters, from 1.
@@ -58,13 +63,16 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show(f, self.line, self.column, &self.path, &self.message)
+        show(f, self.file.as_deref(), (self.line, self.column), &self.path, &self.message)
     }
 }
 
 /// Something allowed that is seldom meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ConfigWarning {
+    /// The text's name, where the configuration has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Line, from 1.
     pub line: u32,
     /// Column in characters, from 1.
@@ -77,11 +85,20 @@ pub struct ConfigWarning {
 
 impl fmt::Display for ConfigWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show(f, self.line, self.column, &self.path, &self.message)
+        show(f, self.file.as_deref(), (self.line, self.column), &self.path, &self.message)
     }
 }
 
-fn show(f: &mut fmt::Formatter<'_>, line: u32, column: u32, path: &str, message: &str) -> fmt::Result {
+fn show(
+    f: &mut fmt::Formatter<'_>,
+    file: Option<&str>,
+    (line, column): (u32, u32),
+    path: &str,
+    message: &str,
+) -> fmt::Result {
+    if let Some(file) = file {
+        write!(f, "{file}, ")?;
+    }
     write!(f, "line {line}, column {column}: ")?;
     if !path.is_empty() {
         write!(f, "{path}: ")?;
@@ -92,21 +109,44 @@ fn show(f: &mut fmt::Formatter<'_>, line: u32, column: u32, path: &str, message:
 /// Collects findings; shared by reference, so a reader may hold it while its children do.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    errors: RefCell<Vec<ConfigError>>,
-    warnings: RefCell<Vec<ConfigWarning>>,
+    /// Names of the texts; without them there is one.
+    files: Vec<String>,
+    errors: RefCell<Vec<(Pos, ConfigError)>>,
+    warnings: RefCell<Vec<(Pos, ConfigWarning)>>,
 }
 
 impl Findings {
+    /// About several texts with these names.
+    pub fn of(files: Vec<String>) -> Self {
+        Self { files, ..Self::default() }
+    }
+
     /// Records a mistake.
     pub fn error(&self, spot: &Spot, message: impl Into<String>) {
-        let (Pos { line, column }, path) = (spot.pos, spot.path.clone());
-        self.errors.borrow_mut().push(ConfigError { line, column, path, message: message.into() });
+        let (Pos { line, column, .. }, path, file) = (spot.pos, spot.path.clone(), self.file(spot));
+        let error = ConfigError { file, line, column, path, message: message.into() };
+        self.errors.borrow_mut().push((spot.pos, error));
     }
 
     /// Records a warning.
     pub fn warn(&self, spot: &Spot, message: impl Into<String>) {
-        let (Pos { line, column }, path) = (spot.pos, spot.path.clone());
-        self.warnings.borrow_mut().push(ConfigWarning { line, column, path, message: message.into() });
+        let (Pos { line, column, .. }, path, file) = (spot.pos, spot.path.clone(), self.file(spot));
+        let warning = ConfigWarning { file, line, column, path, message: message.into() };
+        self.warnings.borrow_mut().push((spot.pos, warning));
+    }
+
+    /// How a message at `here` names `other`: by its path, and by file and line where that is another file.
+    pub fn cite(&self, here: &Spot, other: &Spot) -> String {
+        match self.file(other) {
+            Some(file) if here.pos.file != other.pos.file => {
+                format!("{} in {file}, line {}", other.path, other.pos.line)
+            }
+            _ => other.path.clone(),
+        }
+    }
+
+    fn file(&self, spot: &Spot) -> Option<String> {
+        self.files.get(usize::from(spot.pos.file)).cloned()
     }
 
     /// Whether any mistake was recorded.
@@ -119,7 +159,8 @@ impl Findings {
         let (mut errors, mut warnings) = (self.errors.into_inner(), self.warnings.into_inner());
         errors.sort();
         warnings.sort();
-        (errors, warnings)
+        let plain = |errors: Vec<(Pos, _)>| errors.into_iter().map(|(_, error)| error).collect();
+        (plain(errors), warnings.into_iter().map(|(_, warning)| warning).collect())
     }
 }
 

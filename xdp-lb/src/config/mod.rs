@@ -19,6 +19,7 @@ mod draft;
 mod finding;
 mod finish;
 mod health;
+mod join;
 mod keys;
 mod leaf;
 mod limits;
@@ -32,9 +33,12 @@ mod tree;
 
 pub use finding::{ConfigError, ConfigWarning};
 
+use std::rc::Rc;
+
 use crate::model::Desired;
 use finding::{Findings, Spot};
 use reader::Item;
+use tree::Node;
 
 /// A configuration that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +54,20 @@ pub struct Checked {
 /// Text that is no YAML at all has its first mistake alone: nothing can be read behind it.
 pub fn parse(text: &str) -> Result<Checked, Vec<ConfigError>> {
     let findings = Findings::default();
-    let root = tree::build(text, &findings);
+    read(tree::build(0, text, &findings), findings)
+}
+
+/// The same of a configuration in several texts with names, in order: lists of the top level are joined, every other
+/// key of the top level may stand in one text alone.
+pub fn parse_all(texts: &[(String, String)]) -> Result<Checked, Vec<ConfigError>> {
+    let findings = Findings::of(texts.iter().map(|(name, _)| name.clone()).collect());
+    let roots: Vec<_> =
+        (0..).zip(texts).filter_map(|(n, (_, text))| tree::build(n, text, &findings)).collect();
+    let root = if roots.len() == texts.len() { join::join(roots, &findings) } else { None };
+    read(root, findings)
+}
+
+fn read(root: Option<Rc<Node>>, findings: Findings) -> Result<Checked, Vec<ConfigError>> {
     let draft = root.as_ref().and_then(|node| sections::read(&Item::root(node, &findings)));
     if let Some(draft) = &draft {
         check::check(draft, &findings);

@@ -65,7 +65,7 @@ pub(super) fn check(services: &[ServiceDraft], findings: &Findings) {
                     };
                     let message = format!(
                         "overlaps {} (service {name:?}): both want {protocol} {what} of {vip}; give it to one of them",
-                        early.spot.path
+                        findings.cite(late.spot, early.spot)
                     );
                     findings.error(late.spot, message);
                 }

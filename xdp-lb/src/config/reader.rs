@@ -91,12 +91,13 @@ impl<'a> Item<'a> {
     }
 
     fn items(&self, items: &'a [std::rc::Rc<Node>]) -> Vec<Item<'a>> {
-        let item = |(i, node): (usize, &'a std::rc::Rc<Node>)| Item {
-            node,
-            spot: self.spot.item(i, node.pos),
-            findings: self.findings,
+        // A list joined from several files counts anew in each.
+        let (mut file, mut next) = (None, 0);
+        let item = |node: &'a std::rc::Rc<Node>| {
+            next = if file.replace(node.pos.file) == Some(node.pos.file) { next + 1 } else { 0 };
+            Item { node, spot: self.spot.item(next, node.pos), findings: self.findings }
         };
-        items.iter().enumerate().map(item).collect()
+        items.iter().map(item).collect()
     }
 
     /// A single value.

@@ -73,9 +73,14 @@ pub(super) fn interfaces(item: &Item<'_>, section: &'static Section) -> PlacedLi
             continue;
         };
         match items.iter().find(|other| other.value.name == value.name) {
-            Some(first) => item
-                .findings
-                .error(&spot, format!("{} is listed twice, first as {}", value.name, first.spot.path)),
+            Some(first) => item.findings.error(
+                &spot,
+                format!(
+                    "{} is listed twice, first as {}",
+                    value.name,
+                    item.findings.cite(&spot, &first.spot)
+                ),
+            ),
             None => items.push(Placed { value, spot }),
         }
     }
@@ -210,7 +215,8 @@ fn policies(file: &Mapping<'_>) -> (Vec<Placed<Vip>>, BTreeMap<IpAddr, bgp::Poli
         };
         match policies.iter().find(|other| other.value.address == address) {
             Some(first) => {
-                item.findings.error(&spot, format!("{address} is listed twice, first as {}", first.spot.path))
+                let first = item.findings.cite(&spot, &first.spot);
+                item.findings.error(&spot, format!("{address} is listed twice, first as {first}"));
             }
             None => {
                 announcements.insert(address, announcement);

@@ -24,7 +24,7 @@ pub(super) struct Node {
     pub pos: Pos,
     pub kind: Kind,
     /// Nodes in this subtree, aliases followed.
-    size: u64,
+    pub size: u64,
 }
 
 /// What a value is.
@@ -64,8 +64,9 @@ impl Node {
 }
 
 /// Builds the tree. `None` after a mistake that leaves no tree; milder ones are recorded and passed over.
-pub(super) fn build(text: &str, findings: &Findings) -> Option<Rc<Node>> {
+pub(super) fn build(file: u16, text: &str, findings: &Findings) -> Option<Rc<Node>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let pos = |marker| pos(file, marker);
     let mut builder = Builder { findings, open: Vec::new(), anchors: HashMap::new(), root: None };
     for step in Parser::new_from_str(text) {
         let (event, span) = match step {
@@ -79,18 +80,17 @@ pub(super) fn build(text: &str, findings: &Findings) -> Option<Rc<Node>> {
         builder.event(event, pos(span.start))?;
     }
     if builder.root.is_none() {
+        let first = Pos { file, line: 1, column: 1 };
         findings
-            .error(&Spot { pos: FIRST, path: String::new() }, "the file is empty; start with `version: 1`");
+            .error(&Spot { pos: first, path: String::new() }, "the file is empty; start with `version: 1`");
     }
     builder.root
 }
 
-const FIRST: Pos = Pos { line: 1, column: 1 };
-
 /// The scanner counts lines from 1 and columns from 0.
-fn pos(marker: Marker) -> Pos {
+fn pos(file: u16, marker: Marker) -> Pos {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Pos { line: number(marker.line().max(1)), column: number(marker.col().saturating_add(1)) }
+    Pos { file, line: number(marker.line().max(1)), column: number(marker.col().saturating_add(1)) }
 }
 
 /// A tab in the indentation is the commonest mistake and the one the scanner words worst.

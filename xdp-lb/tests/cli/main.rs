@@ -306,3 +306,72 @@ fn without_a_balancer_status_and_explain_say_so() {
         assert!(stderr(&output).contains("--bpffs"), "{}", stderr(&output));
     }
 }
+
+/// A directory for the files of one test.
+struct Directory(std::path::PathBuf);
+
+impl Directory {
+    fn new(name: &str, files: &[(&str, &str)]) -> Self {
+        let path = std::env::temp_dir().join(format!("xdp-lb-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        for (name, text) in files {
+            std::fs::write(path.join(name), text).unwrap();
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const NODE: &str = "\
+version: 1
+interfaces: [{ name: eth0 }]
+encap: { source_v4: 172.16.0.0/16 }
+maglev: { seed: 7 }
+";
+const WEB: &str = "\
+version: 1
+services:
+  - { name: web, vip: 203.0.113.10, protocol: tcp, ports: 80, backends: [{ address: 10.0.0.1 }] }
+";
+
+#[test]
+fn a_directory_is_one_configuration_of_several_files() {
+    let sip = WEB.replace("web", "sip").replace("80", "5060");
+    let directory = Directory::new(
+        "good",
+        &[
+            ("10-node.yaml", NODE),
+            ("20-web.yaml", WEB),
+            ("30-sip.yml", &sip),
+            (".40.yaml", "{"),
+            ("50.yaml~", "{"),
+        ],
+    );
+    let output = xdp_lb(&["check", directory.0.to_str().unwrap(), "-o", "json"], "");
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert_eq!(json(&output)["costs"]["services"], 2);
+    let empty = Directory::new("empty", &[("readme.txt", "")]);
+    let output = xdp_lb(&["check", empty.0.to_str().unwrap()], "");
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("no file *.yaml"), "{output:?}");
+}
+
+#[test]
+fn mistakes_in_a_directory_name_the_files() {
+    let directory = Directory::new("bad", &[("10.yaml", NODE), ("20.yaml", WEB), ("30.yaml", WEB)]);
+    let path = directory.0.to_str().unwrap();
+    let output = xdp_lb(&["check", path], "");
+    assert_eq!(code(&output), 3);
+    let start = format!("{path}/30.yaml:3:");
+    for what in ["is the name of another service too", "overlaps"] {
+        let line = stderr(&output).lines().find(|line| line.contains(what)).unwrap();
+        assert!(line.starts_with(&start) && line.contains(&format!("in {path}/20.yaml, line 3")), "{line}");
+    }
+    let report = json(&xdp_lb(&["check", path, "-o", "json"], ""));
+    assert_eq!(report["errors"][0]["file"], format!("{path}/30.yaml"));
+}
