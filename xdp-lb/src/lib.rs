@@ -14,6 +14,7 @@ pub mod memory;
 pub mod model;
 pub mod nexthop;
 pub mod observe;
+pub mod offloads;
 pub mod path_mtu;
 pub mod plan;
 pub mod scan;

@@ -178,7 +178,7 @@ pub struct Link {
     pub carrier: bool,
     /// Kind of a virtual device (`veth`, `bond`, `vlan`, ...); `None` for hardware and loopback.
     pub kind: Option<String>,
-    /// Interface below a VLAN, macvlan or the like; for a veth the peer's index.
+    /// Interface below a VLAN, macvlan or the like, for a veth its peer; `None` when that is in another namespace.
     pub lower: Option<u32>,
     /// Bond, bridge or VRF this interface belongs to.
     pub controller: Option<u32>,

@@ -86,6 +86,8 @@ pub struct Interface {
     pub mode: String,
     /// Id of the program; 0 without one.
     pub program: u32,
+    /// What its network card or driver does that breaks packets, in sentences with their cures.
+    pub findings: Vec<String>,
 }
 
 /// A VIP.

@@ -24,7 +24,7 @@ use super::{
     endpoint::{Endpoint, Reporter},
     health::HealthChecks,
     interfaces::{followed, resolve},
-    packets,
+    offloads, packets,
     reconcile::{Reconciler, Run},
 };
 use crate::{
@@ -165,7 +165,7 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
     let cutter = cutter(root, options.role, &shutdown);
 
     // Make before break: the tables are complete before the first packet meets the program.
-    let attached = attach_all(&mut loaded, options, &agent.desired)?;
+    let attached = attach_all(&mut loaded, options, &agent.desired, &snapshot)?;
     let mut vips = hold_vips(&agent.desired).await?;
     if let Err(e) = offer_mss(&mut loaded, &agent, options.role, &snapshot) {
         // Senders of segments that are too large are told by ICMP instead.
@@ -220,7 +220,7 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                     if agent.adopt(desired, &snapshot) {
                         let wanted = interfaces(&agent.desired, options.role);
                         agent.reporter.runs_on(wanted.into_iter().map(|i| i.name).collect());
-                        if let Err(e) = attach_all(&mut loaded, options, &agent.desired) {
+                        if let Err(e) = attach_all(&mut loaded, options, &agent.desired, &snapshot) {
                             error!("reload: {e:#}");
                         }
                         if let Err(e) = endpoint.configure(&agent.desired).await {
@@ -361,7 +361,12 @@ fn reread(options: &RunOptions, current: &Desired) -> Option<Desired> {
 }
 
 /// Attaches to the interfaces that the file names, leaves those it no longer names, and returns the names.
-fn attach_all(loaded: &mut Loaded, options: &RunOptions, desired: &Desired) -> Result<Vec<String>> {
+fn attach_all(
+    loaded: &mut Loaded,
+    options: &RunOptions,
+    desired: &Desired,
+    snapshot: &Snapshot,
+) -> Result<Vec<String>> {
     let root = loaded.root().clone();
     let before: BTreeSet<String> = attached(&root)?.into_iter().map(|a| a.interface).collect();
     let wanted = interfaces(desired, options.role);
@@ -370,6 +375,7 @@ fn attach_all(loaded: &mut Loaded, options: &RunOptions, desired: &Desired) -> R
         if !(done.updated && before.contains(name)) {
             info!(interface = %name, mode = %done.mode, "attached");
         }
+        offloads::tell(name, done.mode, &snapshot.links);
     }
     let names: Vec<String> = wanted.into_iter().map(|i| i.name).collect();
     for gone in before.iter().filter(|name| !names.contains(name)) {

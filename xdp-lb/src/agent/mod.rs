@@ -17,6 +17,7 @@ mod endpoint;
 mod health;
 mod interfaces;
 pub mod log;
+mod offloads;
 mod packets;
 mod reconcile;
 

@@ -114,7 +114,7 @@ fn running(root: &BpffsRoot, query: &Query) -> anyhow::Result<Explanation> {
     let maps = KernelMaps::open_read_only(root)
         .context("explain by the running balancer; --config FILE asks a configuration instead")?;
     let tables = KernelTables::new(&maps).context("read the flow table's clock")?;
-    let facts = Facts { interfaces: interfaces::names(), ..Facts::default() };
+    let facts = Facts { interfaces: interfaces::names(&interfaces::links()), ..Facts::default() };
     Ok(explain(&tables, &maps.observe(), &facts, query))
 }
 

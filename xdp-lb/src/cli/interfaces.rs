@@ -1,14 +1,18 @@
-//! Names of this namespace's interfaces, for people.
+//! This namespace's interfaces, for people.
 
 use std::collections::BTreeMap;
 
-use crate::netlink::{Requests, links};
+use crate::{
+    netlink::{Requests, links},
+    nexthop::Links,
+};
 
-/// Names by index; empty when the kernel does not tell, for names are a courtesy.
-pub fn names() -> BTreeMap<u32, String> {
-    super::wait_for(async {
-        let links = links::links(&Requests::open()?).await?;
-        anyhow::Ok(links.iter().map(|link| (link.index, link.name.clone())).collect())
-    })
-    .unwrap_or_default()
+/// All of them; none when the kernel does not tell, for what is made of them is a courtesy.
+pub fn links() -> Links {
+    super::wait_for(async { anyhow::Ok(links::links(&Requests::open()?).await?) }).unwrap_or_default()
+}
+
+/// Their names by index.
+pub fn names(links: &Links) -> BTreeMap<u32, String> {
+    links.iter().map(|link| (link.index, link.name.clone())).collect()
 }

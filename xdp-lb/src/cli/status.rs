@@ -17,7 +17,8 @@ use super::{
     table::{self, Align, Table},
 };
 use crate::{
-    dataplane::{BpffsRoot, KernelMaps, attach, health_map},
+    dataplane::{BpffsRoot, KernelMaps, Mode, attach, ethtool, health_map},
+    nexthop::Links,
     state::{Maps as _, Observed},
     status::{self, Count, Interface, Listener, Member, Path, Readings, Service, Status, Word as _},
     template::from_map,
@@ -90,10 +91,11 @@ impl Service {
 
 /// What the maps do not say about themselves.
 fn read(maps: &KernelMaps, observed: &Observed, root: &BpffsRoot) -> anyhow::Result<Readings> {
+    let links = interfaces::links();
     let mut readings = Readings {
         counters: maps.counters().context("read map counters")?,
-        interfaces: attached(root)?,
-        names: interfaces::names(),
+        interfaces: attached(root, &links)?,
+        names: interfaces::names(&links),
         ..Readings::default()
     };
     for (&id, service) in &observed.services {
@@ -137,16 +139,20 @@ fn health(observed: &Observed, root: &BpffsRoot) -> BTreeMap<(u16, u16), status:
     health
 }
 
-fn attached(root: &BpffsRoot) -> anyhow::Result<Vec<Interface>> {
+fn attached(root: &BpffsRoot, links: &Links) -> anyhow::Result<Vec<Interface>> {
     let attached = attach::attached(root).context("list the links")?;
+    let gone =
+        |name: String| Interface { name, ifindex: 0, mode: "gone".into(), program: 0, findings: vec![] };
     let mut all: BTreeMap<String, Interface> = attach::pinned(root)
         .context("list the links")?
         .into_iter()
-        .map(|name| (name.clone(), Interface { name, ifindex: 0, mode: "gone".into(), program: 0 }))
+        .map(|name| (name.clone(), gone(name)))
         .collect();
     all.extend(attached.into_iter().map(|a| {
+        let findings = ethtool::findings(&a.interface, a.mode != Mode::Generic, links).unwrap_or_default();
+        let findings = findings.iter().map(ToString::to_string).collect();
         let (name, ifindex, program) = (a.interface, a.ifindex, a.program);
-        (name.clone(), Interface { name, ifindex, mode: a.mode.to_string(), program })
+        (name.clone(), Interface { name, ifindex, mode: a.mode.to_string(), program, findings })
     }));
     Ok(all.into_values().collect())
 }
@@ -178,7 +184,8 @@ fn interfaces_table(interfaces: &[Interface]) -> String {
     for i in interfaces {
         table.row([i.name.clone(), i.mode.clone(), i.program.to_string()]);
     }
-    table.render()
+    let findings = interfaces.iter().flat_map(|i| &i.findings);
+    table.render() + &findings.map(|finding| format!("! {finding}\n")).collect::<String>()
 }
 
 fn services(services: &[Service]) -> String {

@@ -17,8 +17,8 @@ use aya::programs::{
 };
 
 pub use super::netlink_xdp::Mode;
-use super::{errors, netlink_xdp, root::BpffsRoot, sys};
-use crate::model::AttachMode;
+use super::{errors, ethtool, netlink_xdp, root::BpffsRoot, sys};
+use crate::{model::AttachMode, offloads};
 
 /// An interface that runs our program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub enum AttachError {
         name: String,
     },
     /// The kernel or the driver refused.
-    #[error("attach {program} to {interface} in {mode} mode: {source}{}", hint(*mode))]
+    #[error("attach {program} to {interface} in {mode} mode: {source}{}", hint(*mode, obstacles))]
     Refused {
         /// Program.
         program: String,
@@ -63,6 +63,8 @@ pub enum AttachError {
         interface: String,
         /// Mode asked for.
         mode: Mode,
+        /// What may be the reason, with cures.
+        obstacles: Vec<String>,
         /// The kernel's word.
         source: io::Error,
     },
@@ -78,12 +80,13 @@ pub enum AttachError {
     },
 }
 
-fn hint(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Native => {
-            "; does the driver know XDP, is the MTU small enough for it, are there queues? `mode: generic` always works"
+fn hint(mode: Mode, obstacles: &[String]) -> String {
+    match (mode, obstacles) {
+        (Mode::Native, []) => {
+            "; does the driver know XDP, are there queues enough? `mode: generic` always works".to_owned()
         }
-        Mode::Generic | Mode::Offload => "",
+        (Mode::Native, obstacles) => format!("; {}; or `mode: generic`", obstacles.join("; ")),
+        (Mode::Generic | Mode::Offload, _) => String::new(),
     }
 }
 
@@ -223,7 +226,10 @@ fn create(
         Mode::Offload => XdpMode::Hardware,
     };
     let name = program.info().ok().and_then(|i| i.name_as_str().map(str::to_owned)).unwrap_or_default();
-    let refused = |source| AttachError::Refused { program: name, interface: interface.into(), mode, source };
+    let refused = |source| {
+        let (interface, obstacles) = (interface.to_owned(), obstacles(interface, ifindex));
+        AttachError::Refused { program: name, interface, mode, obstacles, source }
+    };
     let link = program
         .attach_to_if_index(ifindex, flags)
         .and_then(|id| program.take_link(id))
@@ -231,6 +237,12 @@ fn create(
         .and_then(|link| FdLink::try_from(link).map_err(|e| no_link(ifindex, e)))
         .map_err(refused)?;
     link.pin(pin).map(drop).map_err(|e| failed("pin link", pin.display())(errors::pin(e)))
+}
+
+/// What may be in the way of native mode. Best effort: it explains an error that is reported either way.
+fn obstacles(interface: &str, ifindex: u32) -> Vec<String> {
+    let card = ethtool::look(interface).unwrap_or_default();
+    offloads::obstacles(interface, &card, netlink_xdp::mtu(ifindex).unwrap_or_default())
 }
 
 /// aya falls back to netlink where XDP links are unknown (Linux before 5.9). Nothing would own that attachment, so

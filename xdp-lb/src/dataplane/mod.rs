@@ -8,12 +8,13 @@
 //!   status, explain, flows <- kernel_maps, tables
 //! ```
 //!
-//! `mapped` and `sys` hold all the `unsafe`: map memory in one, system calls in the other.
+//! `mapped`, `sys`, `netns` and `ethtool` hold all the `unsafe`: map memory in the first, system calls in the others.
 
 pub mod attach;
 mod btf;
 pub mod cuts;
 mod errors;
+pub mod ethtool;
 pub mod health_map;
 pub mod kernel_maps;
 mod linker;

@@ -1,6 +1,6 @@
-//! Which XDP program an interface runs, asked over rtnetlink, and taking one away that no link holds.
+//! Which XDP program an interface runs, its MTU, and taking a program away that no link holds, over rtnetlink.
 //!
-//! `attach` calls it: two short questions to the kernel, answered at once, so this needs no runtime.
+//! `attach` calls it: short questions to the kernel, answered at once, so this needs no runtime.
 
 use std::io;
 
@@ -52,14 +52,29 @@ pub struct Running {
 /// # Errors
 /// What the kernel or the socket says.
 pub fn running(ifindex: u32) -> io::Result<Option<Running>> {
-    let answer = ask(RouteNetlinkMessage::GetLink(link(ifindex)), NLM_F_REQUEST)?;
-    let Some(RouteNetlinkMessage::NewLink(link)) = answer else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "rtnetlink did not describe the interface"));
-    };
-    Ok(link.attributes.iter().find_map(|attribute| match attribute {
+    Ok(describe(ifindex)?.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Xdp(parts) => decode(parts),
         _ => None,
     }))
+}
+
+/// Largest IP packet of the interface, bytes.
+///
+/// # Errors
+/// What the kernel or the socket says.
+pub fn mtu(ifindex: u32) -> io::Result<u32> {
+    let told = describe(ifindex)?.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    told.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "rtnetlink did not tell the MTU"))
+}
+
+fn describe(ifindex: u32) -> io::Result<LinkMessage> {
+    match ask(RouteNetlinkMessage::GetLink(link(ifindex)), NLM_F_REQUEST)? {
+        Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "rtnetlink did not describe the interface")),
+    }
 }
 
 /// Takes away a program that was attached over netlink, without a link.

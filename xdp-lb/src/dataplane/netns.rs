@@ -5,15 +5,13 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::mpsc,
     thread::{self, JoinHandle},
 };
 
 use tokio::sync::oneshot;
 
-/// `SIOCETHTOOL` of linux/sockios.h.
-const SIOCETHTOOL: libc::c_ulong = 0x8946;
 /// Where a thread finds its own namespace.
 const OWN: &str = "/proc/thread-self/ns/net";
 
@@ -79,45 +77,4 @@ impl Drop for Netns {
 fn unshare() -> io::Result<()> {
     // SAFETY: takes flags only; changes this thread's namespace and no memory.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Offloads that would leave a packet unfinished: checksum and segmentation on the way out.
-#[derive(Clone, Copy, Debug)]
-pub enum Offload {
-    /// `ETHTOOL_STXCSUM`.
-    Checksum = 0x17,
-    /// `ETHTOOL_STSO`.
-    Tso = 0x1f,
-    /// `ETHTOOL_SGSO`.
-    Gso = 0x24,
-}
-
-/// Switches an offload of an interface in the calling thread's namespace off.
-///
-/// # Errors
-/// `ENODEV` without such an interface, `EOPNOTSUPP` where the driver has no such switch.
-pub fn switch_off(interface: &str, offload: Offload) -> io::Result<()> {
-    #[repr(C)]
-    struct Value {
-        command: u32,
-        data: u32,
-    }
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    if interface.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    let mut value = Value { command: offload as u32, data: 0 };
-    // SAFETY: plain old data: all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: `request` holds a terminated name (shorter than IFNAMSIZ, zeroed before) and a pointer to an
-    // `ethtool_value`, which is what these commands read and write; both outlive the call.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }

@@ -29,6 +29,8 @@ fn decode(message: &LinkMessage) -> Option<Link> {
         lower: None,
         controller: None,
     };
+    // The index means an interface of another namespace.
+    let mut elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -40,6 +42,7 @@ fn decode(message: &LinkMessage) -> Option<Link> {
             }
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Link(index) => link.lower = (*index != 0).then_some(*index),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::Controller(index) => link.controller = (*index != 0).then_some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
@@ -50,5 +53,6 @@ fn decode(message: &LinkMessage) -> Option<Link> {
             _ => {}
         }
     }
+    link.lower = link.lower.filter(|_| !elsewhere);
     (!link.name.is_empty()).then_some(link)
 }

@@ -151,7 +151,13 @@ fn readings_find_their_owners() {
         services: BTreeMap::from([(web, Traffic { packets: 7, bytes: 700 })]),
         members: BTreeMap::from([((web, local(3)), Traffic { packets: 5, bytes: 500 })]),
         flows: Some(BTreeMap::from([((web, local(1)), 2), ((web, local(3)), 3), ((60, 0), 1)])),
-        interfaces: vec![Interface { name: "eth0".into(), ifindex: 2, mode: "native".into(), program: 77 }],
+        interfaces: vec![Interface {
+            name: "eth0".into(),
+            ifindex: 2,
+            mode: "native".into(),
+            program: 77,
+            findings: vec![],
+        }],
         names: BTreeMap::from([(2, "eth0".into())]),
     };
     let status = Status::new(&observed, &readings);

@@ -6,7 +6,11 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use xdp_lb::{
     config,
-    dataplane::{BpffsRoot, Loaded, Program, Setup, Shape, attach, load, sys},
+    dataplane::{
+        BpffsRoot, Loaded, Program, Setup, Shape, attach,
+        ethtool::{self, Offload},
+        load, sys,
+    },
     model::AttachMode,
     nexthop::{NextHop, Resolution},
     plan::{self, Census, Inputs},
@@ -146,6 +150,15 @@ fn status(root: &BpffsRoot) {
             "{part}: no {row} in {}",
             stdout(&text)
         );
+    }
+    for (gro, wanted) in [(false, None), (true, Some("ethtool -K v0 gro off"))] {
+        ethtool::switch("v0", Offload::Gro, gro).unwrap();
+        let said = json(&run(&["status", "interfaces", "-o", "json"]))[0]["findings"].clone();
+        let said: Vec<String> = serde_json::from_value(said).unwrap();
+        assert_eq!(said.len(), wanted.iter().count(), "{said:?}");
+        assert!(said.iter().zip(wanted).all(|(finding, cure)| finding.contains(cure)), "{said:?}");
+        let table = run(&["status", "interfaces"]);
+        assert!(said.iter().all(|said| stdout(&table).contains(&format!("\n! {said}\n"))), "{table:?}");
     }
     let text = run(&["status"]);
     assert!(stdout(&text).starts_with("generation: 4\n"), "{}", stdout(&text));

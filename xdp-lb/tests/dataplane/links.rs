@@ -1,6 +1,6 @@
 //! The program on interfaces.
 
-use xdp_lb::dataplane::{AttachError, Loaded, Mode, Program, Setup, Shape, attach, load};
+use xdp_lb::dataplane::{AttachError, Loaded, Mode, Program, Setup, Shape, attach, ethtool, load};
 use xdp_lb::model::AttachMode;
 use xdp_lb::state::{MapOp, Maps as _};
 use xdp_lb_common::backend::Template;
@@ -113,5 +113,41 @@ fn a_foreign_program_is_refused_by_name_and_replaced_on_demand() {
             assert_eq!(attach::attached(root).unwrap(), [replaced]);
         }
         assert!(attach::attached(&other).unwrap().is_empty());
+    });
+}
+
+/// A page does not hold 9000 bytes, and the kernel says no more than "Numerical result out of range".
+#[test]
+fn a_large_mtu_is_named_when_native_mode_is_refused() {
+    in_namespace(|root| {
+        let mut loaded = open(root);
+        command("ip", "link set p0 mtu 9000");
+        command("ip", "link set v0 mtu 9000");
+        let program = loaded.program().unwrap();
+        let refused = attach::attach(root, program, "v0", AttachMode::Native, false).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("its MTU of 9000 is too large") && text.contains("mtu 3498"), "{text}");
+        let auto = attach::attach(root, program, "v0", AttachMode::Auto, false).unwrap();
+        assert_eq!(auto.mode, Mode::Generic);
+        attach::detach(root, "v0").unwrap();
+        // The cure works.
+        command("ip", "link set p0 mtu 3498");
+        command("ip", "link set v0 mtu 3498");
+        let native = attach::attach(root, program, "v0", AttachMode::Native, false).unwrap();
+        assert_eq!(native.mode, Mode::Native);
+    });
+}
+
+#[test]
+fn what_cards_do_to_packets_is_read_from_the_kernel() {
+    in_namespace(|_| {
+        let card = ethtool::look("v0").unwrap();
+        assert_eq!(card.driver, "veth");
+        assert!(card.features.contains("tx-checksum-ip-generic"), "{card:?}");
+        ethtool::switch("v0", ethtool::Offload::Checksum, false).unwrap();
+        let off = ethtool::look("v0").unwrap();
+        assert!(!off.features.contains("tx-checksum-ip-generic"), "{off:?}");
+        assert!(ethtool::look("lo").is_ok());
+        assert_eq!(ethtool::look("v9").unwrap_err().raw_os_error(), Some(19), "ENODEV");
     });
 }

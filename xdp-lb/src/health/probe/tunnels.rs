@@ -15,7 +15,8 @@ use xdp_lb_common::probe::{FIRST_PORT, ProbeControl};
 
 use crate::{
     dataplane::{
-        netns::{self, Netns, Offload},
+        ethtool::{self, Offload},
+        netns::Netns,
         probe::{self, Place, ProbeError, ProbeMaps, ProbePrograms},
     },
     netlink::{
@@ -87,7 +88,7 @@ impl Tunnels {
         let settled = inside.run(|| {
             [Offload::Checksum, Offload::Tso, Offload::Gso]
                 .into_iter()
-                .try_for_each(|offload| netns::switch_off(INSIDE, offload))
+                .try_for_each(|offload| ethtool::switch(INSIDE, offload, false))
         });
         settled
             .await
