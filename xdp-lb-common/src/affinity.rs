@@ -291,8 +291,10 @@ impl<S: select::Set> Way<S> {
         match keep {
             Keep::AsItIs => {}
             Keep::Refresh if fresh.0 == self.entry.0 => {}
-            Keep::Refresh => select::replace(&self.set, self.key, fresh),
-            Keep::Begin => _ = select::remember(tables, flow, &self.set, fresh, false, self.tick),
+            Keep::Refresh => _ = select::replace(&self.set, self.key, fresh),
+            Keep::Begin => {
+                select::remember(tables, flow, &self.set, fresh, false, self.tick, self.entry);
+            }
         }
     }
 }

@@ -181,6 +181,7 @@ fn track<T: Tables>(tables: &T, flow: &Flow, index: u32, slot: Slot) -> Option<C
     if backend != NO_BACKEND {
         let fresh = refresh(flow, key, entry, backend, tick);
         if fresh.0 != entry.0 {
+            // An entry that is gone meanwhile stays gone.
             replace(&set, key, fresh);
         }
     }
@@ -241,12 +242,13 @@ fn miss<T: Tables>(
         tick.wrapping_add(ttl),
         false,
     );
-    let remembered = remember(tables, flow, set, fresh, slot.is_dirty(), tick);
+    let remembered = remember(tables, flow, set, fresh, slot.is_dirty(), tick, expired);
     // A SYN that nobody remembers must go where its later segments will go: to the slot's older backend.
     if !remembered && flow.segment == Segment::Syn && slot.is_dirty() { before() } else { Some(choice) }
 }
 
-/// Stores a new flow; false when there is no way for it.
+/// Stores a new flow; false when there is no way for it. `old` is the entry that there is of it, if any: its way is taken
+/// again, though others may be free. A second entry of one flow would hide the first from [`find`], or be hidden.
 #[inline(always)]
 pub(crate) fn remember<T: Tables, S>(
     tables: &T,
@@ -255,6 +257,7 @@ pub(crate) fn remember<T: Tables, S>(
     fresh: FlowEntry,
     dirty: bool,
     tick: u16,
+    old: FlowEntry,
 ) -> bool {
     // A quarter of the limit is kept for dirty slots, where being forgotten can move a call.
     let limit = flow.config.new_flow_limit;
@@ -263,11 +266,13 @@ pub(crate) fn remember<T: Tables, S>(
         return false;
     }
     let key = FlowKey::new(flow.config.ring, flow.hash);
-    let Some(way) = victim(set, key, flow.hash, tick) else {
-        tables.count(FlowEvent::SetFull);
-        return false;
-    };
-    set.store(way, fresh.0);
+    if old.0 == 0 || !replace(set, key, fresh) {
+        let Some(way) = victim(set, key, flow.hash, tick) else {
+            tables.count(FlowEvent::SetFull);
+            return false;
+        };
+        set.store(way, fresh.0);
+    }
     tables.count(FlowEvent::Remembered);
     true
 }
@@ -301,18 +306,19 @@ fn find_from<S: Set>(set: &S, key: FlowKey, first: usize) -> FlowEntry {
     FlowEntry(found)
 }
 
-/// Stores what has become of the flow's entry, wherever it is now: it may be gone meanwhile, and then stays gone.
+/// Stores what has become of the flow's entry, wherever it is now; false when it is gone meanwhile.
 #[inline(always)]
-pub(crate) fn replace<S: Set>(set: &S, key: FlowKey, fresh: FlowEntry) {
+pub(crate) fn replace<S: Set>(set: &S, key: FlowKey, fresh: FlowEntry) -> bool {
     for i in 0..WAYS {
         if key.match_mask(set.load(i)) != 0 {
             set.store(i, fresh.0);
-            return;
+            return true;
         }
     }
+    false
 }
 
-/// The way for a new flow: the first that is its own (another CPU stored it meanwhile, or it expired there) or free, in
+/// The way for a new flow: the first that is its own (another CPU stored it meanwhile) or free, in
 /// its own half if there is one; never a live one. All CPUs try a flow's ways in the same order, so one that stored it
 /// meanwhile is met before any way that is still free. The order is the hash's: CPUs that store different flows rarely
 /// want the same way.

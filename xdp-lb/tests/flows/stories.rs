@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use xdp_lb::model::{AdminState, Protocol, Service, Share};
+use xdp_lb_common::hash::{FlowHash, mix};
 use xdp_lb_common::parse::Segment;
 use xdp_lb_common::reason::FlowEvent;
 
@@ -169,7 +170,7 @@ fn a_flow_that_speaks_every_half_minute() {
     for ping in [15, 30, 120] {
         let mut sim = Sim::new(vec![service("sip", Protocol::Udp, 1..=5)], Broken::Nothing);
         for _ in 0..100 {
-            let hash = xdp_lb_common::hash::FlowHash(xdp_lb_common::hash::mix(sim.random(u64::MAX)));
+            let hash = FlowHash(mix(sim.random(u64::MAX)));
             let at = sim.send(hash, 1, Segment::Datagram);
             sim.conns.push(crate::model::Conn { hash, service: 1, at });
         }
@@ -319,4 +320,35 @@ fn a_connection_that_nobody_remembers() {
             assert!(!sim.misdirected.is_empty(), "a store that lies");
         }
     }
+}
+
+/// A client uses its port again when the old connection's entry has expired and nobody has swept it yet, while another
+/// way has become free that new flows take first.
+#[test]
+fn a_port_that_is_used_again() {
+    let story = |sim: &mut Sim| {
+        sim.set(1, AdminState::Drain);
+        sim.run();
+        let hashes: Vec<FlowHash> = (0..500).map(|n| FlowHash(mix(n))).collect();
+        for &hash in &hashes {
+            // A neighbour of the same set and order, which comes first and does not last.
+            sim.send(FlowHash(hash.0 ^ 1), WEB, Segment::Syn);
+            for segment in [Segment::Syn, Segment::Ack, Segment::Closing] {
+                sim.send(hash, WEB, segment);
+            }
+        }
+        sim.pass(30);
+        sim.survey();
+        sim.pass(240);
+        for &hash in &hashes {
+            let at = sim.send(hash, WEB, Segment::Syn);
+            for segment in [Segment::Ack, Segment::Data, Segment::Ack] {
+                let to = sim.send(hash, WEB, segment);
+                if to != at {
+                    sim.misdirected.push(format!("{segment:?} of {hash:?}: {at:?} -> {to:?}"));
+                }
+            }
+        }
+    };
+    told(story, &[Broken::Memory]);
 }
