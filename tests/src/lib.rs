@@ -5,6 +5,7 @@ pub mod bench;
 pub mod demo;
 pub mod invariants;
 pub mod lab;
+pub mod model;
 pub mod packet;
 pub mod prog;
 pub mod vm;

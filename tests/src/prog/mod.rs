@@ -8,6 +8,7 @@
 //! A test begins with `let Ok(()) = prog::available() else { return };`: without privileges it says why it does nothing.
 
 mod agent;
+mod memory;
 mod pinned;
 mod privilege;
 mod run;
@@ -18,6 +19,7 @@ mod sys;
 mod tally;
 
 pub use agent::{Agent, desired};
+pub use memory::Memory;
 pub use pinned::Pinned;
 pub use privilege::{Skipped, available};
 pub use run::{Ctx, Failure, MAX_PACKET, MIN_PACKET, Outcome, XdpAction, run, run_live, run_repeated, takes};
