@@ -68,12 +68,14 @@ fn alike(a: &Service, b: &Service) -> bool {
         new_flow_limit: _,
         table_size,
         drain,
+        removal,
         encap,
         health,
         on_all_down,
         backends,
     } = a;
     (affinity, table_size, drain, encap) == (&b.affinity, &b.table_size, &b.drain, &b.encap)
+        && removal == &b.removal
         && (health, on_all_down, backends) == (&b.health, &b.on_all_down, &b.backends)
         && source_ranges == &b.source_ranges
 }

@@ -3,13 +3,14 @@
 //! `config` builds it, everything behind it (plan, explain, status) reads it. Wrong states are hard to
 //! write here: a prime is a [`TableSize`], a share is a [`Share`], ports never overlap inside a service.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use xdp_lb_common::{quic, server_id::ServerId};
 
-use crate::bgp::settings::Bgp;
+use crate::bgp::settings::{Bgp, Join, Overrides};
 use crate::health::{Check, OnAllDown};
 
 /// The whole of one configuration.
@@ -37,6 +38,30 @@ pub struct Desired {
     pub decap: Option<Decap>,
     /// Whom the VIPs are announced to, and when.
     pub bgp: Option<Bgp>,
+    /// What services from elsewhere than the file find in it.
+    pub inherited: Inherited,
+}
+
+/// What services that another source describes take from the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// `encap`.
+    pub encap: Encap,
+    /// `maglev.table_size`.
+    pub table_size: TableSize,
+    /// `vips`, those that no service of the file uses included, by address.
+    pub policies: BTreeMap<IpAddr, Policy>,
+}
+
+/// An entry of `vips`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What happens to a packet for no service.
+    pub unmatched: Unmatched,
+    /// Whether all services or any must want the announcement.
+    pub join: Join,
+    /// What its route says.
+    pub attributes: Overrides,
 }
 
 /// Identity of this node.
@@ -308,6 +333,16 @@ pub enum DrainMode {
     Shed,
 }
 
+/// What becomes of a backend that is no longer listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Removal {
+    /// It drains as [`DrainPolicy`] says, and is then forgotten: somebody has edited a file.
+    #[default]
+    Drain,
+    /// It is dead, its flows move at once: who keeps the list says so long before the end.
+    Down,
+}
+
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -337,6 +372,8 @@ pub struct Service {
     pub table_size: TableSize,
     /// Drain policy.
     pub drain: DrainPolicy,
+    /// What leaving the list means.
+    pub removal: Removal,
     /// Tunnel header.
     pub encap: Encap,
     /// How backends are asked whether they live; `None`: they are what `state` says.

@@ -16,7 +16,7 @@ use crate::bgp::settings::{
     Aggregate, Bfd, Bgp, Community, Join, LargeCommunity, OnStop, Overrides, Peer, PeerLink, Prefix,
     Unattractive, Vip, When,
 };
-use crate::model::Service;
+use crate::model::{Policy, Service};
 
 const JOINS: &[(&str, Join)] = &[("all", Join::All), ("any", Join::Any)];
 const HOLD_TIME: u16 = 9;
@@ -62,6 +62,13 @@ pub(super) struct PolicyDraft {
     attributes: Overrides,
     /// `None`: nothing is written.
     spot: Option<Spot>,
+}
+
+impl PolicyDraft {
+    /// What it asks for.
+    pub(super) fn finish(self) -> (Join, Overrides) {
+        (self.join, self.attributes)
+    }
 }
 
 /// Reads the section. `None` if it is no mapping.
@@ -343,7 +350,7 @@ fn without(draft: &Draft, services: &[ServiceDraft], findings: &Findings) {
     }
 }
 
-fn enough_backends(service: &ServiceDraft, findings: &Findings) {
+pub(super) fn enough_backends(service: &ServiceDraft, findings: &Findings) {
     let (When::MinHealthy(least), Some(spot), Some(backends)) =
         (service.advertise.when, &service.advertise.spot, &service.backends)
     else {
@@ -380,8 +387,17 @@ pub(super) fn finish(
     draft: BgpDraft,
     services: &[Service],
     whens: &BTreeMap<String, When>,
-    policies: &BTreeMap<IpAddr, PolicyDraft>,
+    policies: &BTreeMap<IpAddr, Policy>,
 ) -> Option<Bgp> {
+    Some(Bgp { vips: vips(services, whens, policies), ..draft.bgp? })
+}
+
+/// What becomes of the announcement of every VIP in use, by address.
+pub(super) fn vips(
+    services: &[Service],
+    whens: &BTreeMap<String, When>,
+    policies: &BTreeMap<IpAddr, Policy>,
+) -> Vec<Vip> {
     let mut vips: BTreeMap<IpAddr, Vec<(String, When)>> = BTreeMap::new();
     for service in services {
         let when = whens.get(&service.name).copied().unwrap_or_default();
@@ -391,10 +407,10 @@ pub(super) fn finish(
     }
     let vip = |(address, mut services): (IpAddr, Vec<(String, When)>)| {
         services.sort_by(|a, b| a.0.cmp(&b.0));
-        let PolicyDraft { join, attributes, .. } = policies.get(&address).cloned().unwrap_or_default();
+        let Policy { join, attributes, .. } = policies.get(&address).cloned().unwrap_or_default();
         Vip { address, join, services, attributes }
     };
-    Some(Bgp { vips: vips.into_iter().map(vip).collect(), ..draft.bgp? })
+    vips.into_iter().map(vip).collect()
 }
 
 fn seconds(n: u64) -> Duration {

@@ -130,7 +130,7 @@ fn names(services: &[ServiceDraft], findings: &Findings) {
     }
 }
 
-fn table_holds_backends(service: &ServiceDraft, findings: &Findings) {
+pub(super) fn table_holds_backends(service: &ServiceDraft, findings: &Findings) {
     let Some(backends) = &service.backends else {
         return;
     };
@@ -155,7 +155,7 @@ fn table_holds_backends(service: &ServiceDraft, findings: &Findings) {
 }
 
 /// One error a service and family: the remedy is one key.
-fn tunnel_sources(service: &ServiceDraft, findings: &Findings) {
+pub(super) fn tunnel_sources(service: &ServiceDraft, findings: &Findings) {
     let families = [
         (matches!(service.encap.source_v4, Written::Absent), "IPv4", "source_v4: 172.16.0.0/16", true),
         (
@@ -185,7 +185,7 @@ fn tunnel_sources(service: &ServiceDraft, findings: &Findings) {
     }
 }
 
-fn somebody_takes_flows(service: &ServiceDraft, findings: &Findings) {
+pub(super) fn somebody_takes_flows(service: &ServiceDraft, findings: &Findings) {
     let Some(backends) = &service.backends else {
         return;
     };

@@ -25,6 +25,9 @@ pub(super) struct Draft {
     pub seed: Option<Placed<u64>>,
     pub flow_table: Option<FlowTable>,
     pub limits: Option<LimitsDraft>,
+    /// The file's tunnels; a service's own are in its draft.
+    pub encap: EncapDraft,
+    pub table_size: Option<Placed<TableSize>>,
     pub log: Log,
     /// The `vips` section, also those no service uses.
     pub policies: Vec<Placed<Vip>>,

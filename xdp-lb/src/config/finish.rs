@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::draft::{DecapDraft, Draft, GUE_PORT, Kind, PlacedList, PortsDraft, ServiceDraft};
+use super::draft::{DecapDraft, Draft, EncapDraft, GUE_PORT, Kind, PlacedList, PortsDraft, ServiceDraft};
 use super::finding::Placed;
 use crate::model::{
-    Decap, Desired, Encap, EncapKind, Interface, Ports, Service, SourceRanges, Unmatched, Vip,
+    Decap, Desired, Encap, EncapKind, Inherited, Interface, Policy, Ports, Removal, Service, SourceRanges,
+    TableSize, Unmatched, Vip,
 };
 
 /// `None` when a part is missing, which a recorded mistake explains.
@@ -21,8 +22,14 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         }
         None => Vec::new(),
     };
+    let policies = policies(draft.policies, &draft.announcements);
+    let inherited = Inherited {
+        encap: encap(&draft.encap),
+        table_size: draft.table_size.map_or(TableSize::DEFAULT, |size| size.value),
+        policies,
+    };
     let bgp = match draft.bgp {
-        Some(bgp) => Some(super::bgp::finish(bgp, &services, &whens, &draft.announcements)?),
+        Some(bgp) => Some(super::bgp::finish(bgp, &services, &whens, &inherited.policies)?),
         None => None,
     };
     let limits = draft.limits?;
@@ -34,23 +41,36 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         limits: limits.value,
         metrics: limits.metrics,
         log: draft.log,
-        vips: vips(&services, draft.policies),
+        vips: vips(&services, &inherited.policies),
         services,
         decap: draft.decap.map(decap),
         bgp,
+        inherited,
     })
 }
 
+fn policies(
+    policies: Vec<Placed<Vip>>,
+    announcements: &BTreeMap<IpAddr, super::bgp::PolicyDraft>,
+) -> BTreeMap<IpAddr, Policy> {
+    let policy = |Placed { value: Vip { address, unmatched }, .. }| {
+        let (join, attributes) = announcements.get(&address).cloned().unwrap_or_default().finish();
+        (address, Policy { unmatched, join, attributes })
+    };
+    policies.into_iter().map(policy).collect()
+}
+
 /// One entry for each address in use, by address.
-fn vips(services: &[Service], policies: Vec<Placed<Vip>>) -> Vec<Vip> {
-    let policies: BTreeMap<IpAddr, Unmatched> =
-        policies.into_iter().map(|policy| (policy.value.address, policy.value.unmatched)).collect();
+pub(super) fn vips(services: &[Service], policies: &BTreeMap<IpAddr, Policy>) -> Vec<Vip> {
     let used: BTreeSet<IpAddr> = services.iter().flat_map(|service| service.vips.iter().copied()).collect();
-    let vip = |address| Vip { address, unmatched: policies.get(&address).copied().unwrap_or_default() };
+    let vip = |address| {
+        let unmatched = policies.get(&address).map_or_else(Unmatched::default, |policy| policy.unmatched);
+        Vip { address, unmatched }
+    };
     used.into_iter().map(vip).collect()
 }
 
-fn service(draft: ServiceDraft) -> Option<Service> {
+pub(super) fn service(draft: ServiceDraft) -> Option<Service> {
     let ports = match draft.ports? {
         PortsDraft::All(_) => Ports::All,
         PortsDraft::Ranges(ranges) => Ports::Ranges(ranges.into_iter().map(|range| range.value).collect()),
@@ -72,23 +92,28 @@ fn service(draft: ServiceDraft) -> Option<Service> {
         new_flow_limit: draft.new_flow_limit,
         table_size: draft.table_size?.value,
         drain: draft.drain,
-        encap: Encap {
-            kind: match draft.encap.kind.value().unwrap_or_default() {
-                Kind::Ipip => EncapKind::Ipip,
-                Kind::Gue => EncapKind::Gue {
-                    port: draft.encap.gue_port.value().unwrap_or(GUE_PORT),
-                    variant: draft.encap.gue_variant.value().unwrap_or_default(),
-                },
-            },
-            source_v4: draft.encap.source_v4.value(),
-            source_v6: draft.encap.source_v6.value(),
-            dscp: draft.encap.dscp.value().unwrap_or_default(),
-            mtu: draft.encap.mtu.value().unwrap_or_default(),
-        },
+        removal: Removal::Drain,
+        encap: encap(&draft.encap),
         health: draft.health?,
         on_all_down: draft.on_all_down,
         backends: draft.backends?.items.into_iter().map(|backend| backend.value).collect(),
     })
+}
+
+fn encap(draft: &EncapDraft) -> Encap {
+    Encap {
+        kind: match draft.kind.value().unwrap_or_default() {
+            Kind::Ipip => EncapKind::Ipip,
+            Kind::Gue => EncapKind::Gue {
+                port: draft.gue_port.value().unwrap_or(GUE_PORT),
+                variant: draft.gue_variant.value().unwrap_or_default(),
+            },
+        },
+        source_v4: draft.source_v4.value(),
+        source_v6: draft.source_v6.value(),
+        dscp: draft.dscp.value().unwrap_or_default(),
+        mtu: draft.mtu.value().unwrap_or_default(),
+    }
 }
 
 fn decap(draft: DecapDraft) -> Decap {

@@ -8,9 +8,11 @@
 //! ```
 //!
 //! Reading goes on after every mistake: what is wrong becomes `None` in the draft, and later rules skip it, so one
-//! mistake is one error. The module is pure: it opens no file and asks no clock.
+//! mistake is one error. What is no file (a Kubernetes object) comes in by [`import`] and is put beside the file's by
+//! [`beside`]. The module is pure: it opens no file and asks no clock.
 
 mod affinity;
+pub mod beside;
 mod bgp;
 mod capacity;
 mod check;
@@ -19,6 +21,7 @@ mod draft;
 mod finding;
 mod finish;
 mod health;
+pub mod import;
 mod join;
 mod keys;
 mod leaf;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use super::draft::{PortsDraft, ServiceDraft};
 use super::finding::{Findings, Spot};
@@ -11,10 +12,29 @@ use crate::model::Protocol;
 
 /// How closely a claim names its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub(super) enum Kind {
     Exact,
     Range,
     All,
+}
+
+impl Kind {
+    /// Of a range of ports.
+    pub fn of(ports: &RangeInclusive<u16>) -> Self {
+        if ports.start() == ports.end() { Self::Exact } else { Self::Range }
+    }
+
+    /// The ports that two claims of this kind have in common, for a message.
+    pub fn show(self, protocol: Protocol, ports: RangeInclusive<u16>) -> String {
+        let protocol = match protocol {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+        };
+        match self {
+            Self::All => format!("{protocol} all ports"),
+            _ => format!("{protocol} port {}", show(&ports)),
+        }
+    }
 }
 
 /// Ports of one address that one service wants.
@@ -55,16 +75,9 @@ pub(super) fn check(services: &[ServiceDraft], findings: &Findings) {
                     if other.service < claim.service { (other, claim) } else { (claim, other) };
                 if early.service != late.service && reported.insert((early.service, late.service)) {
                     let name = services[early.service].name.as_ref().map_or("", |name| name.value.as_str());
-                    let what = match kind {
-                        Kind::All => "all ports".to_owned(),
-                        _ => format!("port {}", show(&(claim.first..=claim.last.min(other.last)))),
-                    };
-                    let protocol = match protocol {
-                        Protocol::Tcp => "TCP",
-                        Protocol::Udp => "UDP",
-                    };
+                    let what = kind.show(protocol, claim.first..=claim.last.min(other.last));
                     let message = format!(
-                        "overlaps {} (service {name:?}): both want {protocol} {what} of {vip}; give it to one of them",
+                        "overlaps {} (service {name:?}): both want {what} of {vip}; give it to one of them",
                         findings.cite(late.spot, early.spot)
                     );
                     findings.error(late.spot, message);
@@ -85,7 +98,7 @@ fn wanted(service: &ServiceDraft) -> Vec<(Kind, u16, u16, &Spot)> {
             .iter()
             .map(|range| {
                 let (first, last) = (*range.value.start(), *range.value.end());
-                (if first == last { Kind::Exact } else { Kind::Range }, first, last, &range.spot)
+                (Kind::of(&range.value), first, last, &range.spot)
             })
             .collect(),
     }

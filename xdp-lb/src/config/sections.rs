@@ -48,6 +48,8 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         seed,
         flow_table: flow_table(&file),
         limits: limits::read(&file),
+        encap,
+        table_size,
         log: log(&file),
         policies,
         services,

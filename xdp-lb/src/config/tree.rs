@@ -47,6 +47,22 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// A single value that nobody wrote into a file.
+    pub fn scalar(text: String) -> Rc<Self> {
+        Rc::new(Self { pos: FIRST, kind: Kind::Scalar { text, plain: false }, size: 1 })
+    }
+
+    /// A list that nobody wrote into a file.
+    pub fn list(items: Vec<Rc<Self>>) -> Rc<Self> {
+        Rc::new(Self { pos: FIRST, kind: Kind::List(items), size: 1 })
+    }
+
+    /// A mapping that nobody wrote into a file; keys must be unique.
+    pub fn mapping(entries: impl IntoIterator<Item = (String, Rc<Self>)>) -> Rc<Self> {
+        let entry = |(key, value)| Entry { key, key_pos: FIRST, value };
+        Rc::new(Self { pos: FIRST, kind: Kind::Mapping(entries.into_iter().map(entry).collect()), size: 1 })
+    }
+
     /// Whether nothing was written: `key:` or an explicit null.
     pub fn is_null(&self) -> bool {
         matches!(&self.kind, Kind::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null"))
@@ -86,6 +102,9 @@ pub(super) fn build(file: u16, text: &str, findings: &Findings) -> Option<Rc<Nod
     }
     builder.root
 }
+
+/// Where a text begins, and the place of what stands in none.
+pub(super) const FIRST: Pos = Pos { file: 0, line: 1, column: 1 };
 
 /// The scanner counts lines from 1 and columns from 0.
 fn pos(file: u16, marker: Marker) -> Pos {

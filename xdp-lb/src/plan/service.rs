@@ -25,7 +25,9 @@ use super::{
 use crate::{
     gates,
     maglev::{self, MaglevTable},
-    model::{self, AdminState, Affinity, DrainMode, DrainPolicy, Fragments, Protocol, Share, Tracking},
+    model::{
+        self, AdminState, Affinity, DrainMode, DrainPolicy, Fragments, Protocol, Removal, Share, Tracking,
+    },
     nexthop::{NextHop, Resolution},
     slots::{Held, retarget},
     state::{MapOp, Ring, SlotChange},
@@ -148,7 +150,8 @@ pub(super) fn change(
     for (&address, &local) in &locals {
         let before = members.get(&local);
         // A backend that is gone from the file drains before it is forgotten; a dead one has nothing to drain.
-        let leaving = if before.is_some_and(is_down) { AdminState::Down } else { AdminState::Drain };
+        let is_dead = wanted.removal == Removal::Down || before.is_some_and(is_down);
+        let leaving = if is_dead { AdminState::Down } else { AdminState::Drain };
         let admin = by_address.get(&address).map_or(leaving, |b| b.state);
         let (state, since) = state(admin, wanted.drain, before, inputs.now);
         next.insert(local, Backend { state, since, ..entry(inputs, wanted, address) });

@@ -1,14 +1,14 @@
 //! Desired states in few words. What a test does not name is what the configuration would default to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use xdp_lb::health::OnAllDown;
 use xdp_lb::model::{
     AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, EncapKind,
-    FlowTable, Fragments, Limits, Log, Metrics, Mtu, Node, Ports, Protocol, Service, Share, SourceRanges,
-    TableSize, Tracking, Unmatched, Vip,
+    FlowTable, Fragments, Inherited, Limits, Log, Metrics, Mtu, Node, Ports, Protocol, Removal, Service,
+    Share, SourceRanges, TableSize, Tracking, Unmatched, Vip,
 };
 
 /// Backend number `n`: every third over IPv6.
@@ -60,16 +60,21 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         new_flow_limit: 100_000,
         table_size: TableSize::new(31).unwrap(),
         drain: DrainPolicy { mode: DrainMode::Stick, max: Duration::from_secs(5 * 3600) },
+        removal: Removal::Drain,
         health: None,
         on_all_down: OnAllDown::Keep,
-        encap: Encap {
-            kind: EncapKind::Ipip,
-            source_v4: Some(([172, 16, 0, 0], 16)),
-            source_v6: Some((Ipv6Addr::new(0xfd00, 0x7864, 0x7000, 0, 0, 0, 0, 0).octets(), 64)),
-            dscp: Dscp::Copy,
-            mtu: Mtu::Auto,
-        },
+        encap: encap(),
         backends,
+    }
+}
+
+fn encap() -> Encap {
+    Encap {
+        kind: EncapKind::Ipip,
+        source_v4: Some(([172, 16, 0, 0], 16)),
+        source_v6: Some((Ipv6Addr::new(0xfd00, 0x7864, 0x7000, 0, 0, 0, 0, 0).octets(), 64)),
+        dscp: Dscp::Copy,
+        mtu: Mtu::Auto,
     }
 }
 
@@ -87,5 +92,6 @@ pub fn desired(services: Vec<Service>) -> Desired {
         services,
         decap: None,
         bgp: None,
+        inherited: Inherited { encap: encap(), table_size: TableSize::DEFAULT, policies: BTreeMap::new() },
     }
 }

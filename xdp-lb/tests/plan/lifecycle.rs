@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use xdp_lb::model::{AdminState, Desired, DrainMode, Protocol, Service, TableSize, Tracking};
+use xdp_lb::model::{AdminState, Desired, DrainMode, Protocol, Removal, Service, TableSize, Tracking};
 use xdp_lb::plan::Plan;
 use xdp_lb::state::{MapOp, Maps};
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED};
@@ -154,6 +154,20 @@ fn what_is_down_and_leaves_the_file_stays_down() {
     life.agent.survey();
     life.run();
     assert_eq!(life.member(1), None, "nothing keeps it");
+}
+
+/// Where the list is kept by somebody who drains beforehand, nothing is sent to who has left it.
+#[test]
+fn who_leaves_a_list_that_drains_itself_is_down_at_once() {
+    let mut life = Life::tcp();
+    life.file.removal = Removal::Down;
+    life.remove(1);
+    life.run();
+    assert_eq!((life.state(1).unwrap_or(DOWN), life.has(1)), (DOWN, 0));
+    life.agent.survey();
+    life.run();
+    assert_eq!(life.member(1), None);
+    assert!(life.run().is_empty());
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod affinities;
 mod bgp;
 mod documented;
 mod examples;
+mod imports;
 mod joined;
 mod mutations;
 mod random;
