@@ -1,14 +1,15 @@
 //! The endpoint of a running agent: what it counts is what the generators sent, what it says is what is the case.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xdp_lb_tests::lab::files::{self, MEDIA, MEDIA6, VIP};
+use xdp_lb_tests::lab::http;
 use xdp_lb_tests::lab::plan::vip;
 use xdp_lb_tests::lab::skip::{self, Need};
 use xdp_lb_tests::lab::topology::HOST_INTERFACE;
@@ -21,22 +22,11 @@ const PROMTOOL: Need = Need::Program("promtool", "prometheus");
 
 /// Sends `request` from the node itself; the status and the body.
 fn ask(node: &Node<'_>, address: SocketAddr, request: &str) -> Result<(u16, String)> {
-    let request = request.to_owned();
-    let answer = node.host().ns.enter(move || -> Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, BOUND)?;
-        stream.set_read_timeout(Some(BOUND))?;
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    })??;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the head")?;
-    let status = head.split(' ').nth(1).context("no status")?.parse().context("the status")?;
-    Ok((status, body.to_owned()))
+    http::ask(&node.host().ns, address, request)
 }
 
 fn get(node: &Node<'_>, path: &str) -> Result<(u16, String)> {
-    ask(node, LISTEN.parse()?, &format!("GET {path} HTTP/1.1\r\nHost: lab\r\n\r\n"))
+    http::get(&node.host().ns, LISTEN.parse()?, path)
 }
 
 /// Every series of a scrape.

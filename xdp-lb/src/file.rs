@@ -2,7 +2,7 @@
 //! terminals make clickable. Every command that takes a configuration calls [`read`]; the agent's intake does when
 //! something changes.
 
-mod stamp;
+pub mod stamp;
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ pub use self::stamp::Stamp;
 use crate::config::{self, Checked, ConfigError, ConfigWarning};
 
 /// The name that stands for standard input.
-const STDIN: &str = "-";
+pub(crate) const STDIN: &str = "-";
 /// Larger files are no configuration: ten thousand services with ten backends each need a tenth of it.
 const LONGEST: u64 = 256 << 20;
 /// How often a configuration is read that changes meanwhile.

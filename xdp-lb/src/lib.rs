@@ -35,6 +35,8 @@ pub mod dataplane;
 #[cfg(feature = "agent")]
 pub mod file;
 #[cfg(feature = "agent")]
+pub mod intake;
+#[cfg(feature = "agent")]
 pub mod metrics;
 #[cfg(feature = "agent")]
 pub mod netlink;

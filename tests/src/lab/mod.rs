@@ -24,6 +24,7 @@
 //! | `process`, `worker` | processes and threads in a namespace |
 //! | `product` | the `xdp-lb` binary in a namespace |
 //! | `files`, `tier` | configuration files, and the product on all edge nodes and backends with them |
+//! | `http` | one question to a server in a namespace |
 //! | `bgp` | BGP between a lab's edge nodes and FRR on its router |
 //! | `rig`, `routers` | a smaller network drawn link by link; FRR and BIRD |
 //! | `traffic` | servers, clients and what they count |
@@ -35,6 +36,7 @@
 pub mod bgp;
 pub mod bpffs;
 pub mod files;
+pub mod http;
 pub mod id;
 pub mod janitor;
 pub mod leaks;

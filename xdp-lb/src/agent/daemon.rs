@@ -26,6 +26,7 @@ use super::{
     interfaces::{followed, resolve},
     offloads, packets,
     reconcile::{Reconciler, Run},
+    reload::{self, Reach},
 };
 use crate::{
     dataplane::{
@@ -33,8 +34,8 @@ use crate::{
         attach::{attach, attached, detach, detach_all},
         load::{self, remove},
     },
-    file,
     health::HealthSnapshot,
+    intake::{Files, Offer},
     model::{Decap, Desired, Interface, LogLevel, Mss},
     netlink::{
         NextHops as _, Resolver, Timing,
@@ -52,7 +53,7 @@ const SURVEY: Duration = Duration::from_secs(10);
 /// How often the agent looks what routers said of our tunnels.
 const PATH_MTU: Duration = Duration::from_secs(1);
 /// How long the start waits for neighbours to answer.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(super) const SETTLE: Duration = Duration::from_secs(2);
 /// First pause after a failed write; it doubles up to [`RETRY_LIMIT`].
 const RETRY: Duration = Duration::from_millis(100);
 /// Longest pause after a failed write.
@@ -85,7 +86,7 @@ pub enum OnExit {
 pub struct RunOptions {
     /// Role.
     pub role: Role,
-    /// Configuration file.
+    /// Configuration file or directory.
     pub config: PathBuf,
     /// Where pins live.
     pub bpffs: BpffsRoot,
@@ -127,7 +128,10 @@ pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
 ///
 /// # Errors
 /// What failed, on what.
-pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
+pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
+    let mut source = Files::watch(&options.config, &offer.texts);
+    reload::warn_of(&offer.checked.warnings);
+    let desired = offer.checked.desired;
     let mut hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
@@ -204,40 +208,17 @@ pub async fn run(options: &RunOptions, desired: Desired) -> Result<Ended> {
                 None => break,
             },
             () = left(&mut leaving) => break,
-            _ = hangup.recv() => {
-                let desired = reread(options, &agent.desired);
-                if desired.is_none() {
-                    agent.reporter.offered(false);
-                }
-                if let Some(desired) = desired {
-                    if let Some(announcer) = &mut announcer {
-                        announcer.configure(&desired).await?;
-                    }
-                    let followed = agent.followed_by(&desired);
-                    resolver.follow(followed.clone());
-                    let (snapshot, _) = settle(&resolver, &followed, SETTLE).await;
-                    agent.prepare_health(&desired).await;
-                    if agent.adopt(desired, &snapshot) {
-                        let wanted = interfaces(&agent.desired, options.role);
-                        agent.reporter.runs_on(wanted.into_iter().map(|i| i.name).collect());
-                        if let Err(e) = attach_all(&mut loaded, options, &agent.desired, &snapshot) {
-                            error!("reload: {e:#}");
-                        }
-                        if let Err(e) = endpoint.configure(&agent.desired).await {
-                            error!("reload: {e:#}");
-                        }
-                        if let Err(e) = offer_mss(&mut loaded, &agent, options.role, &snapshot) {
-                            error!("reload: {e:#}");
-                        }
-                        match hold_vips(&agent.desired).await {
-                            Ok(held) => vips = held,
-                            Err(e) => error!("reload: {e:#}"),
-                        }
-                        agent.adopted();
-                    } else if let Some(announcer) = &mut announcer {
-                        announcer.configure(&agent.desired).await?;
-                    }
-                }
+            because = reload::wanted(&mut hangup, &mut source) => {
+                let mut reach = Reach {
+                    options,
+                    agent: &mut agent,
+                    loaded: &mut loaded,
+                    announcer: &mut announcer,
+                    endpoint: &mut endpoint,
+                    resolver: &resolver,
+                    vips: &mut vips,
+                };
+                reach.reload(because, &mut source).await?;
             }
             changed = changes.changed() => {
                 if changed.is_err() {
@@ -335,33 +316,8 @@ fn cutter(root: &BpffsRoot, role: Role, shutdown: &watch::Sender<bool>) -> Optio
         .ok()
 }
 
-/// The file again, if it can be used.
-fn reread(options: &RunOptions, current: &Desired) -> Option<Desired> {
-    let desired = match file::read(&options.config) {
-        Ok(checked) => checked.desired,
-        Err(e) => {
-            error!("reload failed: {e:#}; the configuration of before stays in force");
-            return None;
-        }
-    };
-    let fixed = [
-        ("maglev.seed", desired.seed != current.seed),
-        ("limits", desired.limits != current.limits),
-        ("flow_table.entries", desired.flow_table.entries != current.flow_table.entries),
-        ("decap (being there or not)", desired.decap.is_some() != current.decap.is_some()),
-    ];
-    if let Some((key, _)) = fixed.iter().find(|(_, differs)| *differs) {
-        error!(
-            key,
-            "reload failed: {key} cannot change while the maps live; `xdp-lb detach` and start again"
-        );
-        return None;
-    }
-    Some(desired)
-}
-
 /// Attaches to the interfaces that the file names, leaves those it no longer names, and returns the names.
-fn attach_all(
+pub(super) fn attach_all(
     loaded: &mut Loaded,
     options: &RunOptions,
     desired: &Desired,
@@ -385,7 +341,7 @@ fn attach_all(
     Ok(names)
 }
 
-fn interfaces(desired: &Desired, role: Role) -> Vec<Interface> {
+pub(super) fn interfaces(desired: &Desired, role: Role) -> Vec<Interface> {
     let decap = desired.decap.iter().flat_map(|d| &d.interfaces);
     match role {
         Role::Balancer => {
@@ -399,7 +355,7 @@ fn interfaces(desired: &Desired, role: Role) -> Vec<Interface> {
 }
 
 /// Lowers the largest segment that servers on this node offer to what the tunnels to it hold, where the file says so.
-fn offer_mss(loaded: &mut Loaded, agent: &Agent, role: Role, snapshot: &Snapshot) -> Result<()> {
+pub(super) fn offer_mss(loaded: &mut Loaded, agent: &Agent, role: Role, snapshot: &Snapshot) -> Result<()> {
     let Some(decap) = agent.desired.decap.as_ref().filter(|decap| decap.mss == Mss::Auto) else {
         return Ok(loaded.lower_mss_on(&[])?);
     };
@@ -422,7 +378,7 @@ fn mss_of(mtu: u32, decap: &Decap) -> mss::Limits {
 }
 
 /// Puts the VIPs of the backend side on `lo`, where the file asks for it.
-async fn hold_vips(desired: &Desired) -> Result<Option<LoopbackVips>> {
+pub(super) async fn hold_vips(desired: &Desired) -> Result<Option<LoopbackVips>> {
     let Some(decap) = desired.decap.as_ref().filter(|d| d.vip_on_lo) else { return Ok(None) };
     let mut vips = LoopbackVips::open()?;
     let quiet: Vec<String> =
@@ -451,9 +407,10 @@ fn changed(planned: &Desired, judged: &Desired) -> Option<BTreeSet<String>> {
 }
 
 /// The reconciler with its configuration and its clock.
-struct Agent {
+pub(super) struct Agent {
     reconciler: Reconciler<KernelMaps>,
-    desired: Desired,
+    /// The configuration in force.
+    pub(super) desired: Desired,
     /// Without it, backends are what the file says.
     health: Option<HealthChecks>,
     /// What the planner saw last, if all of it was carried out.
@@ -464,7 +421,7 @@ struct Agent {
     /// Seconds since 1970 at which something falls due.
     due: Option<u64>,
     /// What the endpoint of metrics is told.
-    reporter: Reporter,
+    pub(super) reporter: Reporter,
     /// After a failure: when to try again, and how long the pause was.
     retry: Option<(Instant, Duration)>,
 }
@@ -530,7 +487,7 @@ impl Agent {
     }
 
     /// Before a new configuration: what cannot be had is logged, and such checks are not asked.
-    async fn prepare_health(&mut self, desired: &Desired) {
+    pub(super) async fn prepare_health(&mut self, desired: &Desired) {
         if let Some(health) = &mut self.health
             && let Err(e) = health.prepare(desired).await
         {
@@ -567,38 +524,36 @@ impl Agent {
         }
     }
 
-    /// Makes a new configuration the current one, if it can be carried out.
-    fn adopt(&mut self, desired: Desired, snapshot: &Arc<Snapshot>) -> bool {
+    /// Makes a new configuration the current one, if it can be carried out; else tells why not.
+    pub(super) fn adopt(&mut self, desired: Desired, snapshot: &Arc<Snapshot>) -> Result<(), String> {
         let generation = self.reconciler.generation() + 1;
         match self.carry_out(&desired, snapshot, generation, Scope::All) {
             Ok(()) => {
                 self.reporter.wrote(None);
-                self.reporter.offered(true);
+                self.reporter.offered(Ok(()));
                 (self.desired, self.retry) = (desired, None);
-                true
+                Ok(())
             }
-            Err(super::ReconcileError::Plan(e)) => {
-                error!("reload failed: {e}; the configuration of before stays in force");
-                self.reporter.offered(false);
-                false
-            }
+            Err(super::ReconcileError::Plan(e)) => Err(e.to_string()),
             Err(super::ReconcileError::Write(e)) => {
                 // Part of it is in the maps: going on is shorter than going back.
                 error!("reload not complete, trying again: {e}");
                 self.reporter.wrote(Some(e.to_string()));
-                self.reporter.offered(true);
+                self.reporter.offered(Ok(()));
                 (self.desired, self.retry) = (desired, Some((Instant::now() + RETRY, RETRY)));
-                true
+                Ok(())
             }
         }
     }
 
-    /// Says that a new configuration is in force. Last of all: who waits for the word finds everything done.
-    fn adopted(&self) {
-        if self.retry.is_none() {
-            let generation = self.reconciler.generation();
-            info!(generation, services = self.desired.services.len(), "reloaded");
-        }
+    /// Whether writes of the configuration in force have failed and wait for the next try.
+    pub(super) fn is_behind(&self) -> bool {
+        self.retry.is_some()
+    }
+
+    /// Generation of the configuration in force.
+    pub(super) fn generation(&self) -> u32 {
+        self.reconciler.generation()
     }
 
     /// States what announcements follow.
@@ -649,7 +604,7 @@ impl Agent {
     }
 
     /// Addresses to follow once `desired` is in force.
-    fn followed_by(&self, desired: &Desired) -> BTreeSet<IpAddr> {
+    pub(super) fn followed_by(&self, desired: &Desired) -> BTreeSet<IpAddr> {
         followed(desired, &self.reconciler.maps().observe())
     }
 

@@ -1,7 +1,7 @@
 //! The daemon: `xdp-lb run`, `xdp-lb decap`, and `xdp-lb load` which fills the maps and leaves.
 //!
 //! ```text
-//!  SIGHUP -> file -> Desired --+
+//!  SIGHUP, intake -> Desired ---+
 //!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel -> endpoint: metrics
 //!  health -> who answers ------+
 //!  clock -> survey, deadlines -+                                   |
@@ -20,6 +20,7 @@ pub mod log;
 mod offloads;
 mod packets;
 mod reconcile;
+mod reload;
 
 pub use self::daemon::{Ended, OnExit, Role, RunOptions, load, run};
 pub use self::reconcile::{FlowTable, Outcome, ReconcileError, Reconciler, Run};

@@ -6,8 +6,9 @@ use clap::ValueEnum;
 
 use crate::{
     agent::{self, Role, RunOptions, log},
-    config::Checked,
     dataplane::BpffsRoot,
+    file,
+    intake::Offer,
 };
 
 /// Arguments of `run`.
@@ -44,12 +45,10 @@ pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
 
 /// Runs either side's daemon; its log begins with what the file asks for.
 pub(super) fn daemon(options: RunOptions) -> anyhow::Result<ExitCode> {
-    let Checked { desired, warnings } = crate::file::read(&options.config)?;
-    log::init(&desired.log);
-    for warning in warnings {
-        tracing::warn!(file = warning.file, line = warning.line, path = %warning.path, "{}", warning.message);
-    }
-    super::runtime()?.block_on(agent::run(&options, desired))?;
+    let texts = file::texts(&options.config)?;
+    let checked = texts.check()?;
+    log::init(&checked.desired.log);
+    super::runtime()?.block_on(agent::run(&options, Offer { texts, checked }))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -42,8 +42,8 @@ pub struct Condition {
     pub applied: u64,
     /// Why the maps are not as wanted; `None` while they are.
     pub failure: Option<String>,
-    /// The last file that was offered cannot be used; the one before is in force.
-    pub refused: bool,
+    /// Why the configuration that was offered last cannot be used; the one before is in force.
+    pub refused: Option<String>,
     /// Flow entries cleared because they had expired or their service was gone.
     pub cleared: u64,
     /// What the last pass over the flow table found.

@@ -237,7 +237,7 @@ fn readiness_gives_every_reason() {
     };
     let now = Duration::from_secs(129);
     assert_eq!(ready(&good, &attached, now), Ok(()));
-    assert_eq!(ready(&Condition { refused: true, ..good.clone() }, &attached, now), Ok(()));
+    assert_eq!(ready(&Condition { refused: Some("no".into()), ..good.clone() }, &attached, now), Ok(()));
     let says = |condition: &Condition, now: u64| {
         let reasons = ready(condition, &attached, Duration::from_secs(now)).unwrap_err();
         reasons.iter().map(ToString::to_string).collect::<Vec<_>>()

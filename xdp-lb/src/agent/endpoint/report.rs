@@ -61,11 +61,11 @@ impl Reporter {
         });
     }
 
-    /// Another file was offered; `false`: it cannot be used.
-    pub fn offered(&self, taken: bool) {
+    /// Another configuration was offered; an error says why it cannot be used.
+    pub fn offered(&self, taken: Result<(), String>) {
         self.condition.send_modify(|c| {
-            c.refused = !taken;
-            if taken && c.failure.is_none() {
+            c.refused = taken.err();
+            if c.refused.is_none() && c.failure.is_none() {
                 c.applied = unix_now();
             }
         });
@@ -94,17 +94,17 @@ mod tests {
         let reporter = Reporter::default();
         let said = || {
             let c = reporter.condition();
-            (c.applied > 0, c.failure.is_some(), c.refused)
+            (c.applied > 0, c.failure.is_some(), c.refused.is_some())
         };
         assert_eq!(said(), (false, false, false));
         reporter.wrote(Some("map rings".into()));
         assert_eq!(said(), (false, true, false));
         reporter.wrote(None);
         assert_eq!(said(), (true, false, false));
-        reporter.offered(false);
+        reporter.offered(Err("no".into()));
         reporter.wrote(None);
         assert_eq!(said(), (true, false, true), "the loop's next write says nothing about the file");
-        reporter.offered(true);
+        reporter.offered(Ok(()));
         assert_eq!(said(), (true, false, false));
     }
 }

@@ -1,0 +1,47 @@
+//! A question in HTTP/1.1, asked from inside a namespace with nothing but a socket.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::namespace::Namespace;
+
+/// How long an answer may take.
+pub const BOUND: Duration = Duration::from_secs(20);
+
+/// Sends `request` as it is; the status and the body.
+///
+/// # Errors
+/// When nobody answers, or not in HTTP.
+pub fn ask(ns: &Namespace, address: SocketAddr, request: &str) -> Result<(u16, String)> {
+    let request = request.to_owned();
+    let answer = ns.enter(move || -> Result<String> {
+        let stream = TcpStream::connect_timeout(&address, BOUND)?;
+        stream.set_read_timeout(Some(BOUND))?;
+        exchange(stream, &request)
+    })??;
+    parts(&answer)
+}
+
+/// Asks for `path`.
+///
+/// # Errors
+/// As [`ask`].
+pub fn get(ns: &Namespace, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    ask(ns, address, &format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"))
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> Result<String> {
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn parts(answer: &str) -> Result<(u16, String)> {
+    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the head")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse().context("the status")?;
+    Ok((status, body.to_owned()))
+}

@@ -1,0 +1,166 @@
+//! Another configuration: when it is read, whether it can be used while the maps live, and everything that follows it.
+//!
+//! ```text
+//!   SIGHUP, files -> wanted -> read -> Reach::adopt: routers, next hops, health, maps, interfaces, endpoint, MSS, lo
+//! ```
+//!
+//! One that cannot be used changes nothing, and is told in the log, by a metric and by `status`.
+
+use anyhow::Result;
+use tokio::signal::unix::Signal;
+use tracing::{error, info, warn};
+
+use super::{
+    announce::Announcer,
+    daemon::{Agent, RunOptions, SETTLE, attach_all, hold_vips, interfaces, offer_mss},
+    endpoint::Endpoint,
+};
+use crate::{
+    config::ConfigWarning,
+    dataplane::Loaded,
+    intake::{Offer, Source},
+    model::Desired,
+    netlink::{NextHops as _, Resolver, addresses::LoopbackVips, settle},
+};
+
+/// Why a configuration is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Because {
+    /// Somebody asked.
+    Signal,
+    /// It may be another.
+    Files,
+}
+
+impl Because {
+    /// What the log says when the configuration is in force.
+    fn done(self) -> &'static str {
+        match self {
+            Self::Signal => "reloaded",
+            Self::Files => "changed configuration in force",
+        }
+    }
+
+    /// What it says when nothing has changed.
+    fn failed(self) -> &'static str {
+        match self {
+            Self::Signal => "reload failed",
+            Self::Files => "changed configuration refused",
+        }
+    }
+}
+
+/// Waits until the configuration is to be read. Who asks for it comes before the files, whose change he most often made.
+pub(super) async fn wanted(hangup: &mut Signal, source: &mut impl Source) -> Because {
+    tokio::select! {
+        biased;
+        _ = hangup.recv() => Because::Signal,
+        () = source.changed() => Because::Files,
+    }
+}
+
+/// The configuration, if it can be used. `None`: it is the one that was read last.
+pub(super) fn read(
+    because: Because,
+    source: &mut impl Source,
+    current: &Desired,
+) -> Option<Result<Offer, String>> {
+    let offer = match because {
+        Because::Signal => source.read(),
+        Because::Files => source.fresh()?,
+    };
+    Some(offer.map_err(|e| format!("{e:#}")).and_then(|offer| match fixed(&offer.checked.desired, current) {
+        None => Ok(offer),
+        Some(key) => Err(format!("{key} cannot change while the maps live; `xdp-lb detach` and start again")),
+    }))
+}
+
+/// The first key that differs and must not while the maps live.
+fn fixed(desired: &Desired, current: &Desired) -> Option<&'static str> {
+    let fixed = [
+        ("maglev.seed", desired.seed != current.seed),
+        ("limits", desired.limits != current.limits),
+        ("flow_table.entries", desired.flow_table.entries != current.flow_table.entries),
+        ("decap (being there or not)", desired.decap.is_some() != current.decap.is_some()),
+    ];
+    fixed.into_iter().find_map(|(key, differs)| differs.then_some(key))
+}
+
+/// Says what in a configuration is seldom meant.
+pub(super) fn warn_of(warnings: &[ConfigWarning]) {
+    for ConfigWarning { file, line, path, message, .. } in warnings {
+        warn!(file, line, %path, "{message}");
+    }
+}
+
+/// What follows the configuration.
+pub(super) struct Reach<'a> {
+    pub(super) options: &'a RunOptions,
+    pub(super) agent: &'a mut Agent,
+    pub(super) loaded: &'a mut Loaded,
+    pub(super) announcer: &'a mut Option<Announcer>,
+    pub(super) endpoint: &'a mut Endpoint,
+    pub(super) resolver: &'a Resolver,
+    pub(super) vips: &'a mut Option<LoopbackVips>,
+}
+
+impl Reach<'_> {
+    /// Reads the configuration again and takes it, if it can be used and is another.
+    ///
+    /// # Errors
+    /// When the speaker of BGP has died.
+    pub(super) async fn reload(&mut self, because: Because, source: &mut impl Source) -> Result<()> {
+        let offer = match read(because, source, &self.agent.desired) {
+            None => return Ok(()),
+            Some(Ok(offer)) => offer,
+            Some(Err(why)) => {
+                self.refuse(because, why);
+                return Ok(());
+            }
+        };
+        warn_of(&offer.checked.warnings);
+        match self.adopt(offer.checked.desired).await? {
+            // Last of all: who waits for the word finds everything done.
+            Ok(()) if !self.agent.is_behind() => {
+                let (generation, services) = (self.agent.generation(), self.agent.desired.services.len());
+                info!(generation, services, "{}", because.done());
+            }
+            Ok(()) => {}
+            Err(why) => self.refuse(because, why),
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, because: Because, why: String) {
+        error!("{}: {why}; the configuration of before stays in force", because.failed());
+        self.agent.reporter.offered(Err(why));
+    }
+
+    /// Makes a configuration the current one. The inner error is why it cannot be carried out.
+    async fn adopt(&mut self, desired: Desired) -> Result<Result<(), String>> {
+        if let Some(announcer) = self.announcer.as_mut() {
+            announcer.configure(&desired).await?;
+        }
+        let followed = self.agent.followed_by(&desired);
+        self.resolver.follow(followed.clone());
+        let (snapshot, _) = settle(self.resolver, &followed, SETTLE).await;
+        self.agent.prepare_health(&desired).await;
+        if let Err(why) = self.agent.adopt(desired, &snapshot) {
+            if let Some(announcer) = self.announcer.as_mut() {
+                announcer.configure(&self.agent.desired).await?;
+            }
+            return Ok(Err(why));
+        }
+        let (options, desired) = (self.options, &self.agent.desired);
+        let wanted = interfaces(desired, options.role);
+        self.agent.reporter.runs_on(wanted.into_iter().map(|i| i.name).collect());
+        let attached = attach_all(self.loaded, options, desired, &snapshot).map(drop);
+        let listens = self.endpoint.configure(desired).await;
+        let offers = offer_mss(self.loaded, self.agent, options.role, &snapshot);
+        let holds = hold_vips(desired).await.map(|held| *self.vips = held);
+        for e in [attached, listens, offers, holds].into_iter().filter_map(Result::err) {
+            error!("reload: {e:#}");
+        }
+        Ok(Ok(()))
+    }
+}
