@@ -71,7 +71,7 @@ fn alive(maps: &KernelMaps, backend: Role) -> BTreeMap<String, bool> {
     let observed = maps.observe();
     let addresses = backend.address().both();
     let services = observed.services.iter().flat_map(|(id, service)| {
-        let members = observed.members.get(id).into_iter().flat_map(BTreeMap::values);
+        let members = observed.ring(*id).into_iter().flat_map(|ring| ring.members.values());
         let its = members.filter(|member| addresses.contains(&from_map(member.address)));
         its.map(|member| (plan::name(service).to_owned(), member.state & BACKEND_ALIVE != 0))
     });

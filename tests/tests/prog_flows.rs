@@ -312,7 +312,7 @@ fn two_cpus_agree_while_slots_change() {
         "{changes} changes, {packets:?} packets: no race"
     );
     let dirty: usize =
-        pinned.maps().observe().rings.values().flat_map(|r| &r.now).filter(|n| **n >> 15 == 1).count();
+        pinned.maps().observe().rings.values().flat_map(|r| &r.slots.now).filter(|n| **n >> 15 == 1).count();
     assert!(dirty > 0, "no slot was dirty");
 }
 
@@ -473,9 +473,9 @@ fn a_redirect_to_nowhere_is_counted() {
     let call = tcp(1);
     let observed = pinned.maps().observe();
     let mut maps = KernelMaps::open(pinned.root(), Access::Write).unwrap();
-    for (id, members) in &observed.members {
-        let base = observed.services[id].config().backend_base;
-        for (&local, member) in members {
+    for (place, ring) in &observed.rings {
+        let base = place.backend_base;
+        for (&local, member) in &ring.members {
             let template = Box::new(Template { ifindex: 4000, ..*member.template() });
             maps.apply(&MapOp::SetTemplate { index: base + u32::from(local), template }).unwrap();
         }

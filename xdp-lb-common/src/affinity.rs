@@ -136,7 +136,7 @@ pub fn asked<T: Tables>(tables: &T, config: &ServiceConfig, named: Named) -> Ask
         Named::Nobody => return Asked::NOBODY,
         Named::Server(id) => id,
     };
-    match server_id::find(config.ring, id, |index| tables.server_id(index)) {
+    match server_id::find(config.id, id, |index| tables.server_id(index)) {
         Some(local) if is_alive(tables, config, local) => Asked::of(local),
         _ => Asked::NOBODY,
     }
@@ -265,7 +265,7 @@ impl<S: select::Set> Way<S> {
     #[inline(always)]
     fn of<T: select::Tables<Set = S>>(tables: &T, config: &ServiceConfig, hash: FlowHash) -> Option<Self> {
         let set = tables.flow_set(hash)?;
-        let key = FlowKey::new(config.ring, hash);
+        let key = FlowKey::new(config.id, hash);
         let entry = select::find(&set, key, hash);
         Some(Self { set, key, entry, tick: tables.tick() })
     }

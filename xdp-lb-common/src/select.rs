@@ -135,7 +135,7 @@ pub fn look<T: Tables>(
         return Some(clean);
     }
     let alive = |local: u16| local != NO_BACKEND && tables.is_alive(config.backend_base + u32::from(local));
-    let entry = find(&tables.flow_set(hash)?, FlowKey::new(config.ring, hash), hash);
+    let entry = find(&tables.flow_set(hash)?, FlowKey::new(config.id, hash), hash);
     // As `choose` takes it: a connection's entry that expired says nothing.
     let remembered = entry.0 != 0 && !(tcp && entry.is_free(tables.tick()));
     if remembered && alive(entry.backend()) {
@@ -158,7 +158,7 @@ pub fn look<T: Tables>(
 fn track<T: Tables>(tables: &T, flow: &Flow, index: u32, slot: Slot) -> Option<Choice> {
     let set = tables.flow_set(flow.hash)?;
     let tick = tables.tick();
-    let key = FlowKey::new(flow.config.ring, flow.hash);
+    let key = FlowKey::new(flow.config.id, flow.hash);
     let entry = find(&set, key, flow.hash);
     // Expired means that another flow may take the way, not that this one is forgotten: who sends a datagram every
     // half minute (a registration) would never be confirmed. TCP has `before`, and a spoofed SYN must not last.
@@ -237,7 +237,7 @@ fn miss<T: Tables>(
     let again = expired.0 != 0 && expired.backend() == choice.backend && flow.segment != Segment::Syn;
     let ttl = if again { flow.config.flow_ttl } else { flow.config.unconfirmed_ttl };
     let fresh = FlowEntry::new(
-        FlowKey::new(flow.config.ring, flow.hash),
+        FlowKey::new(flow.config.id, flow.hash),
         choice.backend,
         tick.wrapping_add(ttl),
         false,
@@ -265,7 +265,7 @@ pub(crate) fn remember<T: Tables, S>(
         tables.count(FlowEvent::OverLimit);
         return false;
     }
-    let key = FlowKey::new(flow.config.ring, flow.hash);
+    let key = FlowKey::new(flow.config.id, flow.hash);
     if old.0 == 0 || !replace(set, key, fresh) {
         let Some(way) = victim(set, key, flow.hash, tick) else {
             tables.count(FlowEvent::SetFull);

@@ -5,7 +5,7 @@
 //! the same length; between lengths keys are not told apart (`01` and `0001` are both 1).
 //!
 //! ```text
-//!   server_ids[start(ring, id) ..][..8]     | id: 64 | ring: 16 | local: 16 | used: 32 |      any order, holes between
+//!   server_ids[start(service, id) ..][..8]     | id: 64 | service: 16 | local: 16 | used: 32 |      any order, holes between
 //! ```
 //!
 //! A look-up looks at all eight places, so that one can be emptied without moving the others. What a place says is two
@@ -51,8 +51,8 @@ pub const PROBES: u32 = 8;
 pub struct Place {
     /// [`ServerId`].
     pub id: u64,
-    /// Ring that the id is known in.
-    pub ring: u16,
+    /// Service that the id is known in.
+    pub service: u16,
     /// Ring-local index of its backend.
     pub local: u16,
     /// 1 when somebody is here.
@@ -66,36 +66,36 @@ const LOCAL: u64 = 0xffff_0000;
 impl Place {
     /// Of a backend.
     #[must_use]
-    pub const fn new(ring: u16, id: ServerId, local: u16) -> Self {
-        Self { id: id.0, ring, local, used: 1 }
+    pub const fn new(service: u16, id: ServerId, local: u16) -> Self {
+        Self { id: id.0, service, local, used: 1 }
     }
 
     /// The second word, as it is stored.
     #[must_use]
     #[inline(always)]
     pub const fn owner(&self) -> u64 {
-        self.ring as u64 | (self.local as u64) << 16 | (self.used as u64) << 32
+        self.service as u64 | (self.local as u64) << 16 | (self.used as u64) << 32
     }
 
     /// From both words.
     #[must_use]
     pub const fn from_words(id: u64, owner: u64) -> Self {
-        Self { id, ring: owner as u16, local: (owner >> 16) as u16, used: (owner >> 32) as u32 }
+        Self { id, service: owner as u16, local: (owner >> 16) as u16, used: (owner >> 32) as u32 }
     }
 }
 
 /// First place of an id, before masking with the table's size.
 #[must_use]
 #[inline(always)]
-pub const fn start(ring: u16, id: ServerId) -> u32 {
-    (fold(id.0 ^ (ring as u64) << 48, 0x9e37_79b9_7f4a_7c15) >> 8) as u32
+pub const fn start(service: u16, id: ServerId) -> u32 {
+    (fold(id.0 ^ (service as u64) << 48, 0x9e37_79b9_7f4a_7c15) >> 8) as u32
 }
 
 /// The ring-local index of the backend with this id. `load` gives both words of a place, by its index before masking.
 #[inline(always)]
-pub fn find(ring: u16, id: ServerId, load: impl Fn(u32) -> Option<[u64; 2]>) -> Option<u16> {
-    let start = start(ring, id);
-    let wanted = Place::new(ring, id, 0).owner();
+pub fn find(service: u16, id: ServerId, load: impl Fn(u32) -> Option<[u64; 2]>) -> Option<u16> {
+    let start = start(service, id);
+    let wanted = Place::new(service, id, 0).owner();
     for probe in 0..PROBES {
         let [there, owner] = load(start.wrapping_add(probe))?;
         // One comparison: two would be two ways on for the verifier.
@@ -112,20 +112,20 @@ mod tests {
 
     #[test]
     fn found_in_any_of_eight_places_whatever_is_between() {
-        let (ring, id) = (7, ServerId(0x0a01));
+        let (service, id) = (7, ServerId(0x0a01));
         for at in 0..PROBES {
             let mut table = [Place::default(); 16];
-            let first = start(ring, id);
-            // Others with the same id in another ring, another id in this one, and one that has gone.
+            let first = start(service, id);
+            // Others with the same id in another service, another id in this one, and one that has gone.
             table[first as usize & 15] = Place::new(8, id, 1);
-            table[(first + 1) as usize & 15] = Place::new(ring, ServerId(0x0a02), 2);
-            table[(first + 2) as usize & 15] = Place { used: 0, ..Place::new(ring, id, 3) };
+            table[(first + 1) as usize & 15] = Place::new(service, ServerId(0x0a02), 2);
+            table[(first + 2) as usize & 15] = Place { used: 0, ..Place::new(service, id, 3) };
             let load = |table: [Place; 16]| {
                 move |index: u32| Some([table[index as usize & 15].id, table[index as usize & 15].owner()])
             };
-            assert_eq!(find(ring, id, load(table)), None);
-            table[(first + at) as usize & 15] = Place::new(ring, id, 4095);
-            assert_eq!(find(ring, id, load(table)), Some(4095), "place {at}");
+            assert_eq!(find(service, id, load(table)), None);
+            table[(first + at) as usize & 15] = Place::new(service, id, 4095);
+            assert_eq!(find(service, id, load(table)), Some(4095), "place {at}");
         }
     }
 

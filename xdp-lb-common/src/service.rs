@@ -59,8 +59,8 @@ pub struct ServiceConfig {
     pub closing_ttl: u16,
     /// Ticks a flow of one packet is remembered.
     pub unconfirmed_ttl: u16,
-    /// Id of the ring, which flow entries name: services that share a ring share its flows.
-    pub ring: u16,
+    /// The service's own id, which flow entries and server ids name: services may share a ring, never flows.
+    pub id: u16,
     /// Bytes of a server id, 1..=8, with [`ICE_UFRAG`].
     pub id_len: u8,
     /// Ticks after which a silent flow may move to another backend, with [`ICE_UFRAG`].

@@ -248,7 +248,7 @@ struct RingView<'a> {
 
 impl RingView<'_> {
     fn member(&self, local: u16) -> Option<&Backend> {
-        self.observed.members.get(&self.service)?.get(&local)
+        self.observed.ring(self.service)?.members.get(&local)
     }
 
     fn address(&self, local: u16) -> Option<IpAddr> {
@@ -273,7 +273,7 @@ impl RingView<'_> {
         events: Vec<FlowEvent>,
     ) -> Option<FlowFacts> {
         let (set, tick) = (tables.flow_set(hash)?, tables.tick());
-        let key = FlowKey::new(self.config.ring, hash);
+        let key = FlowKey::new(self.config.id, hash);
         // The last of several, as the packet path's search ends with it.
         let own = (0..WAYS).map(|way| set.load(way)).filter(|&entry| key.match_mask(entry) != 0);
         let entry = own.last().map(FlowEntry).filter(|entry| !entry.is_free(tick));

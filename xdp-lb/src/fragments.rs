@@ -9,31 +9,29 @@ use crate::model::{Affinity, Desired, Fragments, Protocol, Service, Unmatched, V
 
 /// What becomes of the fragments of one protocol for one VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Takes<'a> {
+pub enum Takes {
     /// Nobody is there.
     Nobody,
-    /// The client's address decides, by this service, whose equal all others are.
-    ByClient(&'a Service),
+    /// The client's address decides, by this service (its place in the file), whose equal all others are.
+    ByClient(usize),
     /// The first fragment's ports decide, and a table keeps the others with it.
     ByFirst,
     /// All services refuse them.
     Refused,
 }
 
-/// Who takes the fragments of `protocol` for `vip`. Whole packets for no service go elsewhere with `unmatched: pass`,
-/// so there only ports can tell.
+/// Who takes the fragments of one protocol for `vip`; `listeners` are the places of that protocol's services in the file.
+/// Whole packets for no service go elsewhere with `unmatched: pass`, so there only ports can tell.
 #[must_use]
-pub fn takes<'a>(desired: &'a Desired, vip: &Vip, protocol: Protocol) -> Takes<'a> {
-    let wanted = |s: &&Service| s.protocol == protocol && s.vips.contains(&vip.address);
-    let mut services = desired.services.iter().filter(wanted);
-    let Some(first) = services.next() else { return Takes::Nobody };
+pub fn takes(services: &[Service], vip: &Vip, listeners: &[usize]) -> Takes {
+    let mut all = listeners.iter().filter_map(|&place| services.get(place));
+    let (Some(&first), Some(like)) = (listeners.first(), all.clone().next()) else { return Takes::Nobody };
     let passes = vip.unmatched == Unmatched::Pass;
-    let mut all = services.clone().chain([first]);
     if all.clone().all(|s| s.fragments == Fragments::Drop) && !passes {
         return Takes::Refused;
     }
     let by_client = |s: &Service| s.affinity == Affinity::ClientIp && s.fragments == Fragments::Forward;
-    if !passes && all.all(by_client) && services.all(|other| alike(first, other)) {
+    if !passes && all.clone().all(by_client) && all.all(|other| alike(like, other)) {
         return Takes::ByClient(first);
     }
     Takes::ByFirst
@@ -41,18 +39,19 @@ pub fn takes<'a>(desired: &'a Desired, vip: &Vip, protocol: Protocol) -> Takes<'
 
 /// Addresses and protocols whose fragments need no memory, in order.
 pub fn stateless(desired: &Desired) -> impl Iterator<Item = (IpAddr, Protocol)> {
+    let listeners = desired.listeners();
     desired.vips.iter().flat_map(move |vip| {
-        let by_client = |protocol| matches!(takes(desired, vip, protocol), Takes::ByClient(_));
-        [Protocol::Tcp, Protocol::Udp]
+        let [tcp, udp] = listeners.get(&vip.address).cloned().unwrap_or_default();
+        [(Protocol::Tcp, tcp), (Protocol::Udp, udp)]
             .into_iter()
-            .filter(move |&protocol| by_client(protocol))
-            .map(|protocol| (vip.address, protocol))
+            .filter(|(_, listeners)| matches!(takes(&desired.services, vip, listeners), Takes::ByClient(_)))
+            .map(|(protocol, _)| (vip.address, protocol))
     })
 }
 
 /// Two services by client address that choose alike, and send alike. Does not compile when a service has a new key,
 /// which may matter here.
-fn alike(a: &Service, b: &Service) -> bool {
+pub(crate) fn alike(a: &Service, b: &Service) -> bool {
     let Service {
         name: _,
         vips: _,
@@ -95,8 +94,13 @@ mod tests {
         crate::config::parse(&text).unwrap_or_else(|e| panic!("{e:?}\n{text}")).desired
     }
 
-    fn udp(desired: &Desired) -> Takes<'_> {
-        takes(desired, &desired.vips[0], Protocol::Udp)
+    fn of(desired: &Desired, protocol: usize) -> Takes {
+        let vip = &desired.vips[0];
+        takes(&desired.services, vip, &desired.listeners()[&vip.address][protocol])
+    }
+
+    fn udp(desired: &Desired) -> Takes {
+        of(desired, 1)
     }
 
     const CLIENT: &str = "affinity: client-ip, ";
@@ -105,8 +109,8 @@ mod tests {
     #[test]
     fn one_service_by_client_needs_no_ports() {
         let desired = file("", &[("udp", "5060", CLIENT, ONE), ("tcp", "5060", "", ONE)]);
-        assert_eq!(udp(&desired), Takes::ByClient(&desired.services[0]));
-        assert_eq!(takes(&desired, &desired.vips[0], Protocol::Tcp), Takes::ByFirst);
+        assert_eq!(udp(&desired), Takes::ByClient(0));
+        assert_eq!(of(&desired, 0), Takes::ByFirst);
         let listed: Vec<_> = stateless(&desired).collect();
         assert_eq!(listed, [([203, 0, 113, 10].into(), Protocol::Udp)]);
     }

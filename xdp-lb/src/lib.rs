@@ -25,6 +25,7 @@ pub mod state;
 pub mod status;
 pub mod survey;
 pub mod template;
+pub mod times;
 
 #[cfg(feature = "agent")]
 pub mod agent;

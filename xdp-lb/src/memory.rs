@@ -8,6 +8,7 @@ mod cpu;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{
     AtomicU16, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -30,8 +31,8 @@ use xdp_lb_common::{
 
 pub use self::cpu::{Cpu, Packet, Sent};
 use crate::{
-    observe::{Elements, observe},
-    state::{Capacity, MapOp, Maps, Observed, SlotChange, WriteError},
+    observe::{Elements, observe, observe_again},
+    state::{Capacity, MapOp, Maps, Observed, SlotChange, Slots, WriteError},
 };
 
 /// All maps of a balancer.
@@ -225,6 +226,15 @@ impl MemoryMaps {
                     word.store(*slot, Relaxed);
                 }
             }
+            MapOp::CopyRing { from, base, len } => {
+                check(op, *base, *len as usize, self.rings.len())?;
+                check(op, *from, *len as usize, self.rings.len())?;
+                let (from, base) = (*from as usize, *base as usize);
+                for slot in 0..part(*len as usize) {
+                    self.before[base + slot].store(self.before[from + slot].load(Relaxed), Relaxed);
+                    self.rings[base + slot].store(self.rings[from + slot].load(Relaxed), Relaxed);
+                }
+            }
             MapOp::SetSlots { base, changes } => self.set_slots(*base, &changes[..part(changes.len())])?,
             MapOp::PutService { id, entry } => {
                 let service = at(op, u32::from(*id), &mut self.services)?;
@@ -353,6 +363,10 @@ impl Maps for MemoryMaps {
         observe(self)
     }
 
+    fn observe_again(&self, last: &Observed, written: Option<&[MapOp]>) -> Observed {
+        observe_again(self, last, written)
+    }
+
     fn apply(&mut self, op: &MapOp) -> Result<(), WriteError> {
         match &mut self.fault {
             Some((0, kind)) => {
@@ -397,6 +411,20 @@ impl Elements for MemoryMaps {
     fn before(&self, index: u32) -> Option<u16> {
         Some(self.before.get(index as usize)?.load(Relaxed))
     }
+    fn slots(&self, range: Range<u32>) -> Vec<u16> {
+        self.rings[inside(&range, self.rings.len())].iter().map(|slot| slot.load(Acquire)).collect()
+    }
+    fn befores(&self, range: Range<u32>) -> Vec<u16> {
+        self.before[inside(&range, self.before.len())].iter().map(|slot| slot.load(Relaxed)).collect()
+    }
+    fn slots_are(&self, range: Range<u32>, last: &Slots) -> bool {
+        let range = inside(&range, self.rings.len());
+        let same = |words: &[AtomicU16], last: &[u16]| {
+            words.len() == last.len()
+                && words.iter().zip(last).all(|(word, last)| word.load(Relaxed) == *last)
+        };
+        same(&self.rings[range.clone()], &last.now) && same(&self.before[range], &last.before)
+    }
     fn sources(&self, bank: u32) -> Option<AllowList> {
         self.sources.get(bank as usize).copied()
     }
@@ -420,6 +448,12 @@ fn at<'a, T>(op: &MapOp, index: u32, map: &'a mut [T]) -> Result<&'a mut T, Writ
 fn check(op: &MapOp, first: u32, count: usize, len: usize) -> Result<(), WriteError> {
     let inside = (first as usize).checked_add(count).is_some_and(|end| end <= len);
     if inside { Ok(()) } else { Err(outside(op, len)) }
+}
+
+/// The part of `range` that lies in a map of `len` elements.
+fn inside(range: &Range<u32>, len: usize) -> Range<usize> {
+    let end = (range.end as usize).min(len);
+    (range.start as usize).min(end)..end
 }
 
 /// What `bpf(2)` says of a key beyond the map.

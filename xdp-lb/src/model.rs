@@ -3,13 +3,16 @@
 //! `config` builds it, everything behind it (plan, explain, status) reads it. Wrong states are hard to
 //! write here: a prime is a [`TableSize`], a share is a [`Share`], ports never overlap inside a service.
 
-use std::collections::BTreeMap;
+mod backends;
+
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use xdp_lb_common::{quic, server_id::ServerId};
 
+pub use self::backends::{Backends, share_lists};
 use crate::bgp::settings::{Bgp, Join, Overrides};
 use crate::health::{Check, OnAllDown};
 
@@ -62,6 +65,21 @@ pub struct Policy {
     pub join: Join,
     /// What its route says.
     pub attributes: Overrides,
+}
+
+impl Desired {
+    /// Who is at an address: places in `services`, by protocol, TCP first.
+    #[must_use]
+    pub fn listeners(&self) -> HashMap<IpAddr, [Vec<usize>; 2]> {
+        let mut listeners: HashMap<IpAddr, [Vec<usize>; 2]> = HashMap::new();
+        for (place, service) in self.services.iter().enumerate() {
+            for &vip in &service.vips {
+                let [tcp, udp] = listeners.entry(vip).or_default();
+                if service.protocol == Protocol::Tcp { tcp.push(place) } else { udp.push(place) }
+            }
+        }
+        listeners
+    }
 }
 
 /// Identity of this node.
@@ -315,7 +333,7 @@ pub enum Tracking {
 }
 
 /// What happens to the flows of a draining backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DrainPolicy {
     /// Known flows stay, or move at once.
     pub mode: DrainMode,
@@ -324,7 +342,7 @@ pub struct DrainPolicy {
 }
 
 /// `drain.mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DrainMode {
     /// Known flows keep their backend.
     #[default]
@@ -334,7 +352,7 @@ pub enum DrainMode {
 }
 
 /// What becomes of a backend that is no longer listed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Removal {
     /// It drains as [`DrainPolicy`] says, and is then forgotten: somebody has edited a file.
     #[default]
@@ -381,7 +399,7 @@ pub struct Service {
     /// What becomes of the service while no backend answers.
     pub on_all_down: OnAllDown,
     /// Configured backends, sorted by address; an empty list is a service that drops.
-    pub backends: Vec<Backend>,
+    pub backends: Backends,
 }
 
 /// A prime number of Maglev slots, 3..=131071.
@@ -409,7 +427,7 @@ impl TableSize {
 }
 
 /// One backend of one service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Backend {
     /// Where the tunnel ends.
     pub address: IpAddr,
@@ -445,7 +463,7 @@ impl ServerIdBytes {
 }
 
 /// `state` of a backend in the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AdminState {
     /// Takes flows.
     #[default]
@@ -457,7 +475,7 @@ pub enum AdminState {
 }
 
 /// A gate's opening, in 1/65536: 0 is closed, [`Share::FULL`] open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Share(u32);
 
 impl Share {
@@ -481,7 +499,7 @@ impl Share {
 }
 
 /// Outer header of a service's tunnels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Encap {
     /// What is between the outer IP header and the inner one.
     pub kind: EncapKind,
@@ -496,7 +514,7 @@ pub struct Encap {
 }
 
 /// `encap.mtu`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mtu {
     /// The MTU of the route to the backend, or of the interface.
     #[default]
@@ -506,7 +524,7 @@ pub enum Mtu {
 }
 
 /// `encap.kind`, with what belongs to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EncapKind {
     /// Nothing.
     #[default]
@@ -521,7 +539,7 @@ pub enum EncapKind {
 }
 
 /// `encap.gue.variant`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum GueVariant {
     /// Variant 0: a header of four bytes.
     #[default]
@@ -531,7 +549,7 @@ pub enum GueVariant {
 }
 
 /// `encap.dscp`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dscp {
     /// The inner packet's.
     #[default]

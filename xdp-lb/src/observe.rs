@@ -4,18 +4,20 @@
 //! One walk for both kinds of maps: `dataplane` reads mapped memory, [`crate::memory`] its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
 
 use xdp_lb_common::{
     backend::{BACKEND_USED, Backend, MAX_MEMBERS},
     control::{Control, VipBank},
     decap::AllowList,
-    server_id::Place,
-    service::{DEST_PORT, MAX_SERVICES, Service, ServiceConfig},
+    server_id,
+    service::{DEST_PORT, MAX_SERVICES, Service},
     source::SourceKey,
     vip::{PortPage, VIP_USED, VipSlot},
 };
 
-use crate::state::{Capacity, Observed, Ring};
+use crate::state::{Capacity, MapOp, Observed, Place, Ring, Slots};
 
 /// Elements of the maps by index; `None` outside the map. Every value is a copy: packets and other tools may
 /// be writing beside us.
@@ -36,12 +38,24 @@ pub trait Elements {
     fn slot(&self, index: u32) -> Option<u16>;
     /// A slot of `rings_before`.
     fn before(&self, index: u32) -> Option<u16>;
+    /// Slots of `rings` in a row; fewer where the map ends.
+    fn slots(&self, range: Range<u32>) -> Vec<u16> {
+        range.map_while(|index| self.slot(index)).collect()
+    }
+    /// Slots of `rings_before` in a row.
+    fn befores(&self, range: Range<u32>) -> Vec<u16> {
+        range.map_while(|index| self.before(index)).collect()
+    }
+    /// Whether these slots of `rings` and of `rings_before` are what they were.
+    fn slots_are(&self, range: Range<u32>, last: &Slots) -> bool {
+        self.slots(range.clone()) == last.now && self.befores(range) == last.before
+    }
     /// An element of `decap_sources`: 0 or 1.
     fn sources(&self, bank: u32) -> Option<AllowList>;
     /// Interfaces in `tx_ports`.
     fn tx_ports(&self) -> BTreeSet<u32>;
     /// A place of `server_ids`.
-    fn server_id(&self, index: u32) -> Option<Place>;
+    fn server_id(&self, index: u32) -> Option<server_id::Place>;
     /// All of `source_ranges`.
     fn source_ranges(&self) -> BTreeMap<SourceKey, u32>;
 }
@@ -49,19 +63,99 @@ pub trait Elements {
 /// A copy of everything reachable.
 #[must_use]
 pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
+    look(maps, None)
+}
+
+/// A copy that shares with `last` what is the same; see [`crate::state::Maps::observe_again`].
+#[must_use]
+pub fn observe_again<E: Elements + ?Sized>(maps: &E, last: &Observed, written: Option<&[MapOp]>) -> Observed {
+    look(maps, Some(Last { observed: last, written: written.map(Written::of) }))
+}
+
+/// A live VIP bank and the pages that it reaches.
+type VipTables = (Arc<Vec<VipSlot>>, Arc<BTreeMap<u32, PortPage>>);
+
+/// What is known from the last look.
+struct Last<'a> {
+    observed: &'a Observed,
+    /// Parts that were written since; `None` where anything may have been.
+    written: Option<Written>,
+}
+
+/// What operations touch of the parts that are large.
+#[derive(Default)]
+struct Written {
+    vips: bool,
+    /// First slots of rings.
+    rings: BTreeSet<u32>,
+}
+
+impl Written {
+    fn of(ops: &[MapOp]) -> Self {
+        let mut written = Self::default();
+        for op in ops {
+            match op {
+                MapOp::PutPage { .. } | MapOp::PutVips { .. } | MapOp::SwitchVips { .. } => {
+                    written.vips = true;
+                }
+                MapOp::PutRing { base, .. } | MapOp::CopyRing { base, .. } | MapOp::SetSlots { base, .. } => {
+                    written.rings.insert(*base);
+                }
+                _ => {}
+            }
+        }
+        written
+    }
+}
+
+impl Last<'_> {
+    /// The VIPs and pages of the last look, if they are still those. A service may have other slices without a page
+    /// being written: those of another.
+    fn vips<E: Elements + ?Sized>(
+        &self,
+        maps: &E,
+        control: &Control,
+        services: &BTreeMap<u16, Service>,
+    ) -> Option<VipTables> {
+        let Observed { capacity, control: old, vips, pages, services: before, .. } = self.observed;
+        let same = match &self.written {
+            _ if old.vip_bank != control.vip_bank || *capacity != maps.capacity() => false,
+            _ if !slices(services).eq(slices(before)) => false,
+            Some(written) => !written.vips,
+            None => {
+                let first = VipBank::first(control.vip_bank, capacity.vip_slots);
+                (first..).zip(&**vips).all(|(index, slot)| maps.vip(index).as_ref() == Some(slot))
+                    && pages.iter().all(|(&page, content)| maps.page(page).as_ref() == Some(content))
+            }
+        };
+        same.then(|| (Arc::clone(vips), Arc::clone(pages)))
+    }
+
+    /// The slots of a ring at the last look, if they are still those.
+    fn slots<E: Elements + ?Sized>(&self, maps: &E, place: &Place) -> Option<Arc<Slots>> {
+        let slots = &self.observed.rings.get(place)?.slots;
+        let same = match &self.written {
+            Some(written) => !written.rings.contains(&place.slot_base),
+            None => slots.now.len() == place.table_size as usize && maps.slots_are(range(place), slots),
+        };
+        same.then(|| Arc::clone(slots))
+    }
+}
+
+fn look<E: Elements + ?Sized>(maps: &E, last: Option<Last>) -> Observed {
     let (capacity, control) = (maps.capacity(), maps.control());
-    let vips = live_bank(maps, &capacity, &control);
     let services = services(maps, &capacity);
-    let blocks: BTreeMap<u16, u32> =
-        services.iter().map(|(&id, service)| (id, block_len(maps, service.config()))).collect();
-    let members = services.iter().map(|(&id, service)| (id, members(maps, service.config(), blocks[&id])));
-    let rings = services.iter().map(|(&id, service)| (id, ring(maps, service.config())));
+    let (vips, pages) =
+        last.as_ref().and_then(|last| last.vips(maps, &control, &services)).unwrap_or_else(|| {
+            let vips = live_bank(maps, &capacity, &control);
+            let pages = pages(maps, roots(&vips).chain(slices(&services)));
+            (Arc::new(vips), Arc::new(pages))
+        });
     Observed {
         capacity,
         control,
-        pages: pages(maps, roots(&vips).chain(slices(&services))),
-        members: members.collect(),
-        rings: rings.collect(),
+        pages,
+        rings: rings(maps, &services, last.as_ref()),
         sources: maps.sources(control.decap_bank & 1).unwrap_or_else(bytemuck::Zeroable::zeroed),
         tx_ports: maps.tx_ports(),
         server_ids: (0..capacity.server_ids)
@@ -71,7 +165,6 @@ pub fn observe<E: Elements + ?Sized>(maps: &E) -> Observed {
         source_ranges: maps.source_ranges(),
         vips,
         services,
-        blocks,
     }
 }
 
@@ -123,27 +216,47 @@ pub fn pages<E: Elements + ?Sized>(maps: &E, roots: impl Iterator<Item = u32>) -
     pages
 }
 
-/// The block's first entry knows how long it is; a block ends with the map.
-fn block_len<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig) -> u32 {
-    let room = maps.capacity().backends.saturating_sub(config.backend_base);
-    maps.backend(config.backend_base).map_or(0, |first| first.block_len.min(MAX_MEMBERS).min(room))
+/// The rings that `services` use, each read once.
+fn rings<E: Elements + ?Sized>(
+    maps: &E,
+    services: &BTreeMap<u16, Service>,
+    last: Option<&Last>,
+) -> BTreeMap<Place, Ring> {
+    let mut rings: BTreeMap<Place, Ring> = BTreeMap::new();
+    for (&id, service) in services {
+        rings.entry(Place::of(service.config())).or_default().services.push(id);
+    }
+    for (place, ring) in &mut rings {
+        ring.block = block_len(maps, place);
+        ring.members = members(maps, place, ring.block);
+        let known = last.and_then(|last| last.slots(maps, place));
+        ring.slots = known.unwrap_or_else(|| Arc::new(slots(maps, place)));
+    }
+    rings
 }
 
-fn members<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig, block: u32) -> BTreeMap<u16, Backend> {
+/// The block's first entry knows how long it is; a block ends with the map.
+fn block_len<E: Elements + ?Sized>(maps: &E, place: &Place) -> u32 {
+    let room = maps.capacity().backends.saturating_sub(place.backend_base);
+    maps.backend(place.backend_base).map_or(0, |first| first.block_len.min(MAX_MEMBERS).min(room))
+}
+
+fn members<E: Elements + ?Sized>(maps: &E, place: &Place, block: u32) -> BTreeMap<u16, Backend> {
     (0..block)
-        .filter_map(|local| Some((local as u16, maps.backend(config.backend_base.checked_add(local)?)?)))
+        .filter_map(|local| Some((local as u16, maps.backend(place.backend_base.checked_add(local)?)?)))
         .filter(|(_, entry)| entry.state & BACKEND_USED != 0)
         .collect()
 }
 
-/// A service's ring; empty when it does not lie in the map.
-fn ring<E: Elements + ?Sized>(maps: &E, config: &ServiceConfig) -> Ring {
-    let slots = config.slot_base..config.slot_base.saturating_add(config.table_size);
-    if slots.end > maps.capacity().ring_slots {
-        return Ring::default();
+/// A ring's slots; none when they do not lie in the map.
+fn slots<E: Elements + ?Sized>(maps: &E, place: &Place) -> Slots {
+    let range = range(place);
+    if range.end > maps.capacity().ring_slots {
+        return Slots::default();
     }
-    Ring {
-        now: slots.clone().map_while(|index| maps.slot(index)).collect(),
-        before: slots.map_while(|index| maps.before(index)).collect(),
-    }
+    Slots { now: maps.slots(range.clone()), before: maps.befores(range) }
+}
+
+fn range(place: &Place) -> Range<u32> {
+    place.slot_base..place.slot_base.saturating_add(place.table_size)
 }

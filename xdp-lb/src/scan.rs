@@ -79,6 +79,8 @@ struct Tally {
     ring: usize,
     /// Live flows by ring-local backend, as long as the highest that was seen.
     flows: Vec<u32>,
+    /// A bit for each ring-local backend that an entry names, as long as the highest.
+    named: Vec<u64>,
 }
 
 /// What a scan knows and learns about a ring.
@@ -86,7 +88,6 @@ struct Tally {
 struct Ring<'a> {
     slots: &'a [u16],
     alive: BackendSet,
-    named: BackendSet,
     /// A bit per slot: a live entry names another alive backend than the slot.
     differs: Vec<u64>,
 }
@@ -110,14 +111,14 @@ impl<'a> Scan<'a> {
     /// backends that are alive (up or draining).
     pub fn ring(&mut self, slots: &'a [u16], alive: BackendSet) -> RingIndex {
         let differs = vec![0; slots.len().div_ceil(64)];
-        self.rings.push(Ring { slots, alive, named: BackendSet::default(), differs });
+        self.rings.push(Ring { slots, alive, differs });
         RingIndex(self.rings.len() - 1)
     }
 
     /// Adds a service id (1..=16383) that uses `ring`. Entries of ids that were not added are swept.
     pub fn service(&mut self, id: u16, ring: RingIndex) {
         if let Some(service) = self.services.get_mut(usize::from(id)) {
-            *service = Some(Tally { ring: ring.0, flows: Vec::new() });
+            *service = Some(Tally { ring: ring.0, flows: Vec::new(), named: Vec::new() });
         }
     }
 
@@ -144,10 +145,9 @@ impl<'a> Scan<'a> {
             self.orphaned += 1;
             return Fate::Sweep;
         };
-        let ring = &mut self.rings[tally.ring];
         let backend = entry.backend();
         // An expired entry still names its backend: until it is cleared, a packet may be refreshing it.
-        ring.named.insert(backend);
+        tally.name(backend);
         if expired {
             self.expired += 1;
             return Fate::Sweep;
@@ -158,7 +158,7 @@ impl<'a> Scan<'a> {
             tally.flows.resize(index + 1, 0);
         }
         tally.flows[index] += 1;
-        ring.note(entry);
+        self.rings[tally.ring].note(entry);
         Fate::Keep
     }
 
@@ -187,11 +187,14 @@ impl<'a> Scan<'a> {
         self.orphaned
     }
 
-    /// True when an entry, live or expired, names this backend of the ring: its index must not be given to
-    /// another one yet.
-    #[must_use]
-    pub fn is_named(&self, ring: RingIndex, backend: u16) -> bool {
-        self.rings[ring.0].named.contains(backend)
+    /// Ring-local backends that some entry of the service names, live or expired, in order: their indices must not
+    /// be given to others yet.
+    pub fn named(&self, service: u16) -> impl Iterator<Item = u16> {
+        let tally = self.services.get(usize::from(service)).and_then(Option::as_ref);
+        let words = (0u16..).zip(tally.into_iter().flat_map(|tally| &tally.named));
+        words.flat_map(|(n, word)| {
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| 64 * n + bit)
+        })
     }
 
     /// The dirty slots of a ring that may become clean, in order; each by one store of [`Slot::clean`] of
@@ -222,6 +225,16 @@ impl<'a> Scan<'a> {
             };
             settled(held, evidence).then_some(slot)
         })
+    }
+}
+
+impl Tally {
+    fn name(&mut self, backend: u16) {
+        let (word, bit) = (usize::from(backend / 64), backend % 64);
+        if self.named.len() <= word {
+            self.named.resize(word + 1, 0);
+        }
+        self.named[word] |= 1 << bit;
     }
 }
 
@@ -300,12 +313,10 @@ mod tests {
         assert_eq!((scan.live(), scan.expired(), scan.orphaned()), (4, 1, 1));
         let flows = [(1, 0), (1, 1), (2, 0), (2, 1), (2, 4095), (3, 7), (16_383, 9)];
         assert_eq!(flows.map(|(service, b)| scan.flows(service, b)), [1, 1, 0, 1, 0, 0, 1]);
-        assert!(scan.is_named(ring, 0) && scan.is_named(ring, 1) && !scan.is_named(ring, 7));
-        assert!(scan.is_named(ring, 4095), "expired but not yet cleared");
-        assert!(
-            scan.is_named(other, 9) && !scan.is_named(other, 0),
-            "rings number their backends themselves"
-        );
+        let named = |service| scan.named(service).collect::<Vec<u16>>();
+        assert_eq!(named(1), [0, 1]);
+        assert_eq!(named(2), [1, 4095], "expired but not yet cleared");
+        assert_eq!((named(16_383), named(3)), (vec![9], vec![]));
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! own. [`MapOp`] is the only way to change either.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use xdp_lb_common::{
     backend::{Backend, Template},
     control::Control,
     decap::AllowList,
-    server_id::Place,
+    server_id,
     service::{Service, ServiceConfig},
     source::SourceKey,
     vip::{PortPage, VipSlot},
@@ -40,12 +41,46 @@ pub struct Capacity {
     pub source_ranges: u32,
 }
 
-/// A ring as the maps hold it: `table_size` slots each.
+/// Where a ring lies in the maps, which is its identity: services whose live configurations say the same share it.
+/// Slots and members always change places together, so no two rings have one of them in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Index in `backends` of ring-local backend 0.
+    pub backend_base: u32,
+    /// First slot, a multiple of four.
+    pub slot_base: u32,
+    /// Slots; 0 for a ring that never had backends.
+    pub table_size: u32,
+}
+
+impl Place {
+    /// Of the ring that a service uses.
+    #[must_use]
+    pub fn of(config: &ServiceConfig) -> Self {
+        let ServiceConfig { backend_base, slot_base, table_size, .. } = *config;
+        Self { backend_base, slot_base, table_size }
+    }
+}
+
+/// A ring as the maps hold it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ring {
+    /// Ids of the services that use it, in order; never empty.
+    pub services: Vec<u16>,
+    /// Length of its block of members.
+    pub block: u32,
+    /// Members in use, by ring-local index.
+    pub members: BTreeMap<u16, Backend>,
+    /// Its slots. The same allocation as at the last look means that they have not changed.
+    pub slots: Arc<Slots>,
+}
+
+/// The slots of a ring: [`Place::table_size`] each, or none when they do not lie in the map.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
     /// `rings`, dirty bits included.
     pub now: Vec<u16>,
-    /// `rings_before`.
+    /// `rings_before`; means nothing where the slot is clean.
     pub before: Vec<u16>,
 }
 
@@ -56,26 +91,30 @@ pub struct Observed {
     pub capacity: Capacity,
     /// The `control` element.
     pub control: Control,
-    /// The live VIP bank, all slots.
-    pub vips: Vec<VipSlot>,
+    /// The live VIP bank, all slots. Here too, the same allocation means that nothing has changed.
+    pub vips: Arc<Vec<VipSlot>>,
     /// Port pages that the live bank or a service's slices reach, without page 0.
-    pub pages: BTreeMap<u32, PortPage>,
+    pub pages: Arc<BTreeMap<u32, PortPage>>,
     /// Services in use, by id.
     pub services: BTreeMap<u16, Service>,
-    /// Members in use of each service's ring, by service id and ring-local index.
-    pub members: BTreeMap<u16, BTreeMap<u16, Backend>>,
-    /// Length of each service's block of members.
-    pub blocks: BTreeMap<u16, u32>,
-    /// Rings by service id; an empty service has an empty ring.
-    pub rings: BTreeMap<u16, Ring>,
+    /// Rings of these services.
+    pub rings: BTreeMap<Place, Ring>,
     /// The live list of outer sources.
     pub sources: AllowList,
     /// Interfaces that packets can be redirected to.
     pub tx_ports: BTreeSet<u32>,
     /// Places of `server_ids` that are in use.
-    pub server_ids: BTreeMap<u32, Place>,
+    pub server_ids: BTreeMap<u32, server_id::Place>,
     /// Entries of `source_ranges`.
     pub source_ranges: BTreeMap<SourceKey, u32>,
+}
+
+impl Observed {
+    /// The ring of a service.
+    #[must_use]
+    pub fn ring(&self, service: u16) -> Option<&Ring> {
+        self.rings.get(&Place::of(self.services.get(&service)?.config()))
+    }
 }
 
 /// A changed slot of a live ring. The writer stores `before` first, then `now`.
@@ -126,6 +165,15 @@ pub enum MapOp {
         base: u32,
         /// Ring-local backends, without dirty bits.
         slots: Vec<u16>,
+    },
+    /// Copies all slots of a ring, `before` and dirty bits included, to where no service points.
+    CopyRing {
+        /// First slot of the ring.
+        from: u32,
+        /// First slot of the copy, a multiple of four.
+        base: u32,
+        /// Slots.
+        len: u32,
     },
     /// Changes slots of a live ring, each by one store.
     SetSlots {
@@ -201,7 +249,7 @@ pub enum MapOp {
         /// Index.
         index: u32,
         /// Whose it is.
-        place: Place,
+        place: server_id::Place,
     },
     /// Forgets a server id by one store.
     DropServerId {
@@ -240,7 +288,9 @@ impl MapOp {
             | Self::SetTemplate { index, .. }
             | Self::SetBackendState { index, .. }
             | Self::DropBackend { index } => (names::BACKENDS, index),
-            Self::PutRing { base, .. } | Self::SetSlots { base, .. } => (names::RINGS, base),
+            Self::PutRing { base, .. } | Self::CopyRing { base, .. } | Self::SetSlots { base, .. } => {
+                (names::RINGS, base)
+            }
             Self::PutService { id, .. } | Self::SetService { id, .. } | Self::DropService { id } => {
                 (names::SERVICES, id as u32)
             }
@@ -272,6 +322,14 @@ pub struct WriteError {
 pub trait Maps {
     /// A copy of what is there.
     fn observe(&self) -> Observed;
+
+    /// The same, where most is as it was in `last`: large parts that did not change are shared with it. With the
+    /// operations that were `written` since by the caller, the only writer, parts that they do not touch are not even
+    /// looked at.
+    fn observe_again(&self, last: &Observed, written: Option<&[MapOp]>) -> Observed {
+        let _ = (last, written);
+        self.observe()
+    }
 
     /// Carries one operation out.
     ///

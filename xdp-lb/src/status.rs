@@ -33,7 +33,7 @@ use crate::{
     model::{Affinity, Protocol, Tracking},
     nexthop::Mac,
     plan,
-    state::{Observed, Ring},
+    state::{Observed, Place, Ring},
     template::from_map,
 };
 
@@ -67,6 +67,8 @@ pub struct Status {
     pub vips: Vec<Vip>,
     /// Services, by name.
     pub services: Vec<Service>,
+    /// The rings that they use.
+    pub rings: Rings,
     /// The flow table.
     pub flow_table: FlowTable,
     /// Packets dropped by reason, those that are not 0.
@@ -123,6 +125,8 @@ pub struct Service {
     pub tracking: Tracking,
     /// A planned change waits until flows have been seen.
     pub tracking_window: bool,
+    /// Index in `backends` of its ring's first member: the same for services that share a ring.
+    pub ring: u32,
     /// Maglev slots; 0 for a service without backends.
     pub slots: u32,
     /// Slots that changed and whose older flows may belong elsewhere.
@@ -137,6 +141,19 @@ pub struct Service {
     pub flows: Option<u64>,
     /// Members of the ring, by address.
     pub backends: Vec<Member>,
+}
+
+/// Rings: slots and members, each in memory once for all services that are equal in what decides them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Rings {
+    /// How many there are.
+    pub total: usize,
+    /// Services that share theirs with another.
+    pub sharing: usize,
+    /// Maglev slots, summed over rings.
+    pub slots: u64,
+    /// Slots that changed and whose older flows may belong elsewhere.
+    pub dirty_slots: u64,
 }
 
 /// Addresses that share their ports.
@@ -249,10 +266,15 @@ impl Status {
     #[must_use]
     pub fn new(observed: &Observed, readings: &Readings) -> Self {
         let listeners = listeners(observed);
+        let held: BTreeMap<Place, Held> =
+            observed.rings.iter().map(|(place, ring)| (*place, Held::by(ring))).collect();
         let mut services: Vec<Service> = observed
             .services
             .iter()
-            .map(|(&id, entry)| service(observed, readings, id, entry, listeners.get(&id)))
+            .map(|(&id, entry)| {
+                let held = held.get(&Place::of(entry.config()));
+                service(readings, id, entry, held, listeners.get(&id))
+            })
             .collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
         let mut vips: Vec<Vip> =
@@ -264,6 +286,12 @@ impl Status {
             interfaces: readings.interfaces.clone(),
             vips,
             services,
+            rings: Rings {
+                total: held.len(),
+                sharing: held.values().map(|h| h.ring.services.len()).filter(|&n| n > 1).sum(),
+                slots: held.values().map(|h| h.ring.slots.now.len() as u64).sum(),
+                dirty_slots: held.values().map(|h| u64::from(h.dirty)).sum(),
+            },
             flow_table: FlowTable {
                 entries: u64::from(observed.capacity.flow_sets) * WAYS as u64,
                 live: readings.flows.as_ref().map(live),
@@ -334,18 +362,16 @@ pub fn flows(sets: impl Iterator<Item = FlowSet>, tick: u16) -> BTreeMap<(u16, u
 }
 
 fn service(
-    observed: &Observed,
     readings: &Readings,
     id: u16,
     entry: &xdp_lb_common::service::Service,
+    held: Option<&Held>,
     listeners: Option<&BTreeMap<IpAddr, Ports>>,
 ) -> Service {
     let config = entry.config();
-    let ring = observed.rings.get(&id);
-    let owned = owned(ring);
     let flows = |local| readings.flows.as_ref().map(|f| f.get(&(id, local)).copied().unwrap_or(0));
     let member = |(&local, entry): (&u16, &Backend)| {
-        let slots = owned.get(&local).copied().unwrap_or(0);
+        let slots = held.and_then(|h| h.owned.get(&local)).copied().unwrap_or(0);
         let traffic = readings.members.get(&(id, local));
         Member {
             address: from_map(entry.address),
@@ -360,8 +386,7 @@ fn service(
             flows: flows(local),
         }
     };
-    let members = observed.members.get(&id);
-    let mut backends: Vec<Member> = members.into_iter().flatten().map(member).collect();
+    let mut backends: Vec<Member> = held.into_iter().flat_map(|h| &h.ring.members).map(member).collect();
     backends.sort_by_key(|m| m.address);
     let total = |flows: &BTreeMap<(u16, u16), u32>| {
         flows.range((id, 0)..=(id, u16::MAX)).map(|(_, &n)| u64::from(n)).sum()
@@ -375,9 +400,10 @@ fn service(
         affinity: affinity(config),
         tracking: tracking(config),
         tracking_window: config.flags & TRACK_WINDOW != 0,
+        ring: config.backend_base,
         slots: config.table_size,
-        dirty_slots: count(ring, Slot::is_dirty),
-        empty_slots: count(ring, |slot| slot.backend() == NO_BACKEND),
+        dirty_slots: held.map_or(0, |h| h.dirty),
+        empty_slots: held.and_then(|h| h.owned.get(&NO_BACKEND)).copied().unwrap_or(0),
         packets: traffic.packets,
         bytes: traffic.bytes,
         flows: readings.flows.as_ref().map(total),
@@ -385,18 +411,23 @@ fn service(
     }
 }
 
-/// Slots by ring-local backend.
-fn owned(ring: Option<&Ring>) -> BTreeMap<u16, u32> {
-    let mut owned = BTreeMap::new();
-    for &slot in ring.iter().flat_map(|r| &r.now) {
-        *owned.entry(Slot(slot).backend()).or_insert(0) += 1;
-    }
-    owned
+/// Who holds the slots of a ring: counted once, however many services use it.
+struct Held<'a> {
+    ring: &'a Ring,
+    /// Slots by ring-local backend.
+    owned: BTreeMap<u16, u32>,
+    dirty: u32,
 }
 
-fn count(ring: Option<&Ring>, what: impl Fn(Slot) -> bool) -> u32 {
-    let slots = ring.iter().flat_map(|r| &r.now).filter(|&&slot| what(Slot(slot)));
-    u32::try_from(slots.count()).unwrap_or(u32::MAX)
+impl<'a> Held<'a> {
+    fn by(ring: &'a Ring) -> Self {
+        let mut held = Self { ring, owned: BTreeMap::new(), dirty: 0 };
+        for &slot in &ring.slots.now {
+            *held.owned.entry(Slot(slot).backend()).or_insert(0) += 1;
+            held.dirty += u32::from(Slot(slot).is_dirty());
+        }
+        held
+    }
 }
 
 /// To two digits: more would be noise in a diff.

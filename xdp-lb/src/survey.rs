@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use xdp_lb_common::{
-    backend::{BACKEND_ALIVE, MAX_MEMBERS},
+    backend::BACKEND_ALIVE,
     flow::{FlowEntry, FlowSet, MAX_TTL, TICKS},
     ring::Slot,
 };
@@ -16,7 +16,7 @@ use xdp_lb_common::{
 use crate::{
     plan::Census,
     scan::{BackendSet, Scan},
-    state::Observed,
+    state::{Observed, Slots},
 };
 
 /// Ticks that an expired entry is left where it is: its flow still finds it, and any other may take its way. Half
@@ -35,8 +35,6 @@ pub struct Survey {
     pub clean: Vec<Clean>,
     /// Dirty slots by service id, those in `clean` included; services without any are left out.
     pub dirty_slots: BTreeMap<u16, u32>,
-    /// Live flows by service id and ring-local backend; none is left out.
-    pub flows: BTreeMap<(u16, u16), u32>,
     /// Live entries.
     pub live: u64,
     /// Entries that had expired.
@@ -59,8 +57,6 @@ pub struct Sweep {
 /// A slot to be made clean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clean {
-    /// Service id.
-    pub service: u16,
     /// Index over all rings.
     pub index: u32,
     /// The word that was seen, dirty bit included; [`Slot::clean`] of it is to be stored.
@@ -71,32 +67,32 @@ pub struct Clean {
 /// clock has gone round.
 ///
 /// `tick` and `started` are the moment before the first set is read, on the flow table's clock and on the
-/// agent's. `observed` must have been read then too, or before. `changed` says when a slot (service id, slot within the
-/// ring) last changed, an RCU grace period included; `flow_timeout` how long that service remembers.
+/// agent's. `observed` must have been read then too, or before. `changed` says when a slot (first slot of the ring, slot
+/// within it) last changed, an RCU grace period included; `flow_timeout` how long a service remembers.
 #[must_use]
 pub fn survey(
     observed: &Observed,
     sets: impl Iterator<Item = (u32, FlowSet)>,
     tick: u16,
     started: Duration,
-    changed: &dyn Fn(u16, u32) -> Duration,
+    changed: &dyn Fn(u32, u32) -> Duration,
     flow_timeout: &dyn Fn(u16) -> Duration,
 ) -> Survey {
     let mut scan = Scan::new(tick, started);
-    let mut rings = BTreeMap::new();
-    for (&id, ring) in &observed.rings {
-        let members = observed.members.get(&id).into_iter().flatten();
-        let alive = members.filter(|(_, m)| m.state & BACKEND_ALIVE != 0).map(|(&local, _)| local);
-        let index = scan.ring(&ring.now, alive.collect::<BackendSet>());
-        scan.service(id, index);
-        rings.insert(id, index);
+    let mut rings = Vec::new();
+    for (place, ring) in &observed.rings {
+        let alive =
+            ring.members.iter().filter(|(_, m)| m.state & BACKEND_ALIVE != 0).map(|(&local, _)| local);
+        let index = scan.ring(&ring.slots.now, alive.collect::<BackendSet>());
+        ring.services.iter().for_each(|&id| scan.service(id, index));
+        rings.push((index, place, ring));
     }
     let mut found = Survey::default();
     let mut strangers = BTreeSet::new();
     for (set, entries) in sets {
         for sweep in scan.feed(&entries) {
             let service = FlowEntry(sweep.old).service();
-            if !rings.contains_key(&service) {
+            if !observed.services.contains_key(&service) {
                 strangers.insert(service);
             } else if expired_for(sweep.old, tick) < KEEP_EXPIRED {
                 continue;
@@ -104,30 +100,26 @@ pub fn survey(
             found.sweeps.push(Sweep { set, way: sweep.way, old: sweep.old });
         }
     }
-    for (&service, &ring) in &rings {
-        // No entry can name an index beyond the block, which never shrinks.
-        let block = observed.blocks.get(&service).copied().unwrap_or(0).min(MAX_MEMBERS) as u16;
-        for local in (0..block).filter(|&local| scan.is_named(ring, local)) {
-            let flows = scan.flows(service, local);
-            found.census.members.insert((service, local), flows);
-            if flows > 0 {
-                found.flows.insert((service, local), flows);
-            }
-        }
-        let words = &observed.rings[&service];
-        let dirty = words.now.iter().filter(|&&now| Slot(now).is_dirty()).count() as u32;
+    for &service in observed.services.keys() {
+        found
+            .census
+            .members
+            .extend(scan.named(service).map(|local| ((service, local), scan.flows(service, local))));
+    }
+    for (index, place, ring) in rings {
+        let Slots { now, before } = &*ring.slots;
+        let dirty = now.iter().filter(|&&now| Slot(now).is_dirty()).count() as u32;
         if dirty == 0 {
             continue;
         }
-        found.dirty_slots.insert(service, dirty);
-        let base = observed.services.get(&service).map_or(0, |s| s.config().slot_base);
-        let before = |slot: u32| words.before[slot as usize];
-        let settled = scan.settled(ring, before, |slot| changed(service, slot), flow_timeout(service));
-        found.clean.extend(settled.map(|slot| Clean {
-            service,
-            index: base + slot,
-            expected: words.now[slot as usize],
-        }));
+        found.dirty_slots.extend(ring.services.iter().map(|&id| (id, dirty)));
+        // An unknown flow is a forgotten one when it is so for every service whose flows the slot decides on.
+        let timeout = ring.services.iter().map(|&id| flow_timeout(id)).max().unwrap_or_default();
+        let before = |slot: u32| before[slot as usize];
+        let settled = scan.settled(index, before, |slot| changed(place.slot_base, slot), timeout);
+        found.clean.extend(
+            settled.map(|slot| Clean { index: place.slot_base + slot, expected: now[slot as usize] }),
+        );
     }
     found.census.services = strangers;
     (found.live, found.expired, found.orphaned) = (scan.live(), scan.expired(), scan.orphaned());

@@ -241,7 +241,7 @@ fn header(address: Ipv4Addr) -> [u8; HEADER_LEN] {
     bytes
 }
 
-fn service(ring: u16, flags: u16, new_flow_limit: u32) -> Service {
+fn service(id: u16, flags: u16, new_flow_limit: u32) -> Service {
     let config = ServiceConfig {
         slot_base: 0,
         table_size: TABLE_SIZE,
@@ -252,7 +252,7 @@ fn service(ring: u16, flags: u16, new_flow_limit: u32) -> Service {
         flow_ttl: 75,
         closing_ttl: 10,
         unconfirmed_ttl: 20,
-        ring,
+        id,
         id_len: UFRAG.len() as u8,
         move_after: 5,
         slices: SLICES,

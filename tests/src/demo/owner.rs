@@ -12,7 +12,7 @@ use xdp_lb::explain::{Facts, Query, explain};
 use xdp_lb::memory::MemoryMaps;
 use xdp_lb::model::Protocol;
 use xdp_lb::nexthop::{NextHop, Resolution};
-use xdp_lb::plan::{self, Census, Inputs};
+use xdp_lb::plan::{self, Census, Inputs, Memo};
 use xdp_lb::state::{Capacity, Maps as _, Observed};
 use xdp_lb_common::parse::Segment;
 
@@ -56,11 +56,11 @@ impl Owners {
             resolve: &|_: IpAddr| Resolution::Resolved(anywhere.clone()),
             census: &Census::default(),
             windows: &BTreeMap::new(),
+            memo: &Memo::default(),
             now: 0,
             allow_moves: false,
             generation: 1,
             only: None,
-            homes: &plan::Homes::default(),
         })?;
         plan.ops.iter().try_for_each(|op| maps.apply(op).map(drop)).context("plan in memory")?;
         let observed = maps.observe();

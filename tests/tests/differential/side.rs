@@ -291,7 +291,7 @@ impl Side {
                 name,
                 Placed {
                     id,
-                    ring: config.ring,
+                    ring: config.id,
                     window: config.flags & TRACK_WINDOW != 0,
                     slots: slots.collect(),
                     members: members.collect(),

@@ -124,7 +124,7 @@ fn services(desired: &Desired, observed: &Observed, known: &HealthSnapshot) -> B
     for (id, service) in &observed.services {
         let name = plan::name(service);
         let Some(wanted) = desired.services.iter().find(|wanted| wanted.name == name) else { continue };
-        let members = observed.members.get(id).cloned().unwrap_or_default();
+        let Some(members) = observed.ring(*id).map(|ring| &ring.members) else { continue };
         let shared: Arc<str> = name.into();
         let answers = |member: &Backend| {
             let key = Key { service: shared.clone(), backend: from_map(member.address) };
@@ -135,8 +135,8 @@ fn services(desired: &Desired, observed: &Observed, known: &HealthSnapshot) -> B
         let reachable = |member: &Backend| healthy(member) && member.template().kind != KIND_UNRESOLVED;
         let health = Health {
             configured: u32::try_from(wanted.backends.len()).unwrap_or(u32::MAX),
-            healthy: count(&members, &healthy),
-            reachable: count(&members, &reachable),
+            healthy: count(members, &healthy),
+            reachable: count(members, &reachable),
         };
         services.insert(name.to_owned(), health);
     }

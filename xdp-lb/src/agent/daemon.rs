@@ -45,7 +45,6 @@ use crate::{
     nexthop::Snapshot,
     path_mtu::{Ours, PathMtus},
     slow::Cutter,
-    state::Maps as _,
 };
 
 /// How often the flow table is read.
@@ -458,7 +457,7 @@ impl Agent {
     ) -> Result<(), super::ReconcileError> {
         let mtus = &self.path_mtus;
         let resolve = |address| resolve(desired, snapshot, mtus, address);
-        let observe = || self.reconciler.maps().observe();
+        let observe = || self.reconciler.observe();
         let judged = self.health.as_mut().map(|h| h.judge(desired, &resolve, observe));
         let judged = judged.unwrap_or_else(|| desired.clone());
         let only = match (scope, &self.planned) {
@@ -478,7 +477,7 @@ impl Agent {
         // What was left aside keeps its deadlines.
         let others = self.due.filter(|_| only.is_some());
         if let Some(health) = self.health.as_mut().filter(|_| done.is_ok()) {
-            health.index(|| self.reconciler.maps().observe());
+            health.index(|| self.reconciler.observe());
         }
         self.planned = None;
         self.due = done?.wake.into_iter().chain(others).min();
@@ -567,7 +566,7 @@ impl Agent {
         let attached = attached(root)?.into_iter().map(|a| a.interface).collect();
         let failing = self.retry.filter(|(_, pause)| *pause >= FAILING);
         let failure = failing.map(|_| "writes to the maps keep failing, see the log".to_owned());
-        let observed = self.reconciler.maps().observe();
+        let observed = self.reconciler.observe();
         let health = self.health.as_ref().map(|health| health.changes().borrow().clone()).unwrap_or_default();
         let (desired, links) = (&self.desired, &snapshot.links);
         announcer.tell(announce::facts(desired, &observed, &health, links, &attached, failure));
@@ -588,7 +587,7 @@ impl Agent {
         if !self.path_mtus.is_due(&notes, now) {
             return false;
         }
-        let ours = Ours::of(&self.desired, followed(&self.desired, &maps.observe()));
+        let ours = Ours::of(&self.desired, followed(&self.desired, &self.reconciler.observe()));
         let changed = self.path_mtus.look(notes, &ours, now);
         for (backend, mtu) in &changed {
             match mtu {
@@ -605,7 +604,7 @@ impl Agent {
 
     /// Addresses to follow once `desired` is in force.
     pub(super) fn followed_by(&self, desired: &Desired) -> BTreeSet<IpAddr> {
-        followed(desired, &self.reconciler.maps().observe())
+        followed(desired, &self.reconciler.observe())
     }
 
     /// When to reconcile though nothing happened.

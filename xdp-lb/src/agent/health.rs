@@ -17,7 +17,7 @@ use crate::{
         health_map::{HealthMap, Words},
     },
     health::{
-        self, HealthSnapshot, Key, Via, Ways,
+        self, HealthSnapshot, Key, State, Via, Ways,
         probe::{Network, Tunnels},
         runner::Health,
     },
@@ -25,7 +25,6 @@ use crate::{
     nexthop::Resolution,
     plan,
     state::Observed,
-    template::from_map,
 };
 
 /// Health checks of this node.
@@ -38,9 +37,9 @@ pub struct HealthChecks {
     interfaces: BTreeSet<String>,
     ways: Ways,
     words: Option<HealthMap>,
-    /// Where each backend stands in the maps.
-    index: BTreeMap<u32, Key>,
-    /// Whether that still holds: backends change their places with the configuration alone.
+    /// Ids of the services in the maps.
+    ids: BTreeMap<Arc<str>, u16>,
+    /// Whether these still hold: services come and go with the configuration alone.
     is_indexed: bool,
     /// Who is asked.
     asked: BTreeSet<Key>,
@@ -77,7 +76,7 @@ impl HealthChecks {
             interfaces: BTreeSet::new(),
             ways: Ways::new(WAY_COUNT),
             words,
-            index: BTreeMap::new(),
+            ids: BTreeMap::new(),
             is_indexed: false,
             asked: BTreeSet::new(),
             named: BTreeSet::new(),
@@ -172,15 +171,7 @@ impl HealthChecks {
         if self.is_indexed {
             return self.tell();
         }
-        let observed = observe();
-        self.index.clear();
-        for (id, service) in &observed.services {
-            let (name, base): (Arc<str>, _) = (plan::name(service).into(), service.config().backend_base);
-            for (&local, member) in observed.members.get(id).into_iter().flatten() {
-                let key = Key { service: name.clone(), backend: from_map(member.address) };
-                self.index.insert(base + u32::from(local), key);
-            }
-        }
+        self.ids = observe().services.iter().map(|(&id, s)| (plan::name(s).into(), id)).collect();
         self.is_indexed = true;
         self.tell();
     }
@@ -190,13 +181,13 @@ impl HealthChecks {
         let Some(map) = &mut self.words else { return };
         let (snapshot, now) = (self.health.snapshot(), self.health.now());
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let words = self.index.iter().filter_map(|(&index, key)| {
-            let target = snapshot.targets.get(key)?;
-            let since = unix.saturating_sub(now.saturating_sub(target.since));
-            let words = Words { text: target.words(), since: since.as_secs() };
-            Some((index, (key.backend, words)))
+        let words = snapshot.targets.iter().filter_map(|(key, target)| {
+            let id = *self.ids.get(&key.service)?;
+            let since = unix.saturating_sub(now.saturating_sub(target.since)).as_secs();
+            let words = Words { text: target.words(), since, is_up: target.state == State::Up };
+            Some(((id, key.backend), words))
         });
-        if let Err(error) = map.write(&words.collect()) {
+        if let Err(error) = map.write(words.collect()) {
             error!(%error, "write map health");
         }
     }

@@ -1,6 +1,6 @@
 //! The way to every backend, as the configured interfaces say: by the kernel's routes, or by a fixed MAC.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 #[must_use]
 pub fn followed(desired: &Desired, observed: &Observed) -> BTreeSet<IpAddr> {
     let wanted = desired.services.iter().flat_map(|s| &s.backends).map(|b| b.address);
-    let present = observed.members.values().flat_map(BTreeMap::values).map(|m| from_map(m.address));
+    let present = observed.rings.values().flat_map(|ring| ring.members.values()).map(|m| from_map(m.address));
     wanted.chain(present).collect()
 }
 

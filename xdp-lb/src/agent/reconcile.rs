@@ -7,7 +7,7 @@
 //!
 //! The one writer of the maps. The kernel's maps and the ones in memory are the same to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,9 +19,10 @@ use crate::{
     dataplane::{KernelMaps, sys},
     model::Desired,
     nexthop::Resolution,
-    plan::{self, Census, Homes, Inputs, Plan, PlanError},
+    plan::{self, Census, Inputs, Memo, Plan, PlanError},
     state::{MapOp, Maps, Observed, WriteError},
     survey::{self, Survey},
+    times::Times,
 };
 
 /// A slot counts as changed this much later than it was written: an RCU grace period, generously.
@@ -93,11 +94,13 @@ pub struct Reconciler<M> {
     maps: M,
     census: Census,
     windows: BTreeMap<u16, u64>,
-    /// When each slot of a service's ring last changed, seconds on the agent's clock; 0 for unknown.
-    changed: BTreeMap<u16, Vec<u32>>,
+    /// When slots last changed, a grace period included.
+    times: Times,
+    memo: Memo,
+    /// What was there at the last look.
+    last: Option<Observed>,
     /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
     generation: u32,
-    homes: Homes,
 }
 
 impl<M: Maps + FlowTable> Reconciler<M> {
@@ -108,9 +111,10 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             maps,
             census: Census::default(),
             windows: BTreeMap::new(),
-            changed: BTreeMap::new(),
+            times: Times::default(),
+            memo: Memo::default(),
+            last: None,
             generation,
-            homes: Homes::default(),
         }
     }
 
@@ -124,6 +128,20 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         self.generation
     }
 
+    /// What is there now. The large parts that did not change are shared with the last look; with `written`, what
+    /// this task alone wrote since, the others are not looked at.
+    fn look(&self, written: Option<&[MapOp]>) -> Observed {
+        match &self.last {
+            Some(last) => self.maps.observe_again(last, written),
+            None => self.maps.observe(),
+        }
+    }
+
+    /// What is there now.
+    pub fn observe(&self) -> Observed {
+        self.look(None)
+    }
+
     /// What carrying `desired` out would write, without writing.
     ///
     /// # Errors
@@ -135,11 +153,11 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             resolve: run.resolve,
             census: &self.census,
             windows: &self.windows,
+            memo: &self.memo,
             now: run.now,
             allow_moves: run.allow_moves,
             generation: run.generation,
             only: run.only,
-            homes: &self.homes,
         })
     }
 
@@ -148,16 +166,22 @@ impl<M: Maps + FlowTable> Reconciler<M> {
     /// # Errors
     /// [`ReconcileError`]; running again finishes what a failed write left.
     pub fn reconcile(&mut self, run: &Run) -> Result<Outcome, ReconcileError> {
-        let observed = self.maps.observe();
-        let plan = self.plan(&observed, run)?;
+        let observed = self.look(None);
+        let plan = match self.plan(&observed, run) {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.last = Some(observed);
+                return Err(error.into());
+            }
+        };
         // Before the writes: a write that fails leaves what came before it, and the next try is one for this
         // configuration.
         self.generation = run.generation;
-        self.windows.extend(plan.windows_opened.iter().map(|&id| (id, run.now)));
+        self.windows.extend(&plan.windows_opened);
         self.census.quarantine(&plan, &observed);
         for op in &plan.ops {
             debug!(?op, "write");
-            self.note(op, &observed, run.uptime);
+            self.times.note(op, &observed, run.uptime + GRACE);
             self.maps.apply(op)?;
         }
         self.close_windows(&plan);
@@ -175,16 +199,20 @@ impl<M: Maps + FlowTable> Reconciler<M> {
                 "plan applied"
             );
         }
+        self.last = Some(observed);
         if !plan.is_empty() {
-            self.verify(run);
+            self.verify(run, &plan.ops);
         }
         Ok(Outcome { writes: plan.ops.len(), wake: plan.wake })
     }
 
     /// A second look: the plan from what is there now must be empty, or wait for something. Never an error: the
     /// plan has been carried out, and callers take [`ReconcileError::Plan`] for nothing written.
-    fn verify(&self, run: &Run) {
-        match self.plan(&self.maps.observe(), run) {
+    fn verify(&mut self, run: &Run, written: &[MapOp]) {
+        let observed = self.look(Some(written));
+        let again = self.plan(&observed, run);
+        self.last = Some(observed);
+        match again {
             Ok(again) => {
                 if let Some(op) = again.ops.first() {
                     let (map, key) = op.target();
@@ -211,47 +239,20 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         }
     }
 
-    /// Remembers what the maps do not: when slots changed.
-    fn note(&mut self, op: &MapOp, observed: &Observed, uptime: Duration) {
-        match op {
-            MapOp::SetSlots { base, changes } => {
-                // A service without slots may stand at the same base.
-                let mut rings = observed.services.iter().filter(|(_, s)| s.config().table_size > 0);
-                let ring = rings.find(|(_, s)| s.config().slot_base == *base);
-                let Some((&id, service)) = ring else { return };
-                let times = self.changed.entry(id).or_default();
-                times.resize(service.config().table_size as usize, 0);
-                let now = u32::try_from((uptime + GRACE).as_secs()).unwrap_or(u32::MAX);
-                for change in changes {
-                    if let Some(time) = times.get_mut(change.slot as usize) {
-                        *time = now;
-                    }
-                }
-            }
-            MapOp::DropService { id } => _ = self.changed.remove(id),
-            _ => {}
-        }
-    }
-
     /// Reads the whole flow table once: sweeps what expired, cleans slots that nobody needs dirty any more.
     ///
     /// # Errors
     /// When the flow table's clock cannot be read.
     pub fn survey(&mut self, desired: &Desired, uptime: Duration) -> io::Result<Survey> {
         self.maps.grace();
-        let observed = self.maps.observe();
-        let timeouts: BTreeMap<u16, Duration> = observed
-            .services
-            .iter()
-            .map(|(&id, s)| {
-                let wanted = desired.services.iter().find(|w| w.name == plan::name(s));
-                (id, wanted.map_or(Duration::ZERO, |w| w.flow_timeout))
-            })
-            .collect();
-        let changed = |id: u16, slot: u32| {
-            let seconds = self.changed.get(&id).and_then(|t| t.get(slot as usize)).copied().unwrap_or(0);
-            Duration::from_secs(u64::from(seconds))
-        };
+        let observed = self.look(None);
+        self.times.keep(&observed);
+        let wanted: HashMap<&str, Duration> =
+            desired.services.iter().map(|w| (&*w.name, w.flow_timeout)).collect();
+        let timeout_of = |s| wanted.get(plan::name(s)).copied().unwrap_or(Duration::ZERO);
+        let timeouts: BTreeMap<u16, Duration> =
+            observed.services.iter().map(|(&id, s)| (id, timeout_of(s))).collect();
+        let changed = |base: u32, slot: u32| self.times.changed(base, slot).unwrap_or_default();
         let timeout = |id: u16| timeouts.get(&id).copied().unwrap_or(Duration::ZERO);
         let survey =
             survey::survey(&observed, self.maps.sets(), self.maps.tick()?, uptime, &changed, &timeout);

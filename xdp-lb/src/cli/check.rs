@@ -3,7 +3,12 @@
 //! For people, findings go to stderr as `FILE:LINE:COLUMN: path: message`, and what a good file costs to stdout. For
 //! programs everything is in [`Report`] on stdout. With errors the exit code is 3.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use serde::Serialize;
 
@@ -17,7 +22,8 @@ use crate::{
     dataplane::{Machine, Shape, load, shape::MapSpec},
     file::{self, counted},
     fragments,
-    model::Desired,
+    model::{Desired, Service},
+    plan::specs,
     status::Word as _,
 };
 
@@ -55,7 +61,11 @@ struct Costs {
     vips: usize,
     /// Pairs of service and backend.
     backends: usize,
-    /// Maglev slots summed over the services that have backends.
+    /// Rings: services that are equal in backends, table size, encap and drain share one.
+    rings: usize,
+    /// Backends summed over rings.
+    ring_backends: usize,
+    /// Maglev slots summed over rings.
     ring_slots: u64,
     /// Flows that fit in the flow table.
     flow_entries: u32,
@@ -100,12 +110,23 @@ impl Report {
         let (errors, warnings) =
             (counted(self.errors.len(), "error"), counted(self.warnings.len(), "warning"));
         let Some(costs) = &self.costs else { return format!("{}: {errors}", self.file) };
-        let Costs { services, vips, backends, ring_slots, flow_entries, memory_bytes, cpus, .. } = costs;
+        let Costs {
+            services,
+            vips,
+            backends,
+            rings,
+            ring_backends,
+            ring_slots,
+            flow_entries,
+            memory_bytes,
+            cpus,
+            ..
+        } = costs;
         let sizes = [
             ("services", services.to_string()),
             ("VIPs", vips.to_string()),
             ("backends", format!("{backends}, summed over services")),
-            ("ring slots", format!("{ring_slots}, summed over services")),
+            ("rings", format!("{rings}, with {ring_backends} backends and {ring_slots} slots")),
             ("flow table", format!("{flow_entries} entries")),
             ("fragments", costs.fragments()),
             (
@@ -135,7 +156,11 @@ impl Costs {
     fn of(desired: &Desired) -> Self {
         let decap = desired.decap.iter().flat_map(|d| &d.vips);
         let vips: BTreeSet<IpAddr> = desired.vips.iter().map(|v| v.address).chain(decap.copied()).collect();
-        let filled = desired.services.iter().filter(|s| !s.backends.is_empty());
+        let rings: BTreeMap<usize, &Service> = specs(&desired.services)
+            .into_iter()
+            .zip(&desired.services)
+            .filter(|(_, service)| !service.backends.is_empty())
+            .collect();
         // A machine that does not say still gets its answer: memory depends on the CPUs alone.
         let machine = load::machine().unwrap_or(Machine { hz: 250, cpus: 1 });
         let shape = if desired.services.is_empty() && desired.decap.is_some() {
@@ -147,7 +172,9 @@ impl Costs {
             services: desired.services.len(),
             vips: vips.len(),
             backends: desired.services.iter().map(|s| s.backends.len()).sum(),
-            ring_slots: filled.map(|s| u64::from(s.table_size.get())).sum(),
+            rings: rings.len(),
+            ring_backends: rings.values().map(|s| s.backends.len()).sum(),
+            ring_slots: rings.values().map(|s| u64::from(s.table_size.get())).sum(),
             flow_entries: desired.flow_table.entries,
             stateless_fragments: fragments::stateless(desired)
                 .map(|(vip, protocol)| format!("{vip} {}", protocol.word()))

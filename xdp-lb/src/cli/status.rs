@@ -20,7 +20,7 @@ use crate::{
     dataplane::{BpffsRoot, KernelMaps, Mode, attach, ethtool, health_map},
     nexthop::Links,
     state::{Maps as _, Observed},
-    status::{self, Count, Interface, Listener, Member, Path, Readings, Service, Status, Word as _},
+    status::{self, Count, Interface, Listener, Member, Path, Readings, Rings, Service, Status, Word as _},
     template::from_map,
 };
 
@@ -102,7 +102,7 @@ fn read(maps: &KernelMaps, observed: &Observed, root: &BpffsRoot) -> anyhow::Res
         let traffic = maps.service_traffic(id).with_context(|| format!("read map svc_stats[{id}]"))?;
         readings.services.insert(id, traffic);
         let base = service.config().stats_base;
-        for &local in observed.members.get(&id).into_iter().flat_map(BTreeMap::keys) {
+        for &local in observed.ring(id).into_iter().flat_map(|ring| ring.members.keys()) {
             let index = base.saturating_add(u32::from(local));
             let traffic =
                 maps.backend_traffic(index).with_context(|| format!("read map backend_stats[{index}]"))?;
@@ -126,12 +126,9 @@ fn health(observed: &Observed, root: &BpffsRoot) -> BTreeMap<(u16, u16), status:
         BTreeMap::new()
     });
     let mut health = BTreeMap::new();
-    for (&id, service) in &observed.services {
-        for (&local, member) in observed.members.get(&id).into_iter().flatten() {
-            let index = service.config().backend_base + u32::from(local);
-            // An index that has changed hands since says nothing about its new holder.
-            if let Some((_, words)) = said.get(&index).filter(|(a, _)| *a == from_map(member.address)) {
-                let (words, since) = (words.text.clone(), words.since);
+    for &id in observed.services.keys() {
+        for (&local, member) in observed.ring(id).into_iter().flat_map(|ring| &ring.members) {
+            if let Some((words, since)) = said.get(&(id, from_map(member.address))).cloned() {
                 health.insert((id, local), status::Health { words, since });
             }
         }
@@ -162,6 +159,7 @@ fn overview(status: &Status, now: u64) -> String {
     let live = flow_table.live.map_or_else(|| "?".to_owned(), |live| live.to_string());
     let mut text = table::fields(&[
         ("generation", status.generation.to_string()),
+        ("rings", rings(&status.rings)),
         ("flow table", format!("{live} live flows in {} entries", flow_table.entries)),
     ]);
     let sections = [
@@ -176,6 +174,12 @@ fn overview(status: &Status, now: u64) -> String {
         text += section;
     }
     text
+}
+
+/// `100 with 6553700 slots, 0 dirty; 9900 services share theirs`.
+fn rings(rings: &Rings) -> String {
+    let Rings { total, sharing, slots, dirty_slots } = rings;
+    format!("{total} with {slots} slots, {dirty_slots} dirty; {sharing} services share theirs")
 }
 
 fn interfaces_table(interfaces: &[Interface]) -> String {

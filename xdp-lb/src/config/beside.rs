@@ -11,7 +11,8 @@ use super::import::Imported;
 use super::overlap::Kind;
 use super::{bgp, finish};
 use crate::bgp::settings::When;
-use crate::model::{Desired, Ports, Protocol, Service};
+use crate::model::{Desired, Ports, Protocol, Service, share_lists};
+use crate::plan::{RingSpec, ring_spec};
 
 /// The outcome.
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ pub fn beside<'a>(file: &Desired, services: impl IntoIterator<Item = &'a Importe
         }
     }
     let policies = &file.inherited.policies;
+    share_lists(&mut desired.services);
     desired.vips = finish::vips(&desired.services, policies);
     if let Some(bgp) = &mut desired.bgp {
         bgp.vips = bgp::vips(&desired.services, &whens, policies);
@@ -58,6 +60,8 @@ struct Room {
     ends: BTreeSet<IpAddr>,
     claims: BTreeMap<(IpAddr, Protocol, Kind), Taken>,
     limits: Vec<Limit>,
+    /// Rings that equal services share.
+    rings: HashSet<RingSpec>,
     vip_limit: usize,
 }
 
@@ -67,7 +71,9 @@ type Taken = BTreeMap<u16, (u16, String)>;
 /// What is left of one of `limits`.
 struct Limit {
     key: &'static str,
+    /// A service's part. Rings have one for all services that share them.
     needs: fn(&Service) -> usize,
+    of_ring: bool,
     left: usize,
 }
 
@@ -77,7 +83,10 @@ impl Room {
         let prefixes = |s: &Service| s.source_ranges.allow.len() + s.source_ranges.deny.len();
         let slots = |s: &Service| if s.backends.is_empty() { 0 } else { s.table_size.get() as usize };
         let ids = |s: &Service| s.backends.iter().filter(|b| b.server_id.is_some()).count();
-        let limit = |key, needs: fn(&Service) -> usize, left: u32| Limit { key, needs, left: left as usize };
+        let limit = |key, needs: fn(&Service) -> usize, left: u32| {
+            let of_ring = matches!(key, "backends" | "ring_slots");
+            Limit { key, needs, of_ring, left: left as usize }
+        };
         let limits = vec![
             limit("services", |_| 1, limits.services),
             limit("backends", |s| s.backends.len(), limits.backends),
@@ -106,8 +115,9 @@ impl Room {
         if let Some(vip) = loops.chain(self.ends.intersection(&vips)).next() {
             return Err(format!("{vip} is a VIP and a backend; a tunnel to it would come back for ever"));
         }
-        for Limit { key, needs, left } in &self.limits {
-            let more = needs(service);
+        let shares = self.rings.contains(&ring_spec(service));
+        for Limit { key, needs, of_ring, left } in &self.limits {
+            let more = if *of_ring && shares { 0 } else { needs(service) };
             if more > *left {
                 return Err(format!(
                     "does not fit: it needs {more} of `limits.{key}`, {left} are left; raise the limit"
@@ -135,7 +145,8 @@ impl Room {
             let taken = self.claims.entry((vip, service.protocol, kind)).or_default();
             taken.insert(first, (last, service.name.clone()));
         }
-        for limit in &mut self.limits {
+        let shares = !self.rings.insert(ring_spec(service));
+        for limit in self.limits.iter_mut().filter(|limit| !(limit.of_ring && shares)) {
             limit.left = limit.left.saturating_sub((limit.needs)(service));
         }
         self.names.insert(service.name.clone());

@@ -1,14 +1,15 @@
 //! Whether the configuration fits `limits`, the sizes of the kernel's tables. Called by [`super::check`].
 //!
-//! Rings are counted as shared where services are equal in all that a ring holds: less cannot be needed, so what
-//! does not fit is an error. Port pages are laid out by the data plane and only estimated, so they warn.
+//! Rings are counted as shared where services are equal in all that a ring holds ([`crate::plan`] shares them so): less
+//! cannot be needed, so what does not fit is an error. Port pages are laid out by the data plane and only estimated, so they warn.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::draft::{Draft, LimitsDraft, PortsDraft, ServiceDraft};
 use super::finding::Findings;
-use crate::model::{Backend, Dscp};
+use super::finish::encap;
+use crate::plan::listed;
 
 /// Compares need and limit, each under the limit's own key.
 pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Findings) {
@@ -63,7 +64,7 @@ fn vips(draft: &Draft, services: &[ServiceDraft]) -> u64 {
 
 /// Backends and slots over all rings that cannot be shared. A service without backends has no ring.
 fn rings(services: &[ServiceDraft]) -> (u64, u64) {
-    let mut rings = BTreeMap::new();
+    let mut rings = HashMap::new();
     for service in services {
         let (Some(size), Some(backends)) = (&service.table_size, &service.backends) else {
             continue;
@@ -71,21 +72,13 @@ fn rings(services: &[ServiceDraft]) -> (u64, u64) {
         if backends.items.is_empty() {
             continue;
         }
-        let members: Vec<_> = backends.items.iter().map(|backend| member(&backend.value)).collect();
-        let dscp = match service.encap.dscp.value().unwrap_or_default() {
-            Dscp::Copy => None,
-            Dscp::Set(dscp) => Some(dscp),
-        };
-        let encap = (service.encap.source_v4.value(), service.encap.source_v6.value(), dscp);
-        rings
-            .insert((size.value, encap, members), (backends.items.len() as u64, u64::from(size.value.get())));
+        let members: Vec<_> = backends.items.iter().map(|backend| listed(&backend.value)).collect();
+        rings.insert(
+            (size.value, encap(&service.encap), service.drain, members),
+            (backends.items.len() as u64, u64::from(size.value.get())),
+        );
     }
     rings.values().fold((0, 0), |(backends, slots), ring| (backends + ring.0, slots + ring.1))
-}
-
-/// What of a backend shows in a ring.
-fn member(backend: &Backend) -> (IpAddr, u16, u8, u32) {
-    (backend.address, backend.weight, backend.state as u8, backend.share.get())
 }
 
 fn port_pages(services: &[ServiceDraft]) -> u64 {

@@ -7,13 +7,13 @@ use super::draft::{DecapDraft, Draft, EncapDraft, GUE_PORT, Kind, PlacedList, Po
 use super::finding::Placed;
 use crate::model::{
     Decap, Desired, Encap, EncapKind, Inherited, Interface, Policy, Ports, Removal, Service, SourceRanges,
-    TableSize, Unmatched, Vip,
+    TableSize, Unmatched, Vip, share_lists,
 };
 
 /// `None` when a part is missing, which a recorded mistake explains.
 pub(super) fn desired(draft: Draft) -> Option<Desired> {
     let mut whens = BTreeMap::new();
-    let services: Vec<Service> = match draft.services {
+    let mut services: Vec<Service> = match draft.services {
         Some(services) => {
             let named =
                 |draft: &ServiceDraft| Some((draft.name.as_ref()?.value.clone(), draft.advertise.when));
@@ -22,6 +22,7 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         }
         None => Vec::new(),
     };
+    share_lists(&mut services);
     let policies = policies(draft.policies, &draft.announcements);
     let inherited = Inherited {
         encap: encap(&draft.encap),
@@ -100,7 +101,8 @@ pub(super) fn service(draft: ServiceDraft) -> Option<Service> {
     })
 }
 
-fn encap(draft: &EncapDraft) -> Encap {
+/// What a service's `encap` says, with what it leaves to the defaults.
+pub(super) fn encap(draft: &EncapDraft) -> Encap {
     Encap {
         kind: match draft.kind.value().unwrap_or_default() {
             Kind::Ipip => EncapKind::Ipip,

@@ -178,10 +178,10 @@ structures! {
     VipSlot { address tcp_root udp_root flags fragments ranges }
     ServiceConfig {
         slot_base table_size backend_base stats_base new_flow_limit flags flow_ttl closing_ttl unconfirmed_ttl
-        ring id_len move_after slices cid
+        id id_len move_after slices cid
     }
     Config { config_ids server_id_len cid_len flags }
-    Place { id ring local used }
+    Place { id service local used }
     Service { live used configs name }
     Traffic { packets bytes }
     Counters { drops passes flows ended reserved }

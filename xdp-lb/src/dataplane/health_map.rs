@@ -1,8 +1,10 @@
 //! Health in words, pinned beside the maps as `ROOT/health`, so that `status` can say why a backend is down whether or
-//! not the agent runs. An array by the index of `backends`; the address says whom an entry is about.
+//! not the agent runs. An array in no order: service id and address say whom an entry is about. Services that share a
+//! ring have its members in common but not their health, so there may be more to say than `backends` has entries; then
+//! nothing is said about those that are up.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::{IpAddr, Ipv6Addr},
     os::fd::{AsFd as _, OwnedFd},
@@ -26,12 +28,16 @@ struct Entry {
     since: u64,
     /// Bytes of `text`; 0 for an entry that says nothing.
     len: u32,
-    reserved: u32,
+    /// The service that asked.
+    service: u32,
     /// UTF-8.
     text: [u8; TEXT],
 }
 
 const _: () = assert!(size_of::<Entry>() == 256);
+
+/// Whom words are about: a backend of the service with this id.
+pub type About = (u16, IpAddr);
 
 /// What is said of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,12 +46,15 @@ pub struct Words {
     pub text: String,
     /// Since when it is so, seconds since 1970.
     pub since: u64,
+    /// Nobody asks why, if there is no room for everybody.
+    pub is_up: bool,
 }
 
 /// The pinned array, with what was written to it last.
 pub struct HealthMap {
     entries: Mapped<Entry>,
-    written: BTreeMap<u32, Entry>,
+    written: BTreeMap<About, (u32, Entry)>,
+    free: BTreeSet<u32>,
 }
 
 impl HealthMap {
@@ -59,36 +68,56 @@ impl HealthMap {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => sys::pin(&map, &root.health())?,
         }
-        Ok(Self { entries: Mapped::new(map.as_fd(), len, true)?, written: BTreeMap::new() })
+        let entries = Mapped::new(map.as_fd(), len, true)?;
+        Ok(Self { entries, written: BTreeMap::new(), free: (0..len).collect() })
     }
 
-    /// Says exactly this, by index and address.
+    /// Says exactly this, as far as there is room.
     ///
     /// # Errors
     /// For an index outside the map.
-    pub fn write(&mut self, words: &BTreeMap<u32, (IpAddr, Words)>) -> io::Result<()> {
-        let gone: Vec<u32> =
-            self.written.keys().filter(|index| !words.contains_key(index)).copied().collect();
-        for index in gone {
-            self.entries.write(index, &Entry::zeroed())?;
-            self.written.remove(&index);
-        }
-        for (&index, (address, words)) in words {
-            let entry = entry(*address, words);
-            if self.written.get(&index) != Some(&entry) {
-                self.entries.write(index, &entry)?;
-                self.written.insert(index, entry);
+    pub fn write(&mut self, mut words: BTreeMap<About, Words>) -> io::Result<()> {
+        make_room(&mut words, self.entries.len() as usize);
+        let gone: Vec<About> =
+            self.written.keys().filter(|about| !words.contains_key(about)).copied().collect();
+        for about in gone {
+            if let Some((index, _)) = self.written.remove(&about) {
+                self.entries.write(index, &Entry::zeroed())?;
+                self.free.insert(index);
             }
+        }
+        for (about, words) in words {
+            let entry = entry(about, &words);
+            let index = match self.written.get(&about) {
+                Some((_, written)) if *written == entry => continue,
+                Some(&(index, _)) => index,
+                None => match self.free.pop_first() {
+                    Some(index) => index,
+                    None => break,
+                },
+            };
+            self.entries.write(index, &entry)?;
+            self.written.insert(about, (index, entry));
         }
         Ok(())
     }
 }
 
-/// What is pinned below `root`, by index of `backends`; nothing where no agent asks.
+/// Leaves out who is up where not everybody fits.
+fn make_room(words: &mut BTreeMap<About, Words>, len: usize) {
+    if words.len() > len {
+        words.retain(|_, words| !words.is_up);
+    }
+    while words.len() > len {
+        words.pop_last();
+    }
+}
+
+/// What is pinned below `root`; nothing where no agent asks.
 ///
 /// # Errors
 /// What `bpf(2)` says.
-pub fn read(root: &BpffsRoot) -> io::Result<BTreeMap<u32, (IpAddr, Words)>> {
+pub fn read(root: &BpffsRoot) -> io::Result<BTreeMap<About, (String, u64)>> {
     let map: OwnedFd = match sys::pinned(&root.health()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         map => map?,
@@ -97,14 +126,15 @@ pub fn read(root: &BpffsRoot) -> io::Result<BTreeMap<u32, (IpAddr, Words)>> {
     let said = (0..entries.len()).filter_map(|index| {
         let entry = entries.read(index).filter(|entry| entry.len > 0)?;
         let text = &entry.text[..TEXT.min(entry.len as usize)];
-        let words = Words { text: String::from_utf8_lossy(text).into_owned(), since: entry.since };
-        Some((index, (Ipv6Addr::from(entry.address).to_canonical(), words)))
+        let about = (u16::try_from(entry.service).ok()?, Ipv6Addr::from(entry.address).to_canonical());
+        Some((about, (String::from_utf8_lossy(text).into_owned(), entry.since)))
     });
     Ok(said.collect())
 }
 
-fn entry(address: IpAddr, words: &Words) -> Entry {
-    let mut entry = Entry { address: map_address(address), since: words.since, ..Entry::zeroed() };
+fn entry((service, address): About, words: &Words) -> Entry {
+    let (address, service, since) = (map_address(address), service.into(), words.since);
+    let mut entry = Entry { address, service, since, ..Entry::zeroed() };
     let end = words.text.floor_char_boundary(TEXT);
     entry.text[..end].copy_from_slice(&words.text.as_bytes()[..end]);
     entry.len = end as u32;
@@ -115,13 +145,30 @@ fn entry(address: IpAddr, words: &Words) -> Entry {
 mod tests {
     use super::*;
 
+    const BACKEND: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn words(text: &str, is_up: bool) -> Words {
+        Words { text: text.to_owned(), since: 7, is_up }
+    }
+
     #[test]
     fn long_words_end_at_a_character() {
-        let words = Words { text: "é".repeat(200), since: 7 };
-        let entry = entry(IpAddr::from([10, 0, 0, 1]), &words);
-        assert_eq!((entry.len, entry.since), (224, 7));
-        assert!(std::str::from_utf8(&entry.text[..224]).is_ok());
-        let words = Words { text: format!("x{}", "é".repeat(200)), since: 7 };
-        assert_eq!(super::entry(IpAddr::from([10, 0, 0, 1]), &words).len, 223);
+        let all = entry((3, BACKEND), &words(&"é".repeat(200), true));
+        assert_eq!((all.len, all.since, all.service), (224, 7, 3));
+        assert!(std::str::from_utf8(&all.text[..224]).is_ok());
+        assert_eq!(entry((3, BACKEND), &words(&format!("x{}", "é".repeat(200)), true)).len, 223);
+    }
+
+    #[test]
+    fn who_is_up_makes_room_for_who_is_not() {
+        let said = |len| {
+            let mut all: BTreeMap<About, Words> =
+                (1..=6).map(|service| ((service, BACKEND), words("", service % 2 == 1))).collect();
+            make_room(&mut all, len);
+            all.into_keys().map(|(service, _)| service).collect::<Vec<u16>>()
+        };
+        assert_eq!(said(6), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(said(5), [2, 4, 6]);
+        assert_eq!(said(2), [2, 4]);
     }
 }

@@ -18,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     mem::offset_of,
+    ops::Range,
     os::fd::AsFd as _,
     sync::OnceLock,
 };
@@ -42,8 +43,8 @@ use xdp_lb_common::{
 
 use super::{errors, mapped::Mapped, root::BpffsRoot, sys};
 use crate::{
-    observe::{Elements, observe},
-    state::{Capacity, MapOp, Maps, Observed, SlotChange, WriteError},
+    observe::{Elements, observe, observe_again},
+    state::{Capacity, MapOp, Maps, Observed, SlotChange, Slots, WriteError},
 };
 
 /// What the maps are opened for.
@@ -358,6 +359,7 @@ impl KernelMaps {
                 self.put_backend(*index, &Backend { block_len, ..Backend::zeroed() })
             }
             MapOp::PutRing { base, slots } => self.put_ring(*base, slots),
+            MapOp::CopyRing { from, base, len } => self.copy_ring(*from, *base, *len),
             MapOp::SetSlots { base, changes } => {
                 changes.iter().try_for_each(|change| self.set_slot(*base, change))
             }
@@ -471,6 +473,23 @@ impl KernelMaps {
         Ok(())
     }
 
+    /// Slots behind the end of the last word are nobody's.
+    fn copy_ring(&self, from: u32, base: u32, len: u32) -> io::Result<()> {
+        let inside = |first: u32| {
+            first.is_multiple_of(4)
+                && first.checked_add(len).is_some_and(|end| end <= self.capacity.ring_slots)
+        };
+        if !inside(from) || !inside(base) {
+            return Err(errors::outside());
+        }
+        for (from, to) in (from / 4..).zip(base / 4..).take(len.div_ceil(4) as usize) {
+            for map in [&self.rings_before, &self.rings] {
+                map.write(to, &map.read(from).ok_or_else(errors::outside)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn set_slot(&self, base: u32, change: &SlotChange) -> io::Result<()> {
         let slot = base.checked_add(change.slot).ok_or_else(errors::outside)?;
         if let Some(before) = change.before {
@@ -527,6 +546,15 @@ impl Elements for KernelMaps {
     fn before(&self, index: u32) -> Option<u16> {
         Some(self.rings_before.read(index >> 2)?.slots[(index & 3) as usize])
     }
+    fn slots(&self, range: Range<u32>) -> Vec<u16> {
+        row(&self.rings, range)
+    }
+    fn befores(&self, range: Range<u32>) -> Vec<u16> {
+        row(&self.rings_before, range)
+    }
+    fn slots_are(&self, range: Range<u32>, last: &Slots) -> bool {
+        is_row(&self.rings, &range, &last.now) && is_row(&self.rings_before, &range, &last.before)
+    }
     fn sources(&self, bank: u32) -> Option<AllowList> {
         self.sources.read(bank)
     }
@@ -544,6 +572,10 @@ impl Elements for KernelMaps {
 impl Maps for KernelMaps {
     fn observe(&self) -> Observed {
         observe(self)
+    }
+
+    fn observe_again(&self, last: &Observed, written: Option<&[MapOp]>) -> Observed {
+        observe_again(self, last, written)
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), WriteError> {
@@ -637,7 +669,7 @@ impl Opener<'_> {
 }
 
 /// The word of a [`Place`] that says whose it is.
-const OWNER: usize = offset_of!(Place, ring);
+const OWNER: usize = offset_of!(Place, service);
 
 /// [`SourceKey`] behind its first field.
 type ClientPrefix = [u8; size_of::<SourceKey>() - size_of::<u32>()];
@@ -652,6 +684,27 @@ fn source_key(key: &Key<ClientPrefix>) -> SourceKey {
     let mut found = SourceKey { prefix_len: key.prefix_len(), ..SourceKey::default() };
     bytemuck::bytes_of_mut(&mut found)[size_of::<u32>()..].copy_from_slice(&key.data());
     found
+}
+
+/// Slots in a row, as far as the map goes.
+fn row(map: &Mapped<RingWord>, range: Range<u32>) -> Vec<u16> {
+    let words = (range.start >> 2..).map_while(|index| map.read(index));
+    let mut row = Vec::with_capacity(range.len() + 6);
+    words.take(range.len().div_ceil(4) + 1).for_each(|word| row.extend_from_slice(&word.slots));
+    row.drain(..row.len().min(range.start as usize & 3));
+    row.truncate(range.len());
+    row
+}
+
+/// Whether a row of slots still is what it was: four at a time, for this is asked of all rings before every plan.
+fn is_row(map: &Mapped<RingWord>, range: &Range<u32>, last: &[u16]) -> bool {
+    if !range.start.is_multiple_of(4) || last.len() != range.len() {
+        return row(map, range.clone()) == last;
+    }
+    let (fours, rest) = last.as_chunks::<4>();
+    let mut words = (range.start >> 2..).map(|index| map.read(index).map(|word| word.slots));
+    fours.iter().all(|four| words.next().flatten() == Some(*four))
+        && (rest.is_empty() || words.next().flatten().is_some_and(|four| four.starts_with(rest)))
 }
 
 /// Byte offset of a slot in its [`RingWord`].

@@ -10,7 +10,7 @@ use crate::{
     memory::MemoryMaps,
     model::{Desired, NextHopSource},
     nexthop::{NextHop, Resolution},
-    plan::{self, Census, Inputs, PlanError},
+    plan::{self, Census, Inputs, Memo, PlanError},
     state::{Capacity, Maps as _, Observed, WriteError},
     status::NOT_LOOKED_UP,
 };
@@ -54,11 +54,11 @@ impl Rehearsal {
             resolve: &resolve,
             census: &Census::default(),
             windows: &BTreeMap::new(),
+            memo: &Memo::default(),
             now: 0,
             allow_moves: false,
             generation: 1,
             only: None,
-            homes: &plan::Homes::default(),
         })?;
         for op in &plan.ops {
             maps.apply(op)?;

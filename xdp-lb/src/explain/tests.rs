@@ -90,11 +90,11 @@ fn reconcile(maps: &mut MemoryMaps, desired: &Desired, now: u64) {
         resolve: &resolve,
         census: &Census::default(),
         windows: &BTreeMap::new(),
+        memo: &plan::Memo::default(),
         now,
         allow_moves: false,
         generation: 1,
         only: None,
-        homes: &plan::Homes::default(),
     };
     plan::plan(&inputs).unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
 }
@@ -155,7 +155,7 @@ fn agree(e: &Explanation, sent: Sent, observed: &Observed) {
         ),
         Sent::EmptyService { .. } => assert_eq!(e.outcome, Outcome::Drop(DropReason::EmptyService), "{e:?}"),
         Sent::To { service, choice, .. } => {
-            let member = &observed.members[&service][&choice.backend];
+            let member = &observed.ring(service).unwrap().members[&choice.backend];
             assert_eq!(e.backend, Some(from_map(member.address)), "{e:?}");
             assert_eq!(e.service.as_ref().map(|s| s.id), Some(service));
             assert_eq!(

@@ -42,16 +42,16 @@ fn judge(service: &mut Service, health: &HealthSnapshot) {
     if all_down && service.on_all_down == OnAllDown::Keep {
         return;
     }
-    for backend in &mut service.backends {
-        let dead = match backend.state {
-            AdminState::Active => state(backend) != State::Up,
-            // What drains has flows to keep, whoever has asked it yet.
-            AdminState::Drain => state(backend) == State::Down,
-            AdminState::Down => false,
-        };
-        if dead {
-            backend.state = AdminState::Down;
-        }
+    let dead = |backend: &Backend| match backend.state {
+        AdminState::Active => state(backend) != State::Up,
+        // What drains has flows to keep, whoever has asked it yet.
+        AdminState::Drain => state(backend) == State::Down,
+        AdminState::Down => false,
+    };
+    let dead: Vec<usize> = (0..service.backends.len()).filter(|&n| dead(&service.backends[n])).collect();
+    // Services share lists that nobody changes.
+    for n in dead {
+        service.backends[n].state = AdminState::Down;
     }
 }
 
@@ -68,18 +68,18 @@ pub fn with_leaving(desired: &Desired, observed: &Observed) -> Option<Desired> {
     let mut asked = desired.clone();
     let mut leaves = false;
     for service in asked.services.iter_mut().filter(|service| service.health.is_some()) {
-        let members = by_name.get(&*service.name).and_then(|id| observed.members.get(id));
-        for member in members.into_iter().flat_map(BTreeMap::values) {
+        let ring = by_name.get(&*service.name).and_then(|&id| observed.ring(id));
+        for member in ring.into_iter().flat_map(|ring| ring.members.values()) {
             let address = from_map(member.address);
             let stays = service.backends.iter().any(|backend| backend.address == address);
             if member.state & BACKEND_ALIVE != 0 && !stays {
                 let (state, share) = (AdminState::Drain, Share::NONE);
                 let (zone, slice, server_id) = (None, Vec::new(), None);
                 service.backends.push(Backend { address, weight: 0, zone, state, share, slice, server_id });
+                service.backends.sort_by_key(|backend| backend.address);
                 leaves = true;
             }
         }
-        service.backends.sort_by_key(|backend| backend.address);
     }
     leaves.then_some(asked)
 }
@@ -88,9 +88,13 @@ pub fn with_leaving(desired: &Desired, observed: &Observed) -> Option<Desired> {
 /// the next plan it forgets them.
 pub fn without_leaving(judged: &mut Desired, desired: &Desired) {
     for (service, wanted) in judged.services.iter_mut().zip(&desired.services) {
-        service.backends.retain(|backend| {
+        let stays = |backend: &Backend| {
             backend.state == AdminState::Down || wanted.backends.iter().any(|b| b.address == backend.address)
-        });
+        };
+        // Services share lists that nobody changes.
+        if !service.backends.iter().all(stays) {
+            service.backends.retain(stays);
+        }
     }
 }
 
@@ -101,7 +105,7 @@ pub fn taken_over(observed: &Observed) -> BTreeMap<Key, State> {
     let mut states = BTreeMap::new();
     for (id, service) in &observed.services {
         let name: std::sync::Arc<str> = plan::name(service).into();
-        for member in observed.members.get(id).into_iter().flat_map(BTreeMap::values) {
+        for member in observed.ring(*id).into_iter().flat_map(|ring| ring.members.values()) {
             let state = match (member.state & BACKEND_ALIVE != 0, member.state & BACKEND_DRAINING != 0) {
                 (true, _) => State::Up,
                 (false, false) => State::Down,

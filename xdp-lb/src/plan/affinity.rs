@@ -9,19 +9,19 @@
 //!  PutSource -> SetService ... SetService -> grace -> DropSource     a closed service is never open in between
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use xdp_lb_common::{
     affinity::MOVE_AFTER,
     quic,
-    server_id::{self, PROBES, Place, ServerId},
+    server_id::{Place, ServerId},
     service::{CLIENT_IP, DEST_PORT, ICE_UFRAG, LOOKS_INSIDE, QUIC_CID, SOURCE_RANGES, ServiceConfig},
-    source::SourceKey,
 };
 
-use super::{PlanError, Room, pages, ticks};
+use super::{PlanError, pages, room::Room, ticks};
 use crate::{
     model::{Affinity, Desired, Service},
     sources,
@@ -92,7 +92,7 @@ pub(super) fn live_slices(observed: &Observed, config: &ServiceConfig) -> Slices
 pub(super) fn slices(
     room: &mut Room,
     wanted: &Service,
-    local: impl Fn(&std::net::IpAddr) -> Option<u16>,
+    local: impl Fn(&IpAddr) -> Option<u16>,
     leaving: Slices,
 ) -> Result<u32, PlanError> {
     if wanted.affinity != Affinity::DestPort {
@@ -104,10 +104,10 @@ pub(super) fn slices(
         layers.extend(backend.slice.iter().map(|range| (range.clone(), local)));
     }
     let owned: Slices = layers.into_iter().map(|(range, local)| (range, local + 1)).collect();
-    room.pages.root(&owned)
+    room.pages().root(&owned)
 }
 
-/// Server ids of one ring.
+/// Server ids of one service.
 #[derive(Debug, Default)]
 pub(super) struct IdChanges {
     /// Ids that come, or go to another backend.
@@ -116,71 +116,49 @@ pub(super) struct IdChanges {
     pub drops: Vec<MapOp>,
 }
 
-/// From the ids that a ring has to those that it should have, each with its backend's ring-local index.
+/// From the ids that a service has to those that it should have, each with its backend's ring-local index.
 pub(super) fn server_ids(
     room: &mut Room,
-    observed: &Observed,
-    ring: u16,
+    service: u16,
     wanted: &BTreeMap<ServerId, u16>,
 ) -> Result<IdChanges, PlanError> {
     let mut changes = IdChanges::default();
     let mut known = BTreeSet::new();
-    for (&index, place) in observed.server_ids.iter().filter(|(_, place)| place.ring == ring) {
+    for &(index, ref place) in room.server_ids_of(service) {
         let id = ServerId(place.id);
         match wanted.get(&id) {
             Some(_) if !known.insert(id) => changes.drops.push(MapOp::DropServerId { index }),
             Some(&local) if local == place.local => {}
             Some(&local) => {
-                changes.puts.push(MapOp::PutServerId { index, place: Place::new(ring, id, local) })
+                changes.puts.push(MapOp::PutServerId { index, place: Place::new(service, id, local) })
             }
             None => changes.drops.push(MapOp::DropServerId { index }),
         }
     }
-    let capacity = observed.capacity.server_ids;
     for (&id, &local) in wanted.iter().filter(|(id, _)| !known.contains(id)) {
-        let start = server_id::start(ring, id);
-        let index = (0..PROBES)
-            .map(|probe| start.wrapping_add(probe) & (capacity - 1))
-            .find(|index| !room.places.contains(index));
-        let full = PlanError::Limit {
-            what: "server_ids",
-            need: room.places.len() as u64 + 1,
-            have: u64::from(capacity / 8),
-        };
-        let index = index.ok_or(full)?;
-        room.places.insert(index);
-        changes.puts.push(MapOp::PutServerId { index, place: Place::new(ring, id, local) });
+        let index = room.server_id(service, id)?;
+        changes.puts.push(MapOp::PutServerId { index, place: Place::new(service, id, local) });
     }
     Ok(changes)
 }
 
-/// Ids of rings that no service has any more.
-pub(super) fn orphaned_ids(observed: &Observed, ids: &BTreeMap<&str, u16>) -> Vec<MapOp> {
-    let rings: BTreeSet<u16> = ids.values().copied().collect();
-    let orphans = observed.server_ids.iter().filter(|(_, place)| !rings.contains(&place.ring));
+/// Server ids of services that are gone.
+pub(super) fn orphaned_ids(observed: &Observed, services: &HashSet<u16>) -> Vec<MapOp> {
+    let orphans = observed.server_ids.iter().filter(|(_, place)| !services.contains(&place.service));
     orphans.map(|(&index, _)| MapOp::DropServerId { index }).collect()
 }
 
-/// Changes of a service's source ranges while it wants some: into `early` where the live configuration does not ask.
-pub(super) fn sources(
-    room: &mut Room,
-    observed: &Observed,
-    id: u16,
-    wanted: &Service,
-) -> Result<Vec<MapOp>, PlanError> {
+/// Changes of a service's source ranges while it wants some.
+pub(super) fn sources(room: &mut Room, id: u16, wanted: &Service) -> Result<Vec<MapOp>, PlanError> {
     if wanted.source_ranges.is_open() {
         return Ok(Vec::new());
     }
     let new = sources::entries(id, &wanted.source_ranges);
-    let old = of_service(observed, id);
+    let old = room.sources_of(id);
     let more = new.keys().filter(|key| !old.contains_key(key)).count();
-    let left = u32::try_from(more).ok().and_then(|more| room.sources.checked_sub(more));
-    room.sources = left.ok_or(PlanError::Limit {
-        what: "source_ranges",
-        need: (observed.source_ranges.len() + more) as u64,
-        have: u64::from(observed.capacity.source_ranges),
-    })?;
-    Ok(sources::changes(&old, &new))
+    let changes = sources::changes(&old, &new);
+    room.take_sources(more)?;
+    Ok(changes)
 }
 
 /// True when the live configuration asks for the source ranges.
@@ -188,23 +166,11 @@ pub(super) fn is_guarded(config: &ServiceConfig) -> bool {
     config.flags & SOURCE_RANGES != 0
 }
 
-fn of_service(observed: &Observed, id: u16) -> BTreeMap<SourceKey, u32> {
-    let id = u32::from(id);
-    observed.source_ranges.iter().filter(|(key, _)| key.service == id).map(|(&k, &v)| (k, v)).collect()
-}
-
 /// Ranges of services that are gone, or that let everybody in.
-pub(super) fn orphaned_sources(
-    desired: &Desired,
-    observed: &Observed,
-    ids: &BTreeMap<&str, u16>,
-) -> Vec<MapOp> {
-    let guarded: BTreeSet<u32> = desired
-        .services
-        .iter()
-        .filter(|service| !service.source_ranges.is_open())
-        .filter_map(|service| ids.get(&*service.name).map(|&id| id.into()))
-        .collect();
+pub(super) fn orphaned_sources(desired: &Desired, observed: &Observed, ids: &[u16]) -> Vec<MapOp> {
+    let services = desired.services.iter().zip(ids);
+    let guarded: BTreeSet<u32> =
+        services.filter(|(s, _)| !s.source_ranges.is_open()).map(|(_, &id)| id.into()).collect();
     let orphans = observed.source_ranges.keys().filter(|key| !guarded.contains(&key.service));
     orphans.map(|&key| MapOp::DropSource { key }).collect()
 }

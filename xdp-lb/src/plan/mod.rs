@@ -11,12 +11,19 @@
 
 mod affinity;
 mod alloc;
-mod homes;
+mod census;
+mod join;
+mod layout;
+mod member;
+mod memo;
 mod pages;
+mod ring;
+mod room;
 mod service;
 mod vips;
+mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -24,16 +31,19 @@ use bytemuck::Zeroable;
 use xdp_lb_common::{
     decap::{ACCEPT_GUE, ACCEPT_IPIP, AllowList, MAX_SOURCES, Prefix4, Prefix6},
     flow::MAX_TTL,
-    ring::{NO_BACKEND, Slot},
-    service::{MAX_SERVICES, NAME_LEN, Service},
+    service::{NAME_LEN, Service},
 };
 
-pub use self::homes::Homes;
-use self::{alloc::Ranges, pages::Pages};
+pub use self::census::Census;
+pub use self::layout::specs;
+pub(crate) use self::layout::{RingSpec, listed, ring_spec};
+pub use self::member::state_name;
+pub use self::memo::Memo;
+use self::{layout::Layout, member::Ways, room::Room};
 use crate::{
     model::{Decap, Desired},
     nexthop::Resolution,
-    state::{MapOp, Observed, SlotChange},
+    state::{MapOp, Observed},
 };
 
 /// What a plan depends on.
@@ -48,70 +58,17 @@ pub struct Inputs<'a> {
     pub census: &'a Census,
     /// When the tracking window of a service was opened, seconds since 1970, by service id.
     pub windows: &'a BTreeMap<u16, u64>,
+    /// What earlier plans computed; an empty one gives the same plan, later.
+    pub memo: &'a Memo,
     /// Seconds since 1970.
     pub now: u64,
     /// Carry out changes that move every flow of a service.
     pub allow_moves: bool,
     /// Generation of the configuration.
     pub generation: u32,
-    /// Services whose wants have changed since the last plan was carried out; those that are in the maps and not among
-    /// them are left as they are, unseen. `None`: all are looked at.
+    /// Services whose wants have changed since the last plan was carried out; rings without one of them are left as
+    /// they are, unseen, and the services on them. `None`: all are looked at.
     pub only: Option<&'a BTreeSet<String>>,
-    /// Home tables of earlier plans; what is in there changes no plan.
-    pub homes: &'a Homes,
-}
-
-/// What a scan of the flow table found: ids and indexes that must not be given to somebody else yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// Service ids that some entry names and that are not in use.
-    pub services: BTreeSet<u16>,
-    /// Ring-local indexes that some entry of a service names, with the number of live flows.
-    pub members: BTreeMap<(u16, u16), u32>,
-}
-
-impl Census {
-    /// Makes the census good for the plans after this one: what `plan` gives up counts as named until the next
-    /// scan, for that scan alone can see the packets that were under way. Who loses a slot counts as remembered by
-    /// somebody: connections that began there since the last scan are not in this census.
-    pub fn quarantine(&mut self, plan: &Plan, observed: &Observed) {
-        for op in &plan.ops {
-            match op {
-                MapOp::DropService { id } => _ = self.services.insert(*id),
-                MapOp::SetSlots { base, changes } => self.quarantine_losers(*base, changes, observed),
-                MapOp::DropBackend { index } => self.quarantine_member(*index, observed),
-                MapOp::PutBackend { index, entry } if entry.state == 0 => {
-                    self.quarantine_member(*index, observed);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn quarantine_losers(&mut self, base: u32, changes: &[SlotChange], observed: &Observed) {
-        let mut services = observed.services.iter().filter(|(_, s)| s.config().table_size > 0);
-        let Some((&id, _)) = services.find(|(_, s)| s.config().slot_base == base) else { return };
-        let Some(ring) = observed.rings.get(&id) else { return };
-        for change in changes {
-            let loser = ring.now.get(change.slot as usize).map(|&now| Slot(now).backend());
-            if let Some(loser) =
-                loser.filter(|&loser| loser != NO_BACKEND && loser != Slot(change.now).backend())
-            {
-                let flows = self.members.entry((id, loser)).or_insert(0);
-                *flows = (*flows).max(1);
-            }
-        }
-    }
-
-    fn quarantine_member(&mut self, index: u32, observed: &Observed) {
-        let home = observed.services.iter().find_map(|(&id, service)| {
-            let local = index.checked_sub(service.config().backend_base)?;
-            (local < observed.blocks.get(&id).copied().unwrap_or(0)).then_some((id, local as u16))
-        });
-        if let Some(home) = home {
-            self.members.entry(home).or_insert(0);
-        }
-    }
 }
 
 /// The writes, and what they mean to people.
@@ -121,8 +78,8 @@ pub struct Plan {
     pub ops: Vec<MapOp>,
     /// What happens to each service that is touched.
     pub services: BTreeMap<String, ServiceChange>,
-    /// Services whose tracking window this plan opens, by id.
-    pub windows_opened: BTreeSet<u16>,
+    /// Services whose tracking window this plan opens, by id, with the time from which it counts.
+    pub windows_opened: BTreeMap<u16, u64>,
     /// When to plan again at the latest though nothing changed, seconds since 1970: a drain's or a window's end.
     pub wake: Option<u64>,
 }
@@ -158,6 +115,13 @@ pub struct ServiceChange {
     pub backends_removed: Vec<IpAddr>,
     /// Backends whose state changes, and to which.
     pub backends_changed: Vec<(IpAddr, &'static str)>,
+}
+
+impl ServiceChange {
+    /// Nothing happens to the service.
+    fn is_nothing(&self) -> bool {
+        *self == Self { slots: self.slots, ..Self::default() }
+    }
 }
 
 /// Why there is no plan. Nothing has been written.
@@ -197,75 +161,6 @@ pub enum PlanError {
     },
 }
 
-/// Room in the maps for what is new.
-struct Room {
-    ids: BTreeSet<u16>,
-    services: u32,
-    slots: Ranges,
-    backends: Ranges,
-    stats: Ranges,
-    pages: Pages,
-    /// Places of `server_ids` that are or were in use.
-    places: BTreeSet<u32>,
-    /// Entries that fit into `source_ranges` besides those that are there.
-    sources: u32,
-}
-
-impl Room {
-    fn of(observed: &Observed, census: &Census) -> Self {
-        let block = |id: &u16| observed.blocks.get(id).copied().unwrap_or(0);
-        let configs = || observed.services.iter().map(|(id, s)| (id, s.config()));
-        Self {
-            // Entries of a service that is gone may still be counted as those of its members.
-            ids: observed
-                .services
-                .keys()
-                .chain(&census.services)
-                .copied()
-                .chain(census.members.keys().map(|&(id, _)| id))
-                .collect(),
-            services: observed.capacity.services.min(MAX_SERVICES + 1),
-            slots: Ranges::new(
-                observed.capacity.ring_slots,
-                configs().map(|(_, c)| (c.slot_base, c.table_size.next_multiple_of(4))),
-            ),
-            backends: Ranges::new(
-                observed.capacity.backends,
-                configs().map(|(id, c)| (c.backend_base, block(id))),
-            ),
-            stats: Ranges::new(
-                observed.capacity.backend_stats,
-                configs()
-                    .filter(|(_, c)| c.stats_base < observed.capacity.backend_stats)
-                    .map(|(id, c)| (c.stats_base, block(id))),
-            ),
-            pages: Pages::new(observed),
-            places: observed.server_ids.keys().copied().collect(),
-            sources: observed
-                .capacity
-                .source_ranges
-                .saturating_sub(u32::try_from(observed.source_ranges.len()).unwrap_or(u32::MAX)),
-        }
-    }
-
-    fn id(&mut self) -> Result<u16, PlanError> {
-        let limit = PlanError::Limit {
-            what: "services",
-            need: self.ids.len() as u64 + 1,
-            have: u64::from(self.services.saturating_sub(1)),
-        };
-        let end = u16::try_from(self.services).unwrap_or(u16::MAX);
-        let id = (1..end).find(|id| !self.ids.contains(id)).ok_or(limit)?;
-        self.ids.insert(id);
-        Ok(id)
-    }
-}
-
-fn take(ranges: &mut Ranges, len: u32, what: &'static str, capacity: u32) -> Result<u32, PlanError> {
-    let need = u64::from(capacity) + u64::from(len.saturating_sub(ranges.free())).max(1);
-    ranges.take(len).ok_or(PlanError::Limit { what, need, have: u64::from(capacity) })
-}
-
 /// Plans the way from observed to desired.
 ///
 /// # Errors
@@ -274,40 +169,35 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     let Inputs { desired, observed, .. } = inputs;
     let mut plan = Plan::default();
     let mut room = Room::of(observed, inputs.census);
-    let by_name: BTreeMap<&str, u16> = observed.services.iter().map(|(&id, s)| (name(s), id)).collect();
+    let by_name: HashMap<&str, u16> = observed.services.iter().map(|(&id, s)| (name(s), id)).collect();
+    let layout = Layout::of(inputs, &by_name, &mut room)?;
     let (mut early, mut live) = (Vec::new(), Vec::new());
-    let mut ids: BTreeMap<&str, u16> = BTreeMap::new();
-    for wanted in &desired.services {
-        let is_left = inputs.only.is_some_and(|only| !only.contains(&wanted.name));
-        let id = match by_name.get(&*wanted.name) {
-            Some(&id) if is_left => id,
-            Some(&id) => service::change(inputs, wanted, id, &mut room, &mut early, &mut live, &mut plan)?,
-            None => service::create(inputs, wanted, &mut room, &mut early, &mut plan)?,
-        };
-        ids.insert(&wanted.name, id);
-    }
+    let ways = Ways::new(inputs);
+    let mut rings = ring::plan(inputs, &layout, &ways, &mut room, &mut early)?;
+    join::join(&layout, observed, &mut rings);
+    service::plan(inputs, &layout, rings, &mut room, &mut early, &mut live, &mut plan)?;
     let ports = tx_ports(&early, &live, observed);
     plan.ops.extend(ports.difference(&observed.tx_ports).map(|&ifindex| MapOp::PutTxPort { ifindex }));
     plan.ops.append(&mut early);
     plan.ops.extend(sources(desired.decap.as_ref(), observed)?);
-    plan.ops.append(&mut vips::plan(desired, &ids, observed, &mut room.pages)?);
+    plan.ops.append(&mut vips::plan(inputs, &layout.ids, &mut room)?);
     plan.ops.append(&mut live);
-    for (name, &id) in by_name.iter().filter(|(name, _)| !ids.contains_key(*name)) {
+    let kept: HashSet<u16> = layout.ids.iter().copied().collect();
+    for (&id, gone) in observed.services.iter().filter(|(id, _)| !kept.contains(*id)) {
         plan.ops.push(MapOp::DropService { id });
-        plan.services.insert((*name).to_owned(), ServiceChange { removed: true, ..Default::default() });
+        plan.services.insert(name(gone).to_owned(), ServiceChange { removed: true, ..Default::default() });
     }
-    plan.ops.extend(affinity::orphaned_ids(observed, &ids));
+    plan.ops.extend(affinity::orphaned_ids(observed, &kept));
     if !plan.ops.is_empty() {
         plan.ops.push(MapOp::Grace);
     }
     // A packet under way that misses its service's ranges would be refused.
-    plan.ops.extend(affinity::orphaned_sources(desired, observed, &ids));
+    plan.ops.extend(affinity::orphaned_sources(desired, observed, &layout.ids));
     if observed.control.generation != inputs.generation {
         plan.ops.push(MapOp::SetGeneration { generation: inputs.generation });
     }
-    // A part of the services does not say what the others need.
     if inputs.only.is_none() {
-        inputs.homes.forget_unused();
+        inputs.memo.forget_unused(observed);
     }
     Ok(plan)
 }

@@ -14,6 +14,8 @@ use crate::state::{MapOp, Observed};
 pub struct Pages {
     by_content: BTreeMap<PortPage, u32>,
     used: BTreeSet<u32>,
+    /// No lower one is free.
+    next: u32,
     capacity: u32,
     fresh: Vec<(u32, PortPage)>,
 }
@@ -27,6 +29,7 @@ impl Pages {
         Self {
             by_content: live.chain([(EMPTY, 0)]).collect(),
             used: observed.pages.keys().copied().chain([0]).collect(),
+            next: 1,
             capacity: observed.capacity.port_pages,
             fresh: Vec::new(),
         }
@@ -68,8 +71,8 @@ impl Pages {
         let end = self.capacity.min(1 << 16);
         let need = u64::from(end) + 1;
         let full = PlanError::Limit { what: "port_pages", need, have: u64::from(self.capacity) };
-        let page = (1..end).find(|page| !self.used.contains(page)).ok_or(full)?;
-        self.used.insert(page);
+        let page = (self.next..end).find(|page| !self.used.contains(page)).ok_or(full)?;
+        self.next = page + 1;
         self.by_content.insert(content, page);
         self.fresh.push((page, content));
         Ok(page)

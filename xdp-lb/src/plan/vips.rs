@@ -14,26 +14,26 @@ use xdp_lb_common::{
     },
 };
 
-use super::{PlanError, pages::Pages};
+use super::{Inputs, PlanError, pages::Pages, room::Room};
 use crate::{
     fragments::{self, Takes},
-    model::{Desired, Ports, Protocol, Unmatched},
-    state::{MapOp, Observed},
+    model::{Desired, Ports, Unmatched},
+    state::MapOp,
     template::map_address,
 };
 
-/// Operations that make the VIP table what `desired` says; `ids` gives every service's id. Empty when the
-/// live table is right already.
-pub fn plan(
-    desired: &Desired,
-    ids: &BTreeMap<&str, u16>,
-    observed: &Observed,
-    pages: &mut Pages,
-) -> Result<Vec<MapOp>, PlanError> {
-    let wanted = wanted(desired, ids, pages)?;
+/// Operations that make the VIP table what the desired state says; `ids` are the services', in the file's order. Empty when
+/// the live table is right already.
+pub(super) fn plan(inputs: &Inputs, ids: &[u16], room: &mut Room) -> Result<Vec<MapOp>, PlanError> {
+    let Inputs { desired, observed, memo, .. } = inputs;
+    if memo.are_vips_settled(desired, ids, observed) {
+        return Ok(Vec::new());
+    }
+    let wanted = wanted(desired, ids, room.pages())?;
     let live: BTreeMap<[u8; 16], VipSlot> =
         observed.vips.iter().filter(|s| s.flags & VIP_USED != 0).map(|s| (s.address, *s)).collect();
     if wanted == live {
+        memo.settle_vips(desired, ids, observed);
         return Ok(Vec::new());
     }
     let slots = observed.capacity.vip_slots;
@@ -41,7 +41,7 @@ pub fn plan(
     let (salt, bank_slots) =
         (0..64).find_map(|salt| Some((salt, place(&wanted, slots, salt)?))).ok_or(limit)?;
     let bank = 1 - VipBank::unpack(observed.control.vip_bank, slots).bank;
-    let mut ops = pages.take_fresh();
+    let mut ops = room.fresh_pages();
     ops.push(MapOp::PutVips { bank, slots: bank_slots });
     ops.push(MapOp::SwitchVips { word: VipBank { bank, salt }.pack(slots) });
     // Until the grace period has passed, a packet may still read the old bank and its pages.
@@ -51,20 +51,15 @@ pub fn plan(
 
 fn wanted(
     desired: &Desired,
-    ids: &BTreeMap<&str, u16>,
+    ids: &[u16],
     pages: &mut Pages,
 ) -> Result<BTreeMap<[u8; 16], VipSlot>, PlanError> {
+    let listeners = desired.listeners();
     let mut slots: BTreeMap<[u8; 16], VipSlot> = BTreeMap::new();
     for vip in &desired.vips {
-        let ports = |protocol| {
-            let services =
-                desired.services.iter().filter(|s| s.protocol == protocol && s.vips.contains(&vip.address));
-            services.map(|s| (&s.ports, ids.get(&*s.name).copied().unwrap_or(0))).collect::<Vec<_>>()
-        };
-        let (tcp, udp) = (ports(Protocol::Tcp), ports(Protocol::Udp));
-        if tcp.is_empty() && udp.is_empty() {
-            continue;
-        }
+        let Some(listeners) = listeners.get(&vip.address) else { continue };
+        let ports = |place: &usize| Some((&desired.services.get(*place)?.ports, *ids.get(*place)?));
+        let [tcp, udp] = listeners.each_ref().map(|all| all.iter().filter_map(ports).collect::<Vec<_>>());
         let pass = if vip.unmatched == Unmatched::Pass { VIP_PASS_UNMATCHED } else { 0 };
         let address = map_address(vip.address);
         slots.insert(
@@ -74,8 +69,9 @@ fn wanted(
                 tcp_root: pages.root(&layers(&tcp))?,
                 udp_root: pages.root(&layers(&udp))?,
                 flags: VIP_USED | VIP_BALANCED | pass,
-                fragments: [Protocol::Tcp, Protocol::Udp]
-                    .map(|p| taker(fragments::takes(desired, vip, p), ids)),
+                fragments: listeners
+                    .each_ref()
+                    .map(|all| taker(fragments::takes(&desired.services, vip, all), ids)),
                 ranges: [ranges(&tcp), ranges(&udp)],
             },
         );
@@ -89,10 +85,10 @@ fn wanted(
 }
 
 /// The slot's word on fragments.
-fn taker(takes: Takes, ids: &BTreeMap<&str, u16>) -> u16 {
+fn taker(takes: Takes, ids: &[u16]) -> u16 {
     match takes {
         Takes::Nobody | Takes::ByFirst => 0,
-        Takes::ByClient(service) => ids.get(&*service.name).copied().unwrap_or(0),
+        Takes::ByClient(place) => ids.get(place).copied().unwrap_or(0),
         Takes::Refused => FRAGMENTS_REFUSED,
     }
 }

@@ -69,11 +69,11 @@ fn observed() -> Observed {
         resolve: &resolve,
         census: &Census::default(),
         windows: &BTreeMap::new(),
+        memo: &plan::Memo::default(),
         now: 1000,
         allow_moves: false,
         generation: 3,
         only: None,
-        homes: &plan::Homes::default(),
     });
     plan.unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
     maps.observe()
@@ -139,7 +139,7 @@ fn readings_find_their_owners() {
     let id = |name| observed.services.iter().find(|(_, s)| plan::name(s) == name).map(|(&id, _)| id).unwrap();
     let web = id("web");
     let local = |last| {
-        let members = &observed.members[&web];
+        let members = &observed.ring(web).unwrap().members;
         *members.iter().find(|(_, m)| m.address[15] == last).unwrap().0
     };
     let mut counters = Counters::default();
@@ -207,6 +207,7 @@ fn names_of_the_fields() {
         "  affinity: client-ip",
         "  tracking:",
         "  tracking_window:",
+        "  ring:",
         "  slots:",
         "  dirty_slots:",
         "  empty_slots:",
@@ -222,6 +223,9 @@ fn names_of_the_fields() {
         "      interface:",
         "      ifindex:",
         "      next_hop: 02:00:00:00:00:fe",
+        "rings:",
+        "  total:",
+        "  sharing:",
         "flow_table:",
         "  entries:",
         "  live:",

@@ -75,7 +75,7 @@ fn an_id_goes_with_its_backend() {
         stand.run();
     }
     let observed = xdp_lb::state::Maps::observe(&stand.agent.maps);
-    assert_eq!(observed.members[&1].len(), 4, "{:?}", observed.members[&1].keys());
+    assert_eq!(observed.ring(1).unwrap().members.len(), 4, "{:?}", observed.ring(1));
     let newcomer = Backend { server_id: Some(id_bytes(6)), ..backend(6) };
     stand.service().backends.push(newcomer);
     stand.service().backends.sort_by_key(|b| b.address);

@@ -23,7 +23,7 @@ fn stand() -> Stand {
     Stand::new(Service {
         affinity: Affinity::DestPort,
         ports: Ports::Ranges(vec![20_000..=22_999]),
-        backends,
+        backends: backends.into(),
         ..media
     })
 }
@@ -74,7 +74,7 @@ fn who_leaves_the_file_keeps_what_nobody_else_wants_until_his_drain_ends() {
     stand.agent.survey();
     stand.run();
     let observed = stand.agent.maps.observe();
-    assert_eq!(observed.members[&1].len(), 3, "forgotten");
+    assert_eq!(observed.ring(1).unwrap().members.len(), 3, "forgotten");
     assert_eq!(stand.send_to(1, 21_000, Nothing), Ok(address(4)));
 }
 
@@ -84,8 +84,9 @@ fn owners_change_at_one_moment() {
     let shift = |range: &RangeInclusive<u16>| range.start() + 500..=range.end() + 500;
     stand.service().backends.iter_mut().for_each(|b| b.slice = b.slice.iter().map(shift).collect());
     let plan = stand.agent.plan(&stand.file).unwrap();
+    let observed = stand.agent.maps.observe();
     for op in &plan.ops {
-        stand.agent.step(op).unwrap();
+        stand.agent.step(op, &observed).unwrap();
         let owners = [20_499, 20_500, 21_499, 22_999].map(|port| stand.send_to(1, port, Nothing));
         let old = [Ok(address(1)), Ok(address(1)), Ok(address(2)), Err(DropReason::NoSlice)];
         let new = [Err(DropReason::NoSlice), Ok(address(1)), Ok(address(1)), Ok(address(3))];

@@ -104,7 +104,7 @@ impl Stand {
         match self.agent.cpu().send(&packet) {
             Sent::To { service, choice, .. } => {
                 let observed = self.agent.maps.observe();
-                Ok(from_map(observed.members[&service][&choice.backend].address))
+                Ok(from_map(observed.ring(service).unwrap().members[&choice.backend].address))
             }
             Sent::Dropped(reason) => Err(reason),
             other => panic!("{other:?}"),

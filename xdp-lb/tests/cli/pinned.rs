@@ -13,7 +13,7 @@ use xdp_lb::{
     },
     model::AttachMode,
     nexthop::{NextHop, Resolution},
-    plan::{self, Census, Inputs},
+    plan::{self, Census, Inputs, Memo},
     state::Maps as _,
 };
 
@@ -91,11 +91,11 @@ fn fill(root: &BpffsRoot) {
         resolve: &|_| Resolution::Resolved(out.clone()),
         census: &Census::default(),
         windows: &BTreeMap::new(),
+        memo: &Memo::default(),
         now: 1_700_000_000,
         allow_moves: false,
         generation: 4,
         only: None,
-        homes: &plan::Homes::default(),
     });
     plan.unwrap().ops.iter().for_each(|op| maps.apply(op).unwrap());
     attach::attach(root, loaded.program().unwrap(), "v0", AttachMode::Generic, false).unwrap();

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use xdp_lb::memory::{Cpu, MemoryMaps};
 use xdp_lb::model::Desired;
 use xdp_lb::nexthop::{NextHop, Resolution};
-use xdp_lb::plan::{self, Census, Homes, Inputs, Plan, PlanError};
-use xdp_lb::state::{Capacity, MapOp, Maps, WriteError};
+use xdp_lb::plan::{self, Census, Inputs, Memo, Plan, PlanError};
+use xdp_lb::state::{Capacity, MapOp, Maps, Observed, WriteError};
 use xdp_lb::survey::{Survey, survey};
+use xdp_lb::times::Times;
 use xdp_lb_common::control::Control;
 use xdp_lb_common::flow::TICKS;
 
@@ -30,9 +31,11 @@ pub struct Agent {
     pub census: Census,
     /// Open tracking windows, seconds since 1970 by service id.
     pub windows: BTreeMap<u16, u64>,
-    /// Home tables of earlier plans, of clones too.
-    pub homes: Arc<Homes>,
-    changed: BTreeMap<(u32, u32), Duration>,
+    /// What earlier plans computed, of clones too: it must not matter.
+    pub memo: Arc<Memo>,
+    times: Times,
+    /// What the last plan was made from.
+    last: Arc<Mutex<Option<Observed>>>,
     started: Duration,
 }
 
@@ -46,8 +49,9 @@ impl Agent {
             allow_moves: false,
             census: Census::default(),
             windows: BTreeMap::new(),
-            homes: Arc::default(),
-            changed: BTreeMap::new(),
+            memo: Arc::default(),
+            times: Times::default(),
+            last: Arc::default(),
             started: BOOTED,
         }
     }
@@ -68,7 +72,7 @@ impl Agent {
     /// Dies and comes again with nothing but the maps; it looks at the flow table before anything else.
     pub fn restart(&mut self) {
         self.windows.clear();
-        self.changed.clear();
+        self.times = Times::default();
         self.started = self.now;
         self.survey();
     }
@@ -79,8 +83,13 @@ impl Agent {
 
     /// The plan for some services, or for all.
     pub fn plan_only(&self, desired: &Desired, only: Option<&BTreeSet<String>>) -> Result<Plan, PlanError> {
-        let plan = self.plan_with(desired, only, &self.homes);
-        assert_eq!(plan, self.plan_with(desired, only, &Homes::default()), "what is kept changed a plan");
+        let last = self.last.lock().unwrap().take();
+        let fresh = self.maps.observe();
+        let again = last.map_or(fresh.clone(), |last| self.maps.observe_again(&last, None));
+        let plan = self.plan_with(desired, only, &again, &self.memo);
+        let other = self.plan_with(desired, only, &fresh, &Memo::default());
+        *self.last.lock().unwrap() = Some(again);
+        assert_eq!(plan, other, "what is kept changed a plan");
         plan
     }
 
@@ -88,11 +97,12 @@ impl Agent {
         &self,
         desired: &Desired,
         only: Option<&BTreeSet<String>>,
-        homes: &Homes,
+        observed: &Observed,
+        memo: &Memo,
     ) -> Result<Plan, PlanError> {
         plan::plan(&Inputs {
             desired,
-            observed: &self.maps.observe(),
+            observed,
             resolve: &resolve,
             census: &self.census,
             windows: &self.windows,
@@ -100,26 +110,24 @@ impl Agent {
             allow_moves: self.allow_moves,
             generation: 1,
             only,
-            homes,
+            memo,
         })
     }
 
     /// Carries a plan out, and remembers what the next one needs to know.
     pub fn carry_out(&mut self, plan: &Plan) -> Result<(), WriteError> {
-        self.census.quarantine(plan, &self.maps.observe());
+        let observed = self.maps.observe();
+        self.census.quarantine(plan, &observed);
         for op in &plan.ops {
-            self.step(op)?;
+            self.step(op, &observed)?;
         }
-        let now = self.now.as_secs();
-        self.windows.extend(plan.windows_opened.iter().map(|&id| (id, now)));
+        self.windows.extend(&plan.windows_opened);
         Ok(())
     }
 
-    /// One operation.
-    pub fn step(&mut self, op: &MapOp) -> Result<(), WriteError> {
-        if let MapOp::SetSlots { base, changes } = op {
-            self.changed.extend(changes.iter().map(|c| ((*base, c.slot), self.now)));
-        }
+    /// One operation of a plan that was made when `observed` was there.
+    pub fn step(&mut self, op: &MapOp, observed: &Observed) -> Result<(), WriteError> {
+        self.times.note(op, observed, self.now);
         self.maps.apply(op)
     }
 
@@ -146,14 +154,13 @@ impl Agent {
     /// Looks at the whole flow table.
     pub fn look(&self) -> Survey {
         let observed = self.maps.observe();
-        let base = |service: u16| observed.services[&service].config().slot_base;
         let ttl = |service: u16| u64::from(observed.services[&service].config().flow_ttl);
         survey(
             &observed,
             self.maps.flow_sets(),
             self.tick(),
             self.now,
-            &|service, slot| self.changed.get(&(base(service), slot)).copied().unwrap_or(self.started),
+            &|base, slot| self.times.changed(base, slot).unwrap_or(self.started),
             &|service| Duration::from_millis((ttl(service) << TICK_SHIFT) * 1000 / HZ),
         )
     }

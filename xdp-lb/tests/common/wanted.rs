@@ -64,7 +64,7 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         health: None,
         on_all_down: OnAllDown::Keep,
         encap: encap(),
-        backends,
+        backends: backends.into(),
     }
 }
 

@@ -66,7 +66,7 @@ fn live_changes_are_single_stores_in_the_live_copy() {
         SlotChange { slot: 6, before: None, now: Slot::dirty(1).0 },
     ];
     maps.apply(&MapOp::SetSlots { base: 4, changes }).unwrap();
-    let ring = &maps.observe().rings[&SERVICE];
+    let ring = maps.observe().ring(SERVICE).unwrap().slots.clone();
     assert_eq!((Slot(ring.now[0]), Slot(ring.now[6])), (Slot::dirty(1), Slot::dirty(1)));
     assert_eq!((ring.before[0], ring.now[1..6].to_vec()), (0, vec![1, 0, 1, 0, 1]));
     assert!(!maps.clean_slot(4, Slot::dirty(0).0).unwrap(), "another value");
@@ -74,7 +74,7 @@ fn live_changes_are_single_stores_in_the_live_copy() {
     assert_eq!(maps.slot(4), Some((1, 0)));
 
     maps.apply(&MapOp::SetBackendState { index: 1, state: BACKEND_USED, since: 77 }).unwrap();
-    let member = maps.observe().members[&SERVICE][&1];
+    let member = maps.observe().ring(SERVICE).unwrap().members[&1];
     assert_eq!((member.state, member.since), (BACKEND_USED, 77));
 
     let list = Box::new(AllowList::zeroed());
@@ -134,9 +134,10 @@ fn nonsense_in_the_maps_is_survived() {
     first.block_len = u32::MAX;
     maps.apply(&MapOp::PutBackend { index: 0, entry: Box::new(first) }).unwrap();
     let seen = maps.observe();
-    assert!(seen.rings[&SERVICE].now.is_empty() && seen.members[&SERVICE].is_empty());
+    let ring = seen.ring(SERVICE).unwrap();
+    assert!(ring.slots.now.is_empty() && ring.members.is_empty());
     maps.apply(&MapOp::SetService { id: SERVICE, config: self::config() }).unwrap();
-    assert_eq!(maps.observe().blocks[&SERVICE], maps.capacity().backends);
+    assert_eq!(maps.observe().ring(SERVICE).unwrap().block, maps.capacity().backends);
 }
 
 #[test]

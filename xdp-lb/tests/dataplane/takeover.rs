@@ -20,9 +20,10 @@ fn what_was_written_is_observed_again_after_a_takeover() {
         maps.observe()
     };
     assert_eq!(before.services.keys().copied().collect::<Vec<_>>(), [SERVICE]);
-    assert_eq!(before.rings[&SERVICE].now, [0, 1, 0, 1, 0, 1, 0]);
-    assert_eq!(before.rings[&SERVICE].before, before.rings[&SERVICE].now);
-    assert_eq!((before.blocks[&SERVICE], before.members[&SERVICE].len()), (2, 2));
+    assert_eq!(before.ring(SERVICE).unwrap().slots.now, [0, 1, 0, 1, 0, 1, 0]);
+    let ring = before.ring(SERVICE).unwrap();
+    assert_eq!(ring.slots.before, ring.slots.now);
+    assert_eq!((ring.block, ring.members.len()), (2, 2));
     assert_eq!(before.pages.keys().copied().collect::<Vec<_>>(), [1, 2]);
     assert_eq!(before.control.generation, 1);
     assert_eq!(before.sources.v4_count, 1);

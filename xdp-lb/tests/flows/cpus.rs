@@ -41,7 +41,7 @@ impl Node {
 
     /// The slots' backends as they are.
     fn ring(&self) -> Vec<u16> {
-        self.agent.maps.observe().rings[&1].now.iter().map(|&s| Slot(s).backend()).collect()
+        self.agent.maps.observe().ring(1).unwrap().slots.now.iter().map(|&s| Slot(s).backend()).collect()
     }
 
     /// One CPU: all flows, again and again, while the clock goes on; each must go where `home` says.
@@ -101,7 +101,7 @@ fn two_cpus_and_the_agent() {
         for entry in content.entries.into_iter().filter(|&e| e != 0).map(FlowEntry) {
             assert!(known.contains(&(set, entry.tag())), "nobody stored {entry:x?} in set {set}");
             assert_eq!(entry.service(), 1, "{entry:x?}");
-            let home = node.agent.maps.observe().rings[&1].before
+            let home = node.agent.maps.observe().ring(1).unwrap().slots.before
                 [xdp_lb_common::hash::slot_of_tag(entry.tag(), node.config.table_size) as usize];
             assert_eq!(entry.backend(), home, "{entry:x?}");
             seen.insert((set, entry.tag()));

@@ -29,6 +29,13 @@ fn sim(broken: Broken) -> Sim {
 /// Something an operator, or fate, does.
 fn event(sim: &mut Sim) {
     let n = 1 + sim.random(8) as u8;
+    // Services that are equal share a ring until something happens to one of them.
+    sim.only = match sim.random(6) {
+        0 => Some(TCP),
+        1 => Some(EXACT),
+        2 => Some(OFF),
+        _ => None,
+    };
     match sim.random(10) {
         0..=1 => sim.set(n, AdminState::Drain),
         2 => sim.set(n, AdminState::Down),
@@ -43,6 +50,11 @@ fn event(sim: &mut Sim) {
         }
         8 if n > 4 => sim.remove(n),
         _ => sim.add(n),
+    }
+    sim.only = None;
+    if sim.random(4) == 0 {
+        let like = 1 + sim.random(3) as u16;
+        sim.unify(like);
     }
     // Two stay: promises are about backends that are up.
     sim.set(3, AdminState::Active);
@@ -98,7 +110,9 @@ fn nobody_is_moved() {
         &sim.misdirected[..sim.misdirected.len().min(9)]
     );
     assert_eq!(sim.lost, 0);
-    eprintln!("{} packets", sim.packets);
+    let (_, parted, joined) = sim.rings;
+    assert!(parted > 2 && joined > 0, "rings parted {parted} times and joined {joined} times");
+    eprintln!("{} packets; rings parted {parted} times and joined {joined} times", sim.packets);
 }
 
 fn fails(broken: Broken) {

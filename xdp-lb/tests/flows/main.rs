@@ -9,4 +9,5 @@ mod flood;
 mod lens;
 mod life;
 mod model;
+mod sharing;
 mod stories;

@@ -53,6 +53,10 @@ pub struct Sim {
     /// Packets that went nowhere.
     pub lost: u64,
     pub packets: u64,
+    /// Rings at the last look, how often there were more of them, and fewer.
+    pub rings: (usize, u32, u32),
+    /// What is done is done to this service alone.
+    pub only: Option<u16>,
     random: u64,
     who: BTreeMap<u16, (ServiceConfig, BTreeMap<u16, IpAddr>)>,
 }
@@ -74,6 +78,8 @@ impl Sim {
             misdirected: Vec::new(),
             lost: 0,
             packets: 0,
+            rings: (0, 0, 0),
+            only: None,
             random: 1,
             who: BTreeMap::new(),
         };
@@ -92,27 +98,44 @@ impl Sim {
 
     /// The operator's word on a backend of every service.
     pub fn set(&mut self, n: u8, state: AdminState) {
-        for service in &mut self.file.services {
-            for backend in service.backends.iter_mut().filter(|b| b.address == address(n)) {
-                backend.state = state;
-            }
-        }
+        self.edit(n, |b| b.state = state);
         if state == AdminState::Down {
             self.died(n);
         }
     }
 
+    /// Services in scope.
+    fn services(&mut self) -> impl Iterator<Item = &mut Service> {
+        let only = self.only;
+        let services = (1u16..).zip(&mut self.file.services);
+        services.filter(move |(id, _)| only.is_none_or(|only| only == *id)).map(|(_, service)| service)
+    }
+
+    /// All services get the backends of service `id`.
+    pub fn unify(&mut self, id: u16) {
+        let backends = self.file.services[usize::from(id) - 1].backends.clone();
+        for (other, service) in (1u16..).zip(&mut self.file.services) {
+            let down = |b: &&Backend| b.state == AdminState::Down;
+            let died: Vec<IpAddr> = backends.iter().filter(down).map(|b| b.address).collect();
+            service.backends = backends.clone();
+            for conn in self.conns.iter_mut().filter(|c| c.service == other) {
+                conn.at = conn.at.filter(|at| !died.contains(at));
+            }
+        }
+    }
+
     pub fn edit(&mut self, n: u8, edit: impl Fn(&mut Backend)) {
-        let backends = self.file.services.iter_mut().flat_map(|s| &mut s.backends);
-        backends.filter(|b| b.address == address(n)).for_each(edit);
+        for service in self.services() {
+            service.backends.iter_mut().filter(|b| b.address == address(n)).for_each(&edit);
+        }
     }
 
     pub fn remove(&mut self, n: u8) {
-        self.file.services.iter_mut().for_each(|s| s.backends.retain(|b| b.address != address(n)));
+        self.services().for_each(|s| s.backends.retain(|b| b.address != address(n)));
     }
 
     pub fn add(&mut self, n: u8) {
-        for service in &mut self.file.services {
+        for service in self.services() {
             if service.backends.iter().all(|b| b.address != address(n)) {
                 service.backends.push(backend(n));
                 service.backends.sort_by_key(|b| b.address);
@@ -121,7 +144,9 @@ impl Sim {
     }
 
     fn died(&mut self, n: u8) {
-        self.conns.iter_mut().filter(|c| c.at == Some(address(n))).for_each(|c| c.at = None);
+        let only = self.only;
+        let mine = |c: &&mut Conn| only.is_none_or(|only| c.service == only);
+        self.conns.iter_mut().filter(mine).filter(|c| c.at == Some(address(n))).for_each(|c| c.at = None);
     }
 
     /// Plans and carries out.
@@ -142,7 +167,8 @@ impl Sim {
         }
         if operations < plan.ops.len() {
             plan.ops.truncate(operations);
-            plan.ops.iter().for_each(|op| self.agent.step(op).unwrap());
+            let observed = self.agent.maps.observe();
+            plan.ops.iter().for_each(|op| self.agent.step(op, &observed).unwrap());
             self.agent.restart();
         } else {
             self.agent.carry_out(&plan).unwrap();
@@ -162,7 +188,7 @@ impl Sim {
             let o = self.agent.maps.observe();
             for &service in found.dirty_slots.keys() {
                 let base = o.services[&service].config().slot_base;
-                for (index, &word) in (base..).zip(&o.rings[&service].now) {
+                for (index, &word) in (base..).zip(&o.ring(service).unwrap().slots.now) {
                     if word & DIRTY != 0 {
                         self.agent.maps.clean(index, word);
                     }
@@ -173,7 +199,11 @@ impl Sim {
 
     fn learn(&mut self) {
         let o = self.agent.maps.observe();
-        let who = |id: &u16| o.members[id].iter().map(|(&l, m)| (l, from_map(m.address))).collect();
+        let (rings, more, fewer) = self.rings;
+        let there = o.rings.len();
+        self.rings = (there, more + u32::from(there > rings), fewer + u32::from(there < rings));
+        let who =
+            |id: &u16| o.ring(*id).unwrap().members.iter().map(|(&l, m)| (l, from_map(m.address))).collect();
         self.who = o.services.iter().map(|(id, s)| (*id, (*s.config(), who(id)))).collect();
     }
 

@@ -90,9 +90,10 @@ proptest! {
         let Some((mut agent, plan)) = start(&old, &new) else { return Ok(()) };
         let goal = goal(&agent, &new);
         let ways = [wanted_destinations(&old), wanted_destinations(&new)];
+        let observed = agent.maps.observe();
         for (n, op) in plan.ops.iter().enumerate() {
             assert_disciplined(op, &agent.maps);
-            agent.step(op).unwrap();
+            agent.step(op, &observed).unwrap();
             let after = format!("{op:?}");
             assert_consistent(&agent.maps, &after);
             prop_assert!(ways.contains(&destinations(&agent.maps)), "neither old nor new after {}", after);

@@ -72,14 +72,14 @@ impl Node {
 
     fn state(&self, n: u8) -> Option<u32> {
         let observed = self.agent.maps.observe();
-        let members = observed.members.values().flat_map(BTreeMap::values);
+        let members = observed.rings.values().flat_map(|ring| ring.members.values());
         members.filter(|member| member.address == map_address(address(n))).map(|member| member.state).next()
     }
 
     /// Ring-local backends by slot.
     fn ring(&self) -> Vec<u16> {
         let observed = self.agent.maps.observe();
-        observed.rings.values().flat_map(|ring| &ring.now).map(|&slot| Slot(slot).backend()).collect()
+        observed.rings.values().flat_map(|ring| &ring.slots.now).map(|&slot| Slot(slot).backend()).collect()
     }
 
     fn states(&self) -> BTreeMap<Key, State> {

@@ -1,11 +1,12 @@
 //! What must hold after every single write, and what a write must not touch.
 
 use xdp_lb::memory::MemoryMaps;
-use xdp_lb::state::{MapOp, Maps, Observed};
+use xdp_lb::state::{MapOp, Maps, Observed, Slots};
 use xdp_lb_common::control::VipBank;
 use xdp_lb_common::ring::{NO_BACKEND, Slot};
 use xdp_lb_common::service::SOURCE_RANGES;
 use xdp_lb_common::source::{SERVICE_BITS, SourceKey};
+use xdp_lb_common::stats::NO_STATS;
 use xdp_lb_common::vip::VIP_USED;
 
 use crate::meaning::owners;
@@ -17,13 +18,14 @@ pub fn assert_consistent(maps: &MemoryMaps, after: &str) {
     assert_eq!(missing, None, "a VIP reaches a missing service after {after}");
     for (id, service) in &o.services {
         let config = service.config();
-        let ring = &o.rings[id];
-        assert_eq!(ring.now.len(), config.table_size as usize, "ring of service {id} after {after}");
+        let ring = o.ring(*id).unwrap();
+        let Slots { now, before } = &*ring.slots;
+        assert_eq!(now.len(), config.table_size as usize, "ring of service {id} after {after}");
         assert!(config.slot_base.is_multiple_of(4), "after {after}");
-        assert!(o.blocks[id] > 0, "service {id} has no block after {after}");
-        for (slot, (&now, &before)) in ring.now.iter().zip(&ring.before).enumerate() {
+        assert!(ring.block > 0, "service {id} has no block after {after}");
+        for (slot, (&now, &before)) in now.iter().zip(before).enumerate() {
             let now = Slot(now);
-            let known = |local: u16| o.members[id].contains_key(&local);
+            let known = |local: u16| ring.members.contains_key(&local);
             let b = now.backend();
             assert!(b == NO_BACKEND || known(b), "service {id} slot {slot} names missing {b} after {after}");
             assert!(
@@ -34,12 +36,12 @@ pub fn assert_consistent(maps: &MemoryMaps, after: &str) {
     }
     for place in o.server_ids.values() {
         // Ids of a service that is gone are the next plan's to take away.
-        let known = o.members.get(&place.ring).is_none_or(|members| members.contains_key(&place.local));
+        let known = o.ring(place.service).is_none_or(|ring| ring.members.contains_key(&place.local));
         assert!(known, "{place:?} names a missing backend after {after}");
     }
     for (id, service) in &o.services {
         for (port, local) in owners(&o, service.config()) {
-            let known = o.members[id].contains_key(&local);
+            let known = o.ring(*id).unwrap().members.contains_key(&local);
             assert!(known, "port {port} of service {id} is missing {local}'s after {after}");
         }
         // Without one nobody would be let in.
@@ -48,12 +50,16 @@ pub fn assert_consistent(maps: &MemoryMaps, after: &str) {
         let everybody = o.source_ranges.keys().filter(of_service).any(|key| key.prefix_len == SERVICE_BITS);
         assert!(!guarded || everybody, "service {id} lost its ranges after {after}");
     }
-    let mut ranges: Vec<(u32, u32)> =
-        o.services.values().map(|s| (s.config().slot_base, s.config().table_size)).collect();
+    let mut ranges: Vec<(u32, u32)> = o.rings.keys().map(|p| (p.slot_base, p.table_size)).collect();
     disjoint(&mut ranges, "rings");
-    let mut blocks: Vec<(u32, u32)> =
-        o.services.iter().map(|(id, s)| (s.config().backend_base, o.blocks[id])).collect();
+    let mut blocks: Vec<(u32, u32)> = o.rings.iter().map(|(p, ring)| (p.backend_base, ring.block)).collect();
     disjoint(&mut blocks, "blocks");
+    let counters = o.services.iter().map(|(id, s)| (s.config().stats_base, o.ring(*id).unwrap().block));
+    let mut counters: Vec<(u32, u32)> = counters.filter(|(base, _)| *base != NO_STATS).collect();
+    disjoint(&mut counters, "counters");
+    for (id, service) in &o.services {
+        assert_eq!(service.config().id, *id, "flow entries name the service");
+    }
 }
 
 fn disjoint(ranges: &mut [(u32, u32)], what: &str) {
@@ -74,15 +80,14 @@ fn reached(o: &Observed) -> impl Iterator<Item = u16> {
 pub fn assert_disciplined(op: &MapOp, maps: &MemoryMaps) {
     let o = maps.observe();
     let member = |index: u32| {
-        o.services.iter().find_map(|(id, s)| {
-            let local = index.checked_sub(s.config().backend_base).filter(|l| *l < o.blocks[id])?;
-            Some((*id, local as u16))
+        o.rings.iter().find_map(|(place, ring)| {
+            let local = index.checked_sub(place.backend_base).filter(|l| *l < ring.block)?;
+            Some((ring, local as u16))
         })
     };
     let named = |index: u32| {
-        member(index).is_some_and(|(id, local)| {
-            let ring = &o.rings[&id];
-            ring.now.iter().zip(&ring.before).any(|(&now, &before)| {
+        member(index).is_some_and(|(ring, local)| {
+            ring.slots.now.iter().zip(&ring.slots.before).any(|(&now, &before)| {
                 Slot(now).backend() == local || Slot(now).is_dirty() && before == local
             })
         })
@@ -96,7 +101,7 @@ pub fn assert_disciplined(op: &MapOp, maps: &MemoryMaps) {
     match op {
         MapOp::PutBackend { index, .. } => {
             assert!(!named(*index), "{op:?} overwrites an entry that a slot names");
-            let used = member(*index).is_some_and(|(id, local)| o.members[&id].contains_key(&local));
+            let used = member(*index).is_some_and(|(ring, local)| ring.members.contains_key(&local));
             let empties = matches!(op, MapOp::PutBackend { entry, .. } if entry.state == 0);
             assert!(!used || empties, "{op:?} overwrites a member");
         }
@@ -107,6 +112,11 @@ pub fn assert_disciplined(op: &MapOp, maps: &MemoryMaps) {
         }
         MapOp::PutRing { base, slots } => {
             assert!(!overlaps(*base, slots.len()), "{op:?} overwrites a live ring");
+        }
+        MapOp::CopyRing { from, base, len } => {
+            assert!(!overlaps(*base, *len as usize), "{op:?} overwrites a live ring");
+            let live = o.rings.keys().any(|p| p.slot_base == *from && p.table_size == *len);
+            assert!(live, "{op:?} copies what no service uses");
         }
         MapOp::PutService { id, entry } => {
             assert!(!o.services.contains_key(id) && !reached(&o).any(|r| r == *id), "{op:?} is in use");
@@ -122,7 +132,7 @@ pub fn assert_disciplined(op: &MapOp, maps: &MemoryMaps) {
         MapOp::PutServerId { index, place } => {
             let there = o.server_ids.get(index);
             assert!(
-                there.is_none_or(|there| (there.id, there.ring) == (place.id, place.ring)),
+                there.is_none_or(|there| (there.id, there.service) == (place.id, place.service)),
                 "{op:?} is taken"
             );
         }

@@ -63,7 +63,12 @@ impl Life {
     fn member(&self, n: u8) -> Option<(u16, u32, u64)> {
         let o = self.agent.maps.observe();
         let address = xdp_lb::template::map_address(address(n));
-        o.members[&1].iter().find(|(_, m)| m.address == address).map(|(&l, m)| (l, m.state, m.since))
+        o.ring(1)
+            .unwrap()
+            .members
+            .iter()
+            .find(|(_, m)| m.address == address)
+            .map(|(&l, m)| (l, m.state, m.since))
     }
 
     fn state(&self, n: u8) -> Option<u32> {
@@ -71,7 +76,7 @@ impl Life {
     }
 
     fn slots(&self) -> Vec<(Slot, u16)> {
-        let ring = &self.agent.maps.observe().rings[&1];
+        let ring = self.agent.maps.observe().ring(1).unwrap().slots.clone();
         ring.now.iter().map(|&s| Slot(s)).zip(ring.before.iter().copied()).collect()
     }
 
@@ -181,8 +186,8 @@ fn the_first_of_a_block_can_leave() {
     life.agent.survey();
     life.run();
     assert_eq!(life.member(first), None);
-    assert_eq!(life.agent.maps.observe().blocks[&1], 8, "the block's length is still known");
-    assert_eq!(life.agent.maps.observe().members[&1].len(), 3);
+    assert_eq!(life.agent.maps.observe().ring(1).unwrap().block, 8, "the block's length is still known");
+    assert_eq!(life.agent.maps.observe().ring(1).unwrap().members.len(), 3);
     assert!(life.run().is_empty());
 }
 
@@ -366,8 +371,9 @@ fn a_return_leaves_the_connections_of_its_absence_alone() {
         xdp_lb::model::Share::from_fraction(0.5);
     let index = life.member(1).unwrap().0;
     let plan = life.agent.plan(&life.desired()).unwrap();
+    let observed = life.agent.maps.observe();
     for op in &plan.ops {
-        life.agent.step(op).unwrap();
+        life.agent.step(op, &observed).unwrap();
         let alive = life.state(1) == Some(UP);
         for (slot, &(now, before)) in life.slots().iter().enumerate() {
             let moves = alive && now.is_dirty() && before == index;

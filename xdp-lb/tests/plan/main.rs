@@ -6,9 +6,10 @@ mod common;
 
 mod crash;
 mod health;
-mod homes;
 mod invariants;
 mod lifecycle;
 mod limits;
 mod meaning;
+mod memo;
 mod random;
+mod sharing;

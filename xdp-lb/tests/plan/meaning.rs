@@ -57,18 +57,18 @@ pub fn meaning(maps: &MemoryMaps) -> Meaning {
 
 fn service(o: &Observed, id: u16, config: &ServiceConfig) -> ServiceMeaning {
     let place = ServiceConfig { slot_base: 0, backend_base: 0, stats_base: 0, slices: 0, ..*config };
-    let members = &o.members[&id];
+    let ring = o.ring(id).unwrap();
+    let members = &ring.members;
     let who = |local: u16| members.get(&local).map(|m| from_map(m.address)).ok_or(local);
     let slot = |(&now, &before): (&u16, &u16)| {
         let now = Slot(now);
         (who(now.backend()), now.is_dirty().then(|| who(before)))
     };
-    let ring = &o.rings[&id];
     ServiceMeaning {
         config: place,
         members: members.values().map(|m| (from_map(m.address), (m.state, *m.template()))).collect(),
-        ring: ring.now.iter().zip(&ring.before).map(slot).collect(),
-        ids: o.server_ids.values().filter(|p| p.ring == id).map(|p| (p.id, who(p.local))).collect(),
+        ring: ring.slots.now.iter().zip(&ring.slots.before).map(slot).collect(),
+        ids: o.server_ids.values().filter(|p| p.service == id).map(|p| (p.id, who(p.local))).collect(),
         slices: owners(o, config).map(|(port, local)| (port, who(local))).collect(),
         ranges: o
             .source_ranges

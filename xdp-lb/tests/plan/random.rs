@@ -26,9 +26,12 @@ pub fn ports() -> impl Iterator<Item = u16> {
     (0..SERVICES).flat_map(edges).chain([0, 1, u16::MAX])
 }
 
-/// One configuration.
-pub fn configuration() -> impl Strategy<Value = Desired> {
-    let services = (0..SERVICES).map(|i| weighted(0.7, one(i))).collect::<Vec<_>>();
+/// What services have in common that share a ring.
+type Common = (TableSize, DrainPolicy, Vec<Backend>);
+
+/// One configuration, of services that have a part of `pool` in common, or nothing.
+fn configuration(pool: Vec<Common>) -> impl Strategy<Value = Desired> {
+    let services = (0..SERVICES).map(|i| weighted(0.7, one(i, pool.clone()))).collect::<Vec<_>>();
     (services, any::<u8>(), weighted(0.3, vec(0u8..5, 1..4))).prop_map(|(services, unmatched, decap)| {
         let mut services: Vec<Service> = services.into_iter().flatten().collect();
         one_whole_address(&mut services);
@@ -49,12 +52,22 @@ pub fn configuration() -> impl Strategy<Value = Desired> {
     })
 }
 
-/// A change of mind about one configuration: the same, or something else altogether.
+/// A change of mind about one configuration: the same, or something else altogether. Services share rings, part and
+/// join.
 pub fn two_configurations() -> impl Strategy<Value = (Desired, Desired)> {
-    (configuration(), configuration())
+    vec(common(), 2).prop_flat_map(|pool| (configuration(pool.clone()), configuration(pool)))
 }
 
-fn one(i: u16) -> impl Strategy<Value = Service> {
+fn common() -> impl Strategy<Value = Common> {
+    let size = select(vec![13u32, 31, 31, 31]);
+    let drain = (any::<bool>(), select(vec![0u64, 1000]));
+    (size, drain, backends()).prop_map(|(size, (shed, max), backends)| {
+        let mode = if shed { DrainMode::Shed } else { DrainMode::Stick };
+        (TableSize::new(size).unwrap(), DrainPolicy { mode, max: Duration::from_secs(max) }, backends)
+    })
+}
+
+fn one(i: u16, pool: Vec<Common>) -> impl Strategy<Value = Service> {
     let claims = select(vec![
         Ports::All,
         Ports::Ranges(vec![1000 + i..=1000 + i]),
@@ -67,8 +80,6 @@ fn one(i: u16) -> impl Strategy<Value = Service> {
         }]),
     ]);
     let tracking = select(vec![Tracking::Exact, Tracking::Sampled, Tracking::Off]);
-    let size = select(vec![13u32, 31, 31, 31]);
-    let drain = (any::<bool>(), select(vec![0u64, 1000]));
     let affinity = select(vec![
         Affinity::FiveTuple,
         Affinity::FiveTuple,
@@ -78,8 +89,9 @@ fn one(i: u16) -> impl Strategy<Value = Service> {
         Affinity::IceUfrag,
     ]);
     let looks = (any::<bool>(), affinity, source_ranges());
-    (claims, subsequence(vec![0, 1, 2, 3], 1..=3), looks, tracking, size, drain, backends()).prop_map(
-        move |(ports, vips, (udp, affinity, source_ranges), tracking, size, (shed, max), mut backends)| {
+    let common = prop_oneof![2 => select(pool), 1 => common()];
+    (claims, subsequence(vec![0, 1, 2, 3], 1..=3), looks, tracking, common).prop_map(
+        move |(ports, vips, (udp, affinity, source_ranges), tracking, (table_size, drain, mut backends))| {
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
             for (place, backend) in (0u8..).zip(&mut backends) {
                 // What the weight says moves from one configuration to the next.
@@ -102,12 +114,8 @@ fn one(i: u16) -> impl Strategy<Value = Service> {
                 ports,
                 tracking,
                 affinity,
-                table_size: TableSize::new(size).unwrap(),
-                drain: DrainPolicy {
-                    mode: if shed { DrainMode::Shed } else { DrainMode::Stick },
-                    max: Duration::from_secs(max),
-                },
-                backends,
+                table_size,
+                drain,
                 ..service(&format!("s{i}"), protocol, [])
             }
         },

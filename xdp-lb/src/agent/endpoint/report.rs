@@ -73,7 +73,7 @@ impl Reporter {
 
     /// The flow table was read.
     pub fn surveyed(&self, survey: &Survey) {
-        let flows = Flows { live: survey.live, members: survey.flows.clone() };
+        let flows = Flows { live: survey.live, members: survey.census.members.clone() };
         self.condition.send_modify(|c| {
             c.cleared += survey.sweeps.len() as u64;
             c.flows = Some(Arc::new(flows));

@@ -157,7 +157,7 @@ fn what_backends_own_is_judged_too() {
 #[test]
 fn a_service_without_backends_is_one_with_a_warning() {
     let imported = good(&service("a", "203.0.113.20", "443", vec![], &[]));
-    assert_eq!(imported.service.backends, []);
+    assert!(imported.service.backends.is_empty());
     assert!(imported.warnings[0].message.contains("drops its packets"));
 }
 

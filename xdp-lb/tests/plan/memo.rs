@@ -23,15 +23,15 @@ fn equal_backends_have_one_table() {
     let mut agent = Agent::new(CAPACITY);
     let mut wanted = twins();
     agent.run(&wanted);
-    assert_eq!((agent.homes.built(), agent.homes.kept()), (1, 1));
+    assert_eq!((agent.memo.built(), agent.memo.homes()), (1, 1));
 
     wanted.services[0].backends[0].state = AdminState::Down;
     agent.run(&wanted);
-    assert_eq!(agent.homes.built(), 1, "states are no matter of the table");
+    assert_eq!(agent.memo.built(), 1, "states are no matter of the table");
 
     wanted.services[0].backends[0].weight += 1;
     agent.run(&wanted);
-    assert_eq!((agent.homes.built(), agent.homes.kept()), (2, 2), "weights are");
+    assert_eq!((agent.memo.built(), agent.memo.homes()), (2, 2), "weights are");
 }
 
 #[test]
@@ -40,13 +40,13 @@ fn what_no_whole_plan_asks_for_is_forgotten() {
     let mut wanted = twins();
     wanted.services[0].backends[0].weight += 1;
     agent.run(&wanted);
-    assert_eq!((agent.homes.built(), agent.homes.kept()), (2, 2));
+    assert_eq!((agent.memo.built(), agent.memo.homes()), (2, 2));
 
     let nobody = BTreeSet::new();
     agent.plan_only(&wanted, Some(&nobody)).unwrap();
-    assert_eq!(agent.homes.kept(), 2, "a plan for nobody says nothing about the others");
+    assert_eq!(agent.memo.homes(), 2, "a plan for nobody says nothing about the others");
 
     wanted.services.truncate(1);
     agent.run(&wanted);
-    assert_eq!((agent.homes.built(), agent.homes.kept()), (2, 1));
+    assert_eq!((agent.memo.built(), agent.memo.homes()), (2, 1));
 }
