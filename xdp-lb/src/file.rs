@@ -2,6 +2,7 @@
 //! terminals make clickable. Every command that takes a configuration calls [`read`]; the agent's intake does when
 //! something changes.
 
+mod secret;
 pub mod stamp;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
+pub use self::secret::secret;
 pub use self::stamp::Stamp;
 use crate::config::{self, Checked, ConfigError, ConfigWarning};
 

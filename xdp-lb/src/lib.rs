@@ -16,6 +16,8 @@ pub mod nexthop;
 pub mod observe;
 pub mod offloads;
 pub mod path_mtu;
+#[cfg(feature = "agent")]
+pub mod peers;
 pub mod plan;
 pub mod scan;
 pub mod slots;

@@ -8,6 +8,7 @@ mod backends;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use xdp_lb_common::{quic, server_id::ServerId};
@@ -31,6 +32,8 @@ pub struct Desired {
     pub limits: Limits,
     /// Where counters are told to a Prometheus.
     pub metrics: Metrics,
+    /// The other edge nodes that are told of flows they cannot guess.
+    pub peers: Option<Peers>,
     /// What the agent writes to stderr.
     pub log: Log,
     /// What belongs to an address rather than a service: exactly one entry for every VIP in use.
@@ -177,6 +180,17 @@ impl Default for Limits {
 pub struct Metrics {
     /// Address and port of the endpoint; none listens without.
     pub listen: Option<SocketAddr>,
+}
+
+/// `peers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peers {
+    /// Where the others tell us.
+    pub listen: SocketAddr,
+    /// The key that all of them share.
+    pub key_file: PathBuf,
+    /// The others, sorted; our own address is not among them.
+    pub nodes: Vec<SocketAddr>,
 }
 
 /// `log`.

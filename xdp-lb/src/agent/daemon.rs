@@ -25,6 +25,7 @@ use super::{
     health::HealthChecks,
     interfaces::{followed, resolve},
     offloads, packets,
+    peers::Sync,
     reconcile::{Reconciler, Run},
     reload::{self, Reach},
 };
@@ -44,6 +45,7 @@ use crate::{
     },
     nexthop::Snapshot,
     path_mtu::{Ours, PathMtus},
+    peers::Told,
     slow::Cutter,
 };
 
@@ -51,6 +53,8 @@ use crate::{
 const SURVEY: Duration = Duration::from_secs(10);
 /// How often the agent looks what routers said of our tunnels.
 const PATH_MTU: Duration = Duration::from_secs(1);
+/// How often peers are told what they cannot guess, while there is such a thing.
+const SYNC: Duration = Duration::from_secs(1);
 /// How long the start waits for neighbours to answer.
 pub(super) const SETTLE: Duration = Duration::from_secs(2);
 /// First pause after a failed write; it doubles up to [`RETRY_LIMIT`].
@@ -185,12 +189,19 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     let mut announcer = Some(Announcer::start(&agent.desired, loaded.took_over())?);
     let mut leaving: Option<Leaving> = None;
 
+    let mut peers = Sync::default();
+    if let Err(e) = peers.configure(&agent.desired) {
+        error!("{e:#}; other edge nodes are not told what they cannot guess");
+    }
+
     let mut changes = resolver.changes();
     let mut survey = interval(SURVEY);
     survey.set_missed_tick_behavior(MissedTickBehavior::Delay);
     survey.reset();
     let mut path_mtus = interval(PATH_MTU);
     path_mtus.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sync = interval(SYNC);
+    sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let wake = agent.wake_at();
         agent.reporter.beat();
@@ -216,6 +227,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
                     endpoint: &mut endpoint,
                     resolver: &resolver,
                     vips: &mut vips,
+                    peers: &mut peers,
                 };
                 reach.reload(because, &mut source).await?;
             }
@@ -230,6 +242,8 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
                 agent.on_health(&health, &changes.borrow().clone());
             }
             () = sleep_until(wake.into()) => agent.try_reconcile(&changes.borrow().clone()),
+            told = peers.told() => agent.learn(&mut peers, told),
+            _ = sync.tick(), if peers.is_on() => agent.tell(&peers),
             _ = path_mtus.tick() => {
                 if agent.look_at_path_mtus() {
                     agent.try_reconcile(&changes.borrow().clone());
@@ -416,6 +430,8 @@ pub(super) struct Agent {
     planned: Option<Desired>,
     allow_moves: bool,
     path_mtus: PathMtus,
+    /// Slots may be dirty: something was written since the last look for exceptions, or that found some.
+    unsettled: bool,
     started: Instant,
     /// Seconds since 1970 at which something falls due.
     due: Option<u64>,
@@ -435,6 +451,7 @@ impl Agent {
             planned: None,
             allow_moves,
             path_mtus: PathMtus::default(),
+            unsettled: true,
             started: Instant::now(),
             due: None,
             reporter: Reporter::default(),
@@ -480,6 +497,7 @@ impl Agent {
             health.index(|| self.reconciler.observe());
         }
         self.planned = None;
+        self.unsettled |= !done.as_ref().is_ok_and(|done| done.writes == 0);
         self.due = done?.wake.into_iter().chain(others).min();
         self.planned = Some(judged);
         Ok(())
@@ -571,6 +589,25 @@ impl Agent {
         let (desired, links) = (&self.desired, &snapshot.links);
         announcer.tell(announce::facts(desired, &observed, &health, links, &attached, failure));
         Ok(())
+    }
+
+    /// Tells peers what they cannot guess.
+    fn tell(&mut self, peers: &Sync) {
+        self.reporter.synced(peers.counts());
+        if self.unsettled {
+            match peers.look(self.reconciler.maps(), &self.desired) {
+                Ok(unsettled) => self.unsettled = unsettled,
+                Err(e) => error!("flows for peers: {e:#}"),
+            }
+        }
+    }
+
+    /// Takes in what a peer tells.
+    fn learn(&self, peers: &mut Sync, told: Told) {
+        if let Err(e) = peers.learn(told, self.reconciler.maps(), &self.desired) {
+            error!("flows from a peer: {e:#}");
+        }
+        self.reporter.synced(peers.counts());
     }
 
     fn survey(&mut self) {

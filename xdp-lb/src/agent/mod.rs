@@ -19,6 +19,7 @@ mod interfaces;
 pub mod log;
 mod offloads;
 mod packets;
+mod peers;
 mod reconcile;
 mod reload;
 

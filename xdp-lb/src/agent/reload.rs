@@ -1,7 +1,7 @@
 //! Another configuration: when it is read, whether it can be used while the maps live, and everything that follows it.
 //!
 //! ```text
-//!   SIGHUP, files -> wanted -> read -> Reach::adopt: routers, next hops, health, maps, interfaces, endpoint, MSS, lo
+//!   SIGHUP, files -> wanted -> read -> Reach::adopt: routers, next hops, health, maps, interfaces, endpoint, MSS, lo, peers
 //! ```
 //!
 //! One that cannot be used changes nothing, and is told in the log, by a metric and by `status`.
@@ -14,6 +14,7 @@ use super::{
     announce::Announcer,
     daemon::{Agent, RunOptions, SETTLE, attach_all, hold_vips, interfaces, offer_mss},
     endpoint::Endpoint,
+    peers::Sync,
 };
 use crate::{
     config::ConfigWarning,
@@ -102,6 +103,7 @@ pub(super) struct Reach<'a> {
     pub(super) endpoint: &'a mut Endpoint,
     pub(super) resolver: &'a Resolver,
     pub(super) vips: &'a mut Option<LoopbackVips>,
+    pub(super) peers: &'a mut Sync,
 }
 
 impl Reach<'_> {
@@ -158,7 +160,8 @@ impl Reach<'_> {
         let listens = self.endpoint.configure(desired).await;
         let offers = offer_mss(self.loaded, self.agent, options.role, &snapshot);
         let holds = hold_vips(desired).await.map(|held| *self.vips = held);
-        for e in [attached, listens, offers, holds].into_iter().filter_map(Result::err) {
+        let syncs = self.peers.configure(desired);
+        for e in [attached, listens, offers, holds, syncs].into_iter().filter_map(Result::err) {
             error!("reload: {e:#}");
         }
         Ok(Ok(()))

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::draft::{Draft, ServiceDraft};
@@ -84,7 +83,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<BgpDraft> {
     let drain_time = keys.leaf("drain_time", seconds(0), leaf::duration(seconds(0)..=seconds(24 * 3600)));
     let stops = &[("withdraw", OnStop::Withdraw), ("keep", OnStop::Keep)];
     let on_stop = keys.leaf("on_stop", OnStop::Withdraw, leaf::choice(stops, &[]));
-    let status_file = keys.leaf("status_file", STATUS_FILE.into(), path);
+    let status_file = keys.leaf("status_file", STATUS_FILE.into(), leaf::absolute_path);
     let restart_time = restart_time(&keys);
     let peers = peers?;
     let bgp = (|| {
@@ -175,7 +174,7 @@ fn peer(item: &Item<'_>) -> Option<PlacedPeer> {
     let address = keys.required("address", "10.0.0.1").and_then(|item| item.placed(leaf::host_address));
     let remote_as = keys.required("remote_as", "65001").and_then(|item| item.leaf(as_number));
     let port = keys.leaf("port", 179, leaf::number(1..=u16::MAX));
-    let password_file = optional(&keys, "password_file", path);
+    let password_file = optional(&keys, "password_file", leaf::absolute_path);
     let hold_time = keys.leaf("hold_time", HOLD_TIME, hold_time);
     let send_hold_time =
         keys.placed("send_hold_time", SEND_HOLD_TIME, leaf::duration(seconds(1)..=seconds(24 * 3600)));
@@ -470,9 +469,4 @@ fn large_community(text: &str) -> Leaf<LargeCommunity> {
         [Some(a), Some(b), Some(c)] => Ok(LargeCommunity(a, b, c)),
         _ => must_be("a large community, as in \"4200000001:1:100\"", text),
     }
-}
-
-fn path(text: &str) -> Leaf<PathBuf> {
-    let fine = text.starts_with('/') && !text.ends_with('/') && !text.contains('\0');
-    if fine { Ok(text.into()) } else { must_be("the absolute path of a file", text) }
 }

@@ -12,7 +12,7 @@ use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
     Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Limits,
-    Log, Metrics, Mss, Mtu, Node, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
+    Log, Metrics, Mss, Mtu, Node, Peers, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
 };
 
 /// The whole file.
@@ -37,6 +37,7 @@ pub(super) struct Draft {
     pub bgp: Option<BgpDraft>,
     /// What the `vips` section says about announcements.
     pub announcements: BTreeMap<IpAddr, PolicyDraft>,
+    pub peers: Option<Peers>,
 }
 
 /// A list with the place of the list.

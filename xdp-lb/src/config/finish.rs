@@ -41,6 +41,7 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         flow_table: draft.flow_table?,
         limits: limits.value,
         metrics: limits.metrics,
+        peers: draft.peers,
         log: draft.log,
         vips: vips(&services, &inherited.policies),
         services,

@@ -45,7 +45,7 @@ sections! {
     ROOT "" [
         now("version"), now("node"), now("interfaces"), now("encap"), now("maglev"), now("flow_table"),
         now("limits"), now("metrics"), now("log"), now("vips"), now("services"), now("decap"),
-        now("bgp"), later("peers"), later("admin"), later("kubernetes"),
+        now("bgp"), now("peers"), later("admin"), later("kubernetes"),
     ]
     NODE "node" [now("name"), now("zone")]
     INTERFACE "interfaces[]" [now("name"), now("mode"), now("next_hop")]
@@ -61,6 +61,7 @@ sections! {
         now("server_ids"), now("source_ranges"), now("fragments"), now("backend_stats"),
     ]
     METRICS "metrics" [now("listen"), now("per_backend")]
+    PEERS "peers" [now("listen"), now("key_file"), now("nodes")]
     LOG "log" [now("format"), now("level")]
     VIP "vips[]" [now("address"), now("unmatched"), now("advertise"), now("bgp")]
     VIP_BGP "vips[].bgp" [

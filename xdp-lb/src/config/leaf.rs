@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::finding::quoted;
@@ -176,6 +177,11 @@ pub(super) fn listener(text: &str) -> Leaf<SocketAddr> {
         Ok(address) if address.port() != 0 => Ok(address),
         _ => must_be("an address of this node and a port, as in 127.0.0.1:9410 or [::1]:9410", text),
     }
+}
+
+pub(super) fn absolute_path(text: &str) -> Leaf<PathBuf> {
+    let fine = text.starts_with('/') && !text.ends_with('/') && !text.contains('\0');
+    if fine { Ok(text.into()) } else { must_be("the absolute path of a file", text) }
 }
 
 /// An address that a VIP or a backend can have.

@@ -27,6 +27,7 @@ mod keys;
 mod leaf;
 mod limits;
 mod overlap;
+mod peers;
 mod reader;
 mod sections;
 mod service;

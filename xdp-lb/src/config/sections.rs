@@ -12,6 +12,7 @@ use super::finding::Placed;
 use super::keys::{self, Section};
 use super::leaf;
 use super::limits;
+use super::peers;
 use super::reader::{Item, Leaf, Mapping, must_be};
 use super::service;
 use crate::model::{
@@ -56,6 +57,7 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         decap: file.get("decap").and_then(|item| decap::read(&item)),
         bgp: file.get("bgp").and_then(|item| bgp::read(&item)),
         announcements,
+        peers: file.get("peers").and_then(|item| peers::read(&item)),
     })
 }
 

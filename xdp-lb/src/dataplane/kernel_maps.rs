@@ -30,7 +30,7 @@ use xdp_lb_common::{
     control::{Control, LAYOUT, VipBank},
     cut::CutCounts,
     decap::AllowList,
-    flow::{FlowSet, TICKS, WAYS},
+    flow::{FlowEntry, FlowSet, TICKS, WAYS},
     mss, names,
     path_mtu::PathMtu,
     ring::{DIRTY, RingWord},
@@ -44,6 +44,7 @@ use xdp_lb_common::{
 use super::{errors, mapped::Mapped, root::BpffsRoot, sys};
 use crate::{
     observe::{Elements, observe, observe_again},
+    peers::exceptions::{Placement, Refusal, is_same, way},
     state::{Capacity, MapOp, Maps, Observed, SlotChange, Slots, WriteError},
 };
 
@@ -232,6 +233,38 @@ impl KernelMaps {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such way"));
         }
         self.flows.swap_u64(set, offset_of!(FlowSet, entries) + way * size_of::<u64>(), old, 0)
+    }
+
+    /// Stores an entry that no packet made, unless its flow is known or its set full.
+    ///
+    /// Where a packet stores the same flow at the same moment, that entry stays: the packet's choice is in force.
+    ///
+    /// # Errors
+    /// When the set lies outside the table, or the maps were opened to read.
+    pub fn remember(&self, placement: Placement, tick: u16) -> io::Result<Result<(), Refusal>> {
+        let Placement { set, entry } = placement;
+        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "no such set");
+        // A way that was free may be taken meanwhile, each time another one.
+        for _ in 0..WAYS {
+            let seen = self.flow_set(set).ok_or_else(outside)?;
+            let way = match way(&seen, entry, tick) {
+                Ok(way) => way,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let offset = offset_of!(FlowSet, entries) + way * size_of::<u64>();
+            if !self.flows.swap_u64(set, offset, seen.entries[way], entry.0)? {
+                continue;
+            }
+            let now = self.flow_set(set).ok_or_else(outside)?;
+            let is_twice =
+                (0..WAYS).any(|other| other != way && is_same(FlowEntry(now.entries[other]), entry));
+            if is_twice {
+                self.flows.swap_u64(set, offset, entry.0, 0)?;
+                return Ok(Err(Refusal::Known));
+            }
+            return Ok(Ok(()));
+        }
+        Ok(Err(Refusal::Full))
     }
 
     /// A ring slot by its index over all rings: `now` with its dirty bit, and `before`.

@@ -40,6 +40,7 @@ impl Collector for Sample {
         out.family(&families::DROPS, counts::<DropReason>(&self.counters.drops))?;
         out.family(&families::PASSES, counts::<PassReason>(&self.counters.passes))?;
         self.flow_table(&mut out)?;
+        self.peers(&mut out)?;
         self.health(&mut out)?;
         self.bgp(&mut out)
     }
@@ -111,6 +112,14 @@ impl Sample {
             event(FlowEvent::IceConflict, events.ice_conflict),
         ];
         out.family(&families::AFFINITY, inside)
+    }
+
+    fn peers(&self, out: &mut Out<'_>) -> fmt::Result {
+        let Some(counts) = self.condition.peers else { return Ok(()) };
+        let row = |result, n| ([("result", result)], n);
+        let rows =
+            [row("sent", counts.sent), row("received", counts.received), row("refused", counts.refused)];
+        out.family(&families::PEER_SYNC, rows)
     }
 
     fn health(&self, out: &mut Out<'_>) -> fmt::Result {

@@ -76,6 +76,7 @@ families! {
     FLOW_EXPIRED "flow_table_expired_total" Counter "" "Entries that the agent cleared because they had expired or their service was gone; not those that a new flow took over."
     FLOWS_MOVED "flows_moved_total" Counter "reason" "Remembered flows that were sent to another backend; stale: theirs was gone."
     AFFINITY "affinity_packets_total" Counter "reason" "Packets by what their QUIC connection id or ICE ufrag named."
+    PEER_SYNC "peer_sync_flows_total" Counter "result" "Flows that other edge nodes could not guess: sent, once for each peer; received and remembered; refused, for they mean nothing here or their set is full."
     HEALTH_CHECKS "health_checks_total" Counter "kind, result" "Answers to health checks, good and bad."
     HEALTH_DURATION "health_check_duration_seconds" Histogram "kind" "How long good answers to health checks took."
     BGP_UP "bgp_session_up" Gauge "peer" "1 while the BGP session is established."

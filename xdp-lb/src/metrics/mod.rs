@@ -26,6 +26,7 @@ pub use self::encode::{CONTENT_TYPE, text};
 pub use self::ready::{NotReady, STALLED, alive, ready};
 pub use self::tally::{Answers, Checks, Tally};
 use crate::bgp::status::Status as Bgp;
+use crate::peers::Counts;
 
 /// What the agent's loop says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Condition {
     pub cleared: u64,
     /// What the last pass over the flow table found.
     pub flows: Option<Arc<Flows>>,
+    /// Flows told to and by peers; `None` without peers.
+    pub peers: Option<Counts>,
 }
 
 /// What a pass over the flow table found.

@@ -59,6 +59,7 @@ fn full() -> Sample {
             applied: 1_700_000_000,
             cleared: 5,
             flows: Some(Arc::new(flows)),
+            peers: Some(Counts { sent: 21, received: 22, refused: 23 }),
             ..Condition::default()
         },
         generation: 4,
@@ -108,6 +109,9 @@ fn figures_stand_behind_their_names() {
         "xdp_lb_flow_table_misses_total 12",
         "xdp_lb_flow_table_expired_total 5",
         r#"xdp_lb_flows_moved_total{reason="stale"} 13"#,
+        r#"xdp_lb_peer_sync_flows_total{result="sent"} 21"#,
+        r#"xdp_lb_peer_sync_flows_total{result="received"} 22"#,
+        r#"xdp_lb_peer_sync_flows_total{result="refused"} 23"#,
         r#"xdp_lb_flow_table_unremembered_total{reason="set_full"} 14"#,
         r#"xdp_lb_flow_table_unremembered_total{reason="over_limit"} 0"#,
         "xdp_lb_backends_without_series 2",
@@ -155,9 +159,13 @@ fn every_reason_has_a_series_though_nothing_happened() {
 #[test]
 fn what_is_not_known_is_left_out() {
     let text = text(Sample::default());
-    for name in
-        ["flow_table_entries", "backend_flows", "bgp_session_up", "health_check_duration_seconds_count"]
-    {
+    for name in [
+        "flow_table_entries",
+        "backend_flows",
+        "bgp_session_up",
+        "peer_sync_flows_total",
+        "health_check_duration_seconds_count",
+    ] {
         assert!(!text.lines().any(|line| line.starts_with(&format!("{PREFIX}_{name}"))), "{name}");
     }
     has(&text, "xdp_lb_config_last_apply_success 0");

@@ -87,6 +87,7 @@ pub fn desired(services: Vec<Service>) -> Desired {
         flow_table: FlowTable { entries: 1024, track_window: Duration::from_secs(5) },
         limits: Limits::default(),
         metrics: Metrics::default(),
+        peers: None,
         log: Log::default(),
         vips: vips.into_iter().map(|address| Vip { address, unmatched: Unmatched::Drop }).collect(),
         services,

@@ -9,5 +9,6 @@ mod flood;
 mod lens;
 mod life;
 mod model;
+mod peers;
 mod sharing;
 mod stories;

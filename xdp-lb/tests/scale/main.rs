@@ -140,6 +140,7 @@ fn zone() -> Desired {
         flow_table: xdp_lb::model::FlowTable { entries: 1 << 20, track_window: Duration::from_secs(5) },
         limits: Limits::default(),
         metrics: Metrics::default(),
+        peers: None,
         log: Log::default(),
         vips: (0..*SERVICES).map(|n| Vip { address: vip(n), unmatched: Unmatched::Drop }).collect(),
         services: (0..*SERVICES).map(service).collect(),

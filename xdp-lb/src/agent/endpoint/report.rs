@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     metrics::{Condition, Flows},
+    peers::Counts,
     survey::Survey,
 };
 
@@ -69,6 +70,11 @@ impl Reporter {
                 c.applied = unix_now();
             }
         });
+    }
+
+    /// Flows were told to peers or by them.
+    pub fn synced(&self, counts: Option<Counts>) {
+        self.condition.send_if_modified(|c| std::mem::replace(&mut c.peers, counts) != counts);
     }
 
     /// The flow table was read.

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::file;
 use crate::bgp::settings::PeerLink;
+use crate::file;
 use crate::socket;
 
 /// Dials.

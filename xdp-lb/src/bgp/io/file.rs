@@ -1,32 +1,13 @@
 //! The files of the speaker: keys it reads, and the status it leaves for `xdp-lb status bgp`.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use tracing::warn;
 
 use crate::bgp::status::Status;
-
-/// A key of TCP-MD5: the file without its end of line.
-///
-/// # Errors
-/// When it cannot be read.
-pub(super) fn secret(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if file.metadata()?.mode() & 0o077 != 0 {
-        warn!(path = %path.display(), "others than its owner may read this key: chmod 600");
-    }
-    let mut key = Vec::new();
-    // Longer than any key, so that one that is too long is told as such.
-    file.take(4096).read_to_end(&mut key)?;
-    while matches!(key.last(), Some(b'\n' | b'\r')) {
-        key.pop();
-    }
-    Ok(key)
-}
 
 /// Replaces the file: a reader sees the old one or the new one, whole.
 ///

@@ -258,8 +258,21 @@ fn the_endpoint_of_metrics_has_an_address_and_a_port() {
 }
 
 #[test]
+fn peers_are_the_others_by_address_or_by_address_and_port() {
+    let text = |nodes: &str| {
+        let peers = format!("{{ listen: \"10.0.0.11:9411\", key_file: /etc/key, nodes: [{nodes}] }}");
+        edge(&format!(" []\npeers: {peers}\n"))
+    };
+    let peers = good(&text("10.0.0.12, 10.0.0.11, \"[fd00::13]:9412\"")).desired.peers.unwrap();
+    assert_eq!(peers.listen, "10.0.0.11:9411".parse().unwrap());
+    let others = ["10.0.0.12:9411", "[fd00::13]:9412"].map(|node| node.parse().unwrap());
+    assert_eq!(peers.nodes, others, "a node does not tell itself");
+    only(&text("10.0.0.12, \"10.0.0.12:9411\""), "peers.nodes[1]", "listed twice, first as peers.nodes[0]");
+}
+
+#[test]
 fn later_work_is_refused_by_name() {
-    for key in ["peers", "admin", "kubernetes"] {
+    for key in ["admin", "kubernetes"] {
         only(&edge(&format!(" []\n{key}: {{ enabled: false }}\n")), key, "not supported yet");
     }
     for (key, value) in [("slow_start", "60s"), ("zone_policy", "{ prefer: local }")] {
