@@ -9,6 +9,8 @@ pub mod explain;
 pub mod fragments;
 pub mod gates;
 pub mod health;
+#[cfg(feature = "kubernetes")]
+pub mod kube;
 pub mod maglev;
 pub mod memory;
 pub mod model;

@@ -23,7 +23,7 @@ pub struct Import {
 }
 
 /// The value of one key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
     /// Path of the key below the service, one or two levels: `["drain", "max"]`.
     pub key: &'static [&'static str],
@@ -34,7 +34,7 @@ pub struct Word {
 }
 
 /// A value, said.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// As it would stand behind the key in a file: YAML.
     Yaml(String),

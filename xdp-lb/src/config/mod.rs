@@ -34,6 +34,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod values;
 
 pub use finding::{ConfigError, ConfigWarning};
 
