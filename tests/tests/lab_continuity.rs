@@ -93,6 +93,45 @@ fn calls_outlive_the_draining_of_their_backend_and_of_others() -> Result<()> {
 }
 
 #[test]
+fn calls_outlive_other_sizes_of_every_table() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let before = Leaks::note()?;
+    let lab = Lab::start(&Options::default())?;
+    let id = lab.id();
+    {
+        let _servers = files::serve(lab.backends())?;
+        let file = EdgeFile::new(3);
+        let mut tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+        let calls = calls(&lab)?;
+        let at_first = calls.report();
+        // A drain, so that there are flows which the flow table alone can place.
+        let drained = file.with(1, State::Drain);
+        tier.reload(|n| drained.text(n))?;
+        all_well(&calls, &at_first, "backend1 drains")?;
+
+        let large =
+            "limits: { services: 9000, vips: 900, backends: 9000, ring_slots: 500000, server_ids: 9000 }\n";
+        for (entries, limits) in [("262144", large), ("32768", "")] {
+            let sized =
+                |n| drained.text(n).replace("entries: 65536", &format!("entries: {entries}")) + limits;
+            for (n, node) in (1..).zip(&mut tier.edges) {
+                let outcome = node.try_reload(&sized(n))?;
+                ensure!(!outcome.done && outcome.line.contains("restart it"), "{}", outcome.line);
+                node.product.kill();
+                node.restart()?;
+            }
+            all_well(&calls, &at_first, &format!("{entries} entries"))?;
+            assert_eq!(requests(&lab)?.answered.get("backend1"), None, "the drain goes on");
+        }
+        calls.stop()?.unharmed("at the end")?;
+    }
+    drop(lab);
+    before.check(id)
+}
+
+#[test]
 fn calls_outlive_the_kill_of_the_agents_and_their_restart() -> Result<()> {
     if !skip::can_run(skip::LAB) {
         return Ok(());

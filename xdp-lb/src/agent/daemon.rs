@@ -173,6 +173,12 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
 
     // Make before break: the tables are complete before the first packet meets the program.
     let attached = attach_all(&mut loaded, options, &agent.desired, &snapshot)?;
+    match loaded.leave_old_maps(agent.reconciler.maps()) {
+        Ok(None) => {}
+        Ok(Some(carried)) => info!(flows = carried.flows, lost = carried.lost, "the old maps are gone"),
+        // They cost memory; what they remembered until the last moment is missing.
+        Err(e) => warn!("{e}"),
+    }
     let mut vips = hold_vips(&agent.desired).await?;
     if let Err(e) = offer_mss(&mut loaded, &agent, options.role, &snapshot) {
         // Senders of segments that are too large are told by ICMP instead.

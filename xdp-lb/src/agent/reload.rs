@@ -72,17 +72,43 @@ pub(super) fn read(
     };
     Some(offer.map_err(|e| format!("{e:#}")).and_then(|offer| match fixed(&offer.checked.desired, current) {
         None => Ok(offer),
-        Some(key) => Err(format!("{key} cannot change while the maps live; `xdp-lb detach` and start again")),
+        Some(key) => Err(key.cure()),
     }))
 }
 
-/// The first key that differs and must not while the maps live.
-fn fixed(desired: &Desired, current: &Desired) -> Option<&'static str> {
+/// A key that cannot change while the agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fixed {
+    /// Every flow would move.
+    Ever(&'static str),
+    /// The next start makes other maps, or loads another program, and takes over.
+    Running(&'static str),
+}
+
+impl Fixed {
+    /// What to do.
+    fn cure(self) -> String {
+        match self {
+            Self::Ever(key) => {
+                format!(
+                    "{key} cannot change while the maps live: `xdp-lb detach` and start again, which moves every flow"
+                )
+            }
+            Self::Running(key) => format!(
+                "{key} cannot change in a running agent: restart it; forwarding goes on meanwhile, and flows stay where \
+                 they are"
+            ),
+        }
+    }
+}
+
+/// The first key that differs and must not.
+fn fixed(desired: &Desired, current: &Desired) -> Option<Fixed> {
     let fixed = [
-        ("maglev.seed", desired.seed != current.seed),
-        ("limits", desired.limits != current.limits),
-        ("flow_table.entries", desired.flow_table.entries != current.flow_table.entries),
-        ("decap (being there or not)", desired.decap.is_some() != current.decap.is_some()),
+        (Fixed::Ever("maglev.seed"), desired.seed != current.seed),
+        (Fixed::Running("limits"), desired.limits != current.limits),
+        (Fixed::Running("flow_table.entries"), desired.flow_table.entries != current.flow_table.entries),
+        (Fixed::Running("decap (being there or not)"), desired.decap.is_some() != current.decap.is_some()),
     ];
     fixed.into_iter().find_map(|(key, differs)| differs.then_some(key))
 }

@@ -14,12 +14,15 @@
 //! second flip of an entry first waits for a grace period, unless one has passed since the first; one wait serves
 //! all entries flipped before it. The first batch after opening needs none: opening waited.
 
+mod carry;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     mem::offset_of,
     ops::Range,
     os::fd::AsFd as _,
+    path::Path,
     sync::OnceLock,
 };
 
@@ -41,6 +44,7 @@ use xdp_lb_common::{
     vip::{PortPage, VipSlot},
 };
 
+pub use self::carry::{Carried, TooSmall};
 use super::{errors, mapped::Mapped, root::BpffsRoot, sys};
 use crate::{
     observe::{Elements, observe, observe_again},
@@ -119,16 +123,30 @@ pub struct KernelMaps {
     flipped: BTreeSet<Flipped>,
 }
 
+impl std::fmt::Debug for KernelMaps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelMaps").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
 impl KernelMaps {
     /// Opens the maps from their pins.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open(root: &BpffsRoot, access: Access) -> Result<Self, OpenError> {
-        if !root.map(names::CONTROL).exists() {
+        Self::open_in(root, &root.maps(), access)
+    }
+
+    /// Opens those in another directory below the root.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(super) fn open_in(root: &BpffsRoot, maps: &Path, access: Access) -> Result<Self, OpenError> {
+        if !maps.join(names::CONTROL).exists() {
             return Err(OpenError::NothingPinned(root.clone()));
         }
-        let open = Opener { root, writable: access == Access::Write };
+        let open = Opener { root, maps, writable: access == Access::Write };
         let control = open.table::<Control>(names::CONTROL)?;
         let layout = control.load_u32(0, offset_of!(Control, layout)).unwrap_or(0);
         if layout != LAYOUT {
@@ -619,21 +637,22 @@ impl Maps for KernelMaps {
     }
 }
 
-/// Opens pins of one root.
 /// What the cutter works with: `backends`, and its own counts.
 pub(super) fn cut_tables(root: &BpffsRoot) -> Result<(Mapped<Backend>, Mapped<CutCounts>), OpenError> {
-    let open = Opener { root, writable: true };
+    let open = Opener { root, maps: &root.maps(), writable: true };
     Ok((open.table(names::BACKENDS)?, open.mapped(names::CUT_COUNTS)?))
 }
 
+/// Opens pins of one root.
 struct Opener<'a> {
     root: &'a BpffsRoot,
+    maps: &'a Path,
     writable: bool,
 }
 
 impl Opener<'_> {
     fn data(&self, name: &'static str) -> Result<(MapData, u32), OpenError> {
-        let data = MapData::from_pin(self.root.map(name)).map_err(|e| self.error(name, errors::map(e)))?;
+        let data = MapData::from_pin(self.maps.join(name)).map_err(|e| self.error(name, errors::map(e)))?;
         let elements = data.info().map_err(|e| self.error(name, errors::map(e)))?.max_entries();
         Ok((data, elements))
     }

@@ -3,9 +3,12 @@
 //! ```text
 //!   fresh:      new_maps/*  -> program loaded -> control written -> rename to maps/ -> prog
 //!   taken over: maps/* checked against the shape -> program loaded -> prog replaced by rename
+//!   other sizes: new_maps/* -> program loaded -> filled from maps/* -> maps to old_maps/, new_maps to maps/ -> prog
 //! ```
 //!
-//! A crash before the rename leaves `new_maps`, which the next start removes; `maps` is always whole.
+//! A crash before the rename leaves `new_maps`, which the next start removes; `maps` is always whole, but between the two
+//! renames, when `old_maps` is and takes the name back. `old_maps` stays until the links run the new program: what
+//! was remembered there meanwhile is carried over then.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -28,7 +31,7 @@ use xdp_lb_common::{
 
 use super::{
     attach, btf, errors,
-    kernel_maps::{Access, KernelMaps, OpenError},
+    kernel_maps::{Access, Carried, KernelMaps, OpenError, TooSmall},
     linker::{self, Marks},
     mapped::Mapped,
     mss, object,
@@ -97,10 +100,10 @@ pub enum LoadError {
     /// Another agent works there.
     #[error("another xdp-lb works on {0}: stop it first, or choose another root with --bpffs")]
     Busy(BpffsRoot),
-    /// A pinned map is not of the shape that the configuration asks for.
+    /// A pinned map is not of the shape that the configuration asks for, and nothing can be carried over to one that is.
     #[error(
-        "{root}/maps/{map}: {what} is {found}, but the configuration needs {wanted}: keep the old limits, or run \
-         `xdp-lb detach` first (it stops forwarding and forgets flows)"
+        "{root}/maps/{map}: {what} is {found}, but this configuration and this xdp-lb need {wanted}: keep the old ones, \
+         or run `xdp-lb detach` first (it stops forwarding and forgets flows)"
     )]
     LayoutMismatch {
         /// Root.
@@ -113,6 +116,36 @@ pub enum LoadError {
         found: u64,
         /// As wanted.
         wanted: u64,
+    },
+    /// What is there needs more room than the configuration gives.
+    #[error(
+        "{root}/maps/{}: what is there needs {} elements, but the configuration gives {}: keep the old limits until \
+         services and backends are fewer, or run `xdp-lb detach` first (it stops forwarding and forgets flows)",
+        small.map, small.needed, small.wanted
+    )]
+    TooSmall {
+        /// Root.
+        root: BpffsRoot,
+        /// What is too small.
+        small: TooSmall,
+    },
+    /// The maps were made by a newer release.
+    #[error(
+        "the maps under {root} have layout {found}, this xdp-lb knows {LAYOUT}: use the release that made them"
+    )]
+    Newer {
+        /// Root.
+        root: BpffsRoot,
+        /// As pinned.
+        found: u32,
+    },
+    /// What is there could not be carried over.
+    #[error("carry over from {}: {source}", path.display())]
+    Carry {
+        /// Where it is.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
     },
     /// The pinned maps were made with another seed: every flow would move.
     #[error(
@@ -193,6 +226,8 @@ pub struct Loaded {
     ebpf: Ebpf,
     program: &'static str,
     took_over: bool,
+    /// Maps that links may still read.
+    previous: Option<KernelMaps>,
     mss: mss::Places,
     /// Held while this process owns the root.
     _lock: File,
@@ -219,19 +254,24 @@ impl Loaded {
         }
         let lock = lock(root)?;
         remove_tree(&root.new_maps())?;
-        let took_over = is_whole(root)?;
-        let loaded = if took_over {
-            check(root, setup)?;
-            load(object, setup, &root.maps())
-        } else {
-            remove_tree(&root.maps())?;
-            create(root, setup, object).inspect_err(|_| drop(remove_tree(&root.new_maps())))
+        let ready = prepare(root, setup)?;
+        let took_over = !matches!(ready, Ready::Nothing);
+        let clean = |_: &LoadError| drop(remove_tree(&root.new_maps()));
+        let (ebpf, previous) = match ready {
+            Ready::Nothing => {
+                remove_tree(&root.maps())?;
+                let ebpf = create(root, setup, object).inspect_err(clean)?;
+                (ebpf, None)
+            }
+            Ready::Fits => (load(object, setup, &root.maps())?, previous(root)?),
+            Ready::Other => move_over(root, setup, object).inspect_err(clean)?,
         };
         let mut loaded = Self {
             root: root.clone(),
-            ebpf: loaded?,
+            ebpf,
             program: setup.program.name(),
             took_over,
+            previous,
             mss: mss::Places::new(),
             _lock: lock,
         };
@@ -243,6 +283,23 @@ impl Loaded {
     #[must_use]
     pub fn took_over(&self) -> bool {
         self.took_over
+    }
+
+    /// The links run the program: flows that the one of before remembered in maps of other sizes until now are carried over
+    /// to `maps`, ours, and the old ones go. `None` when there were none.
+    ///
+    /// # Errors
+    /// [`LoadError::Carry`]; the old maps stay.
+    pub fn leave_old_maps(&mut self, maps: &KernelMaps) -> Result<Option<Carried>, LoadError> {
+        let Some(previous) = &self.previous else { return Ok(None) };
+        // Packets that met the old program may still be under way.
+        sys::grace_period();
+        let path = self.root.old_maps();
+        let carried =
+            previous.carry_flows(maps).map_err(|source| LoadError::Carry { path: path.clone(), source })?;
+        remove_tree(&path)?;
+        self.previous = None;
+        Ok(Some(carried))
     }
 
     /// Where the pins are.
@@ -316,6 +373,7 @@ pub fn remove(root: &BpffsRoot) -> Result<(), LoadError> {
         root.health(),
         root.maps(),
         root.new_maps(),
+        root.old_maps(),
         root.path().into(),
     ] {
         remove_tree(&path)?;
@@ -427,8 +485,115 @@ fn table(spec: &MapSpec, maps: &Path) -> Result<OwnedFd, LoadError> {
     Ok(map)
 }
 
+/// What is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ready {
+    /// No maps.
+    Nothing,
+    /// Maps as the configuration wants them.
+    Fits,
+    /// Maps of other sizes, or of an older layout.
+    Other,
+}
+
+/// Looks at what is pinned.
+fn prepare(root: &BpffsRoot, setup: &Setup) -> Result<Ready, LoadError> {
+    if !is_whole(root)? {
+        if !root.old_maps().exists() {
+            return Ok(Ready::Nothing);
+        }
+        // An agent died between two renames.
+        remove_tree(&root.maps())?;
+        fs::rename(root.old_maps(), root.maps()).map_err(pin("rename the old maps to", &root.maps()))?;
+    }
+    let layout = open_control(&root.maps())?.read(0).unwrap_or_default().layout;
+    if layout > LAYOUT {
+        return Err(LoadError::Newer { root: root.clone(), found: layout });
+    }
+    match check(root, setup) {
+        Ok(()) => Ok(Ready::Fits),
+        Err(LoadError::LayoutMismatch {
+            what: "the layout" | ENTRIES | "vip_mask" | "flow_set_mask",
+            ..
+        }) => Ok(Ready::Other),
+        Err(e) => Err(e),
+    }
+}
+
+/// Maps that an earlier agent has left, or would have.
+fn previous(root: &BpffsRoot) -> Result<Option<KernelMaps>, LoadError> {
+    let old = root.old_maps();
+    if !old.exists() {
+        return Ok(None);
+    }
+    match KernelMaps::open_in(root, &old, Access::Read) {
+        Ok(maps) => Ok(Some(maps)),
+        Err(e) => {
+            tracing::warn!("flows in {} cannot be carried over: {e}", old.display());
+            remove_tree(&old).map(|()| None)
+        }
+    }
+}
+
+/// Makes new maps, fills them from those that are there, and exchanges them.
+fn move_over(
+    root: &BpffsRoot,
+    setup: &Setup,
+    object: &[u8],
+) -> Result<(Ebpf, Option<KernelMaps>), LoadError> {
+    let (maps, new, old) = (root.maps(), root.new_maps(), root.old_maps());
+    let before = match KernelMaps::open_in(root, &maps, Access::Read) {
+        Ok(before) => Some(before),
+        Err(OpenError::Layout { found, .. }) => {
+            tracing::warn!(
+                found,
+                layout = LAYOUT,
+                "maps of an older layout: what is in them cannot be carried over"
+            );
+            None
+        }
+        Err(e) => return Err(e.into()),
+    };
+    if let Some(before) = &before {
+        let seed = before.control().seed;
+        if seed != setup.seed {
+            return Err(LoadError::SeedMismatch { root: root.clone(), found: seed, wanted: setup.seed });
+        }
+        before
+            .fit(&setup.shape.capacity)
+            .map_err(|small| LoadError::TooSmall { root: root.clone(), small })?;
+    }
+    let ebpf = gather(root, setup, object)?;
+    if let Some(before) = &before {
+        let after = KernelMaps::open_in(root, &new, Access::Write)?;
+        let carry = |source| LoadError::Carry { path: maps.clone(), source };
+        before.carry_over(&after).map_err(carry)?;
+        let carried = before.carry_flows(&after).map_err(carry)?;
+        tracing::info!(
+            flows = carried.flows,
+            lost = carried.lost,
+            "maps of other sizes: filled from those of before"
+        );
+    }
+    // What an older agent left is older than what is in `maps`.
+    remove_tree(&old)?;
+    fs::rename(&maps, &old).map_err(pin("rename the old maps to", &old))?;
+    fs::rename(&new, &maps).map_err(pin("rename the new maps to", &maps))?;
+    if before.is_none() {
+        remove_tree(&old)?;
+    }
+    Ok((ebpf, before))
+}
+
 /// Makes the maps beside their place, and moves them there when nothing can fail any more.
 fn create(root: &BpffsRoot, setup: &Setup, object: &[u8]) -> Result<Ebpf, LoadError> {
+    let ebpf = gather(root, setup, object)?;
+    fs::rename(root.new_maps(), root.maps()).map_err(pin("rename the new maps to", &root.maps()))?;
+    Ok(ebpf)
+}
+
+/// Makes the maps beside their place.
+fn gather(root: &BpffsRoot, setup: &Setup, object: &[u8]) -> Result<Ebpf, LoadError> {
     let new = root.new_maps();
     make_directory(&new)?;
     let ebpf = load(object, setup, &new)?;
@@ -436,7 +601,6 @@ fn create(root: &BpffsRoot, setup: &Setup, object: &[u8]) -> Result<Ebpf, LoadEr
     control
         .write(0, &setup.shape.control(setup.seed))
         .map_err(|source| LoadError::Kernel { what: "write map control", source })?;
-    fs::rename(&new, root.maps()).map_err(pin("rename the new maps to", &root.maps()))?;
     Ok(ebpf)
 }
 
@@ -482,6 +646,9 @@ fn check(root: &BpffsRoot, setup: &Setup) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// The property that may differ: what is in the map is carried over to another.
+const ENTRIES: &str = "the number of entries";
+
 /// What, found, wanted.
 fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64); 5], LoadError> {
     let error = |e| LoadError::Map { name: spec.name, source: errors::map(e) };
@@ -508,7 +675,7 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
         ("the map type", found_kind as u64, kind as u64),
         ("the key size", info.key_size().into(), key_size),
         ("the value size", value_size.into(), spec.value_size.into()),
-        ("the number of entries", entries.into(), spec.max_entries.into()),
+        (ENTRIES, entries.into(), spec.max_entries.into()),
         ("the mmapable flag", (info.map_flags() & MMAPABLE).into(), mmapable.into()),
     ])
 }

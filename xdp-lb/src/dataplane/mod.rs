@@ -31,7 +31,7 @@ pub mod sys;
 pub mod tables;
 
 pub use attach::{AttachError, Attached, Mode};
-pub use kernel_maps::{Access, KernelMaps, OpenError};
+pub use kernel_maps::{Access, Carried, KernelMaps, OpenError, TooSmall};
 pub use load::{LoadError, Loaded, Program, Setup};
 pub use root::BpffsRoot;
 pub use shape::{Machine, Shape};

@@ -38,6 +38,12 @@ impl BpffsRoot {
         self.0.join("new_maps")
     }
 
+    /// The maps of before, until no program reads them any more.
+    #[must_use]
+    pub fn old_maps(&self) -> PathBuf {
+        self.0.join("old_maps")
+    }
+
     /// A map.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {

@@ -42,12 +42,6 @@ pub fn fill(maps: &mut KernelMaps) {
         Box::new(page)
     };
     let [high, low] = PORT.to_be_bytes();
-    let vip =
-        VipSlot { address: mapped(VIP), udp_root: 1, flags: VIP_USED | VIP_BALANCED, ..VipSlot::default() };
-    let bank = VipBank { bank: 1, salt: 7 };
-    let mut slots = vec![VipSlot::default(); maps.capacity().vip_slots as usize];
-    let home = probe_start(words(&mapped(VIP)), bank.salt) & (maps.capacity().vip_slots - 1);
-    slots[home as usize] = vip;
     let mut list = Box::new(AllowList::zeroed());
     list.v4_count = 1;
     list.v4[0] = Prefix4 { address: [172, 16, 0, 0], mask: [255, 255, 0, 0] };
@@ -56,14 +50,26 @@ pub fn fill(maps: &mut KernelMaps) {
         MapOp::PutService { id: SERVICE, entry: Box::new(entry) },
         MapOp::PutPage { page: 2, content: page(low, SERVICE) },
         MapOp::PutPage { page: 1, content: page(high, 2) },
-        MapOp::PutVips { bank: bank.bank, slots },
-        MapOp::SwitchVips { word: bank.pack(maps.capacity().vip_slots) },
         MapOp::SetSources { list },
         MapOp::Grace,
         MapOp::SetGeneration { generation: 1 },
     ] {
         maps.apply(&op).unwrap();
     }
+    fill_vips(maps);
+}
+
+/// The VIP's place depends on the size of its table.
+pub fn fill_vips(maps: &mut KernelMaps) {
+    let vip =
+        VipSlot { address: mapped(VIP), udp_root: 1, flags: VIP_USED | VIP_BALANCED, ..VipSlot::default() };
+    let bank = VipBank { bank: 1, salt: 7 };
+    let mut slots = vec![VipSlot::default(); maps.capacity().vip_slots as usize];
+    let home = probe_start(words(&mapped(VIP)), bank.salt) & (maps.capacity().vip_slots - 1);
+    slots[home as usize] = vip;
+    maps.apply(&MapOp::PutVips { bank: bank.bank, slots }).unwrap();
+    maps.apply(&MapOp::SwitchVips { word: bank.pack(maps.capacity().vip_slots) }).unwrap();
+    maps.apply(&MapOp::Grace).unwrap();
 }
 
 pub fn config() -> ServiceConfig {

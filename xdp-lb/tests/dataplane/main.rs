@@ -5,5 +5,6 @@
 mod fill;
 mod links;
 mod maps;
+mod sizes;
 mod stand;
 mod takeover;
