@@ -1,4 +1,4 @@
-//! What operators do to a running edge node, with nobody telling it to look: files that change by themselves.
+//! What operators do to a running edge node: files that change by themselves, and commands.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xdp_lb_tests::lab::files;
+use xdp_lb_tests::lab::plan::Role;
 use xdp_lb_tests::lab::traffic::{Calls, Load, LoadOptions, LoadReport};
-use xdp_lb_tests::lab::{EdgeFile, Lab, Leaks, Mode, Node, Options, State, Tier, http, skip};
+use xdp_lb_tests::lab::{EdgeFile, Lab, Leaks, Mode, Node, Options, State, Tier, http, skip, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 const LISTEN: &str = "127.0.0.1:9410";
@@ -96,9 +97,7 @@ fn files_are_followed_without_being_told() -> Result<()> {
             })
         })?;
         // The burst's last word may come after its first.
-        xdp_lb_tests::lab::wait_until("the last of the burst", BOUND, || {
-            backend1_takes(&lab).is_ok_and(|t| !t)
-        })?;
+        wait_until("the last of the burst", BOUND, || backend1_takes(&lab).is_ok_and(|t| !t))?;
         let applied = generation(edge)? - was;
         assert!((1..=5).contains(&applied), "{applied} configurations of a burst of 50 were applied");
         calls.wait(3, BOUND)?;
@@ -149,4 +148,207 @@ fn swap(link: &Path, target: &str) -> Result<()> {
     let fresh = link.with_file_name("..tmp");
     symlink(target, &fresh)?;
     Ok(fs::rename(&fresh, link)?)
+}
+
+/// A command that must succeed, and what it printed.
+fn done(node: &Node<'_>, verb: &str, args: &[&str]) -> Result<String> {
+    let output = node.command(verb, args)?;
+    ensure!(output.status.success(), "{verb} {args:?}: {} {}", output.status, output.stderr);
+    Ok(output.stdout)
+}
+
+/// The same as JSON.
+fn json(node: &Node<'_>, verb: &str, args: &[&str]) -> Result<serde_json::Value> {
+    let text = done(node, verb, &[args, &["-o", "json"]].concat())?;
+    serde_json::from_str(&text).with_context(|| format!("{verb}: {text}"))
+}
+
+/// Both addresses of a backend: two of the four services have it by each.
+fn both(n: u8) -> [String; 2] {
+    Role::Backend(n).address().both().map(|ip| ip.to_string())
+}
+
+#[test]
+fn a_drain_by_command_keeps_calls_and_survives_the_agent() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let before = Leaks::note()?;
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let id = lab.id();
+    {
+        let _servers = files::serve(lab.backends())?;
+        let mut file = EdgeFile::new(3);
+        // Short, so that streams that have ended are soon forgotten.
+        file.more[1] = vec!["flow_timeout: 5s".into()];
+        let mut tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+        let edge = &mut tier.edges[0];
+        let calls = Calls::start(&lab.client(1).ns, (&files::tcp(), 60), (&files::udp(), 24))?;
+        calls.wait(3, BOUND)?;
+        let mine = |report: &xdp_lb_tests::lab::traffic::CallReport| {
+            (
+                report.open_by_server().get("backend1").copied(),
+                report.flows_by_server().get("backend1").copied(),
+            )
+        };
+        let held = mine(&calls.report());
+        assert!(held.0 > Some(0) && held.1 > Some(0), "{held:?}: nobody to keep");
+
+        // What cannot be, says why.
+        for (verb, args, words) in [
+            ("drain", vec!["192.0.2.99"], "no service has the backend 192.0.2.99"),
+            ("drain", vec![&*both(1)[0], "--service", "nobody"], "there is no service nobody"),
+            ("undrain", vec![&*both(1)[0]], "no command drains"),
+        ] {
+            let output = edge.command(verb, &args)?;
+            assert_eq!(output.status.code(), Some(1), "{verb} {args:?}");
+            assert!(output.stderr.contains(words), "{verb} {args:?}: {}", output.stderr);
+        }
+        assert!(backend1_takes(&lab)?);
+
+        for address in both(1) {
+            done(edge, "drain", &[&address])?;
+        }
+        assert!(!backend1_takes(&lab)?, "new flows go elsewhere at once");
+        calls.wait(3, BOUND)?;
+        calls.report().unharmed("drained")?;
+        assert_eq!(mine(&calls.report()), held);
+
+        // What is left is shown: streams as soon as they are remembered, connections likewise.
+        let left = |edge: &Node<'_>| -> Result<u64> {
+            let drains = json(edge, "drain", &[])?;
+            let drains = drains.as_array().context("no list")?;
+            ensure!(drains.len() == 2, "{drains:?}");
+            let left = drains.iter().flat_map(|d| d["left"].as_array().cloned().unwrap_or_default());
+            Ok(left.filter_map(|l| l["flows"].as_u64()).sum())
+        };
+        let expected = u64::try_from(held.0.unwrap_or(0) + held.1.unwrap_or(0))?;
+        assert_eq!(left(edge)?, expected);
+        let shown = done(edge, "status", &["backends"])?;
+        assert!(shown.contains("draining (command)"), "{shown}");
+        let agent = &json(edge, "status", &[])?["agent"];
+        assert_eq!((&agent["state"], agent["drains"].as_array().map(Vec::len)), (&"running".into(), Some(2)));
+
+        // The file does not know of it, and does not take it back.
+        after(edge, TAKEN, || Ok(fs::write(edge_file(&lab), format!("{}# again\n", file.text(1)))?))?;
+        assert!(!backend1_takes(&lab)?);
+
+        // The agent is killed: packets do not notice, status still says so; the next one knows.
+        edge.product.kill();
+        calls.wait(3, BOUND)?;
+        assert!(!backend1_takes(&lab)?);
+        let silent = json(edge, "status", &[])?;
+        assert_eq!(silent["agent"]["state"], "silent");
+        let text = silent.to_string();
+        assert!(text.contains("\"drained_by_command\":true"), "{text}");
+        let refused = edge.command("undrain", &[&both(1)[0]])?;
+        assert!(
+            refused.status.code() == Some(1) && refused.stderr.contains("no agent answers"),
+            "{refused:?}"
+        );
+        edge.restart()?;
+        assert!(!backend1_takes(&lab)?);
+        calls.wait(3, BOUND)?;
+        calls.report().unharmed("the agent was killed")?;
+        assert_eq!(mine(&calls.report()), held);
+
+        for address in both(1) {
+            done(edge, "undrain", &[&address])?;
+        }
+        assert!(backend1_takes(&lab)?);
+        calls.wait(3, BOUND)?;
+        calls.report().unharmed("undrained")?;
+        assert_eq!(json(edge, "drain", &[])?, serde_json::json!([]));
+
+        // The time is up with streams left: a no, and they have moved.
+        let media = both(1)[0].clone();
+        let output = edge.command("drain", &[&media, "--service", "media", "--max", "3s", "--wait"])?;
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(output.stderr.contains("the time is up"), "{}", output.stderr);
+        // Those of media6 stay.
+        wait_until("the streams of backend1 to move", BOUND, || {
+            let now = mine(&calls.report()).1;
+            Some(0) < now && now < held.1
+        })?;
+        // Nobody else has: what was with others from the beginning is where it was.
+        calls.report().except("backend1").unharmed("the time was up")?;
+        done(edge, "undrain", &[&media])?;
+
+        // Shed: they go at once.
+        let media6 = both(1)[1].clone();
+        done(edge, "drain", &[&media6, "--service", "media6", "--mode", "shed"])?;
+        wait_until("the streams of backend1 to be shed", BOUND, || {
+            !calls.report().flows_by_server().contains_key("backend1")
+        })?;
+        calls.report().except("backend1").unharmed("shed")?;
+        done(edge, "undrain", &[&media6])?;
+
+        // Nobody is left once the streams have ended and are forgotten: a yes.
+        drop(calls.stop()?);
+        let output = edge.command("drain", &[&media, "--service", "media", "--wait"])?;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        // Who leaves is told that it still drains when it is asked for again.
+        done(edge, "undrain", &[&media])?;
+    }
+    drop(lab);
+    before.check(id)
+}
+
+/// The file of edge node 1.
+fn edge_file(lab: &Lab) -> std::path::PathBuf {
+    lab.scratch().path().join("edge1.yaml")
+}
+
+#[test]
+fn a_rollback_is_in_force_until_the_file_changes() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let _servers = files::serve(lab.backends())?;
+    let file = EdgeFile::new(3);
+    let mut tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+    let edge = &mut tier.edges[0];
+    let calls = Calls::start(&lab.client(1).ns, (&files::tcp(), 20), (&files::udp(), 8))?;
+    calls.wait(3, BOUND)?;
+    let nothing = edge.command("rollback", &[])?;
+    assert!(
+        nothing.status.code() == Some(1) && nothing.stderr.contains("no earlier configuration"),
+        "{nothing:?}"
+    );
+
+    let drained = file.with(1, State::Drain).text(1);
+    edge.reload(&drained)?;
+    assert!(!backend1_takes(&lab)?);
+    assert_eq!(done(edge, "rollback", &[])?, "generation 3 is in force\n");
+    assert!(backend1_takes(&lab)?);
+    let shown = done(edge, "status", &[])?;
+    assert!(shown.contains("ROLLED BACK"), "{shown}");
+    let listed = json(edge, "rollback", &["--list"])?;
+    let numbers: Vec<_> =
+        listed.as_array().context("no list")?.iter().map(|g| g["generation"].as_u64()).collect();
+    assert_eq!(numbers, [1, 2, 3].map(Some));
+    assert_eq!(done(edge, "rollback", &["2", "--show"])?, drained);
+
+    // A new agent reads the file, and knows that it is not in force.
+    edge.product.kill();
+    edge.restart()?;
+    assert!(backend1_takes(&lab)?);
+    assert_eq!(json(edge, "status", &[])?["agent"]["rolled_back_to"], 1);
+    assert_eq!(json(edge, "status", &[])?["generation"], 3);
+
+    // Forward again by number; by the file; by SIGHUP.
+    done(edge, "rollback", &["2"])?;
+    assert!(!backend1_takes(&lab)?);
+    done(edge, "rollback", &["1"])?;
+    assert!(backend1_takes(&lab)?);
+    after(edge, TAKEN, || Ok(fs::write(edge_file(&lab), format!("{drained}# changed\n"))?))?;
+    assert!(!backend1_takes(&lab)?);
+    assert!(json(edge, "status", &[])?["agent"].get("rolled_back_to").is_none());
+    done(edge, "rollback", &["1"])?;
+    assert!(backend1_takes(&lab)?);
+    ensure!(edge.product.reload()?.done);
+    assert!(!backend1_takes(&lab)?);
+    calls.wait(3, BOUND)?;
+    calls.stop()?.unharmed("at the end")
 }

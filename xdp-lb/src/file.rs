@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 pub use self::secret::secret;
 pub use self::stamp::Stamp;
@@ -43,7 +44,7 @@ impl fmt::Display for Refused {
 }
 
 /// The texts of a configuration, read and not yet judged.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Texts {
     /// Name of the file or the directory.
     pub name: String,
@@ -51,7 +52,8 @@ pub struct Texts {
 }
 
 /// One file, or those of a directory by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Kind {
     One(String),
     Several(Vec<(String, String)>),
@@ -62,6 +64,15 @@ impl Texts {
     #[must_use]
     pub fn one(name: &str, text: &str) -> Self {
         Self { name: name.to_owned(), kind: Kind::One(text.to_owned()) }
+    }
+
+    /// Every file with its text.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        let (one, several) = match &self.kind {
+            Kind::One(text) => (Some((&*self.name, &**text)), &[][..]),
+            Kind::Several(texts) => (None, &texts[..]),
+        };
+        one.into_iter().chain(several.iter().map(|(name, text)| (&**name, &**text)))
     }
 
     /// Checks them.

@@ -37,7 +37,7 @@ const RANK: u64 = 0x7261_6e6b_0000_0001;
 pub fn opening(state: AdminState, share: Share) -> Share {
     match state {
         AdminState::Active => share,
-        AdminState::Drain | AdminState::Down => Share::NONE,
+        AdminState::Drain | AdminState::DrainBy(_) | AdminState::Down => Share::NONE,
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod bfd;
 pub mod bgp;
 pub mod config;
+pub mod drains;
 pub mod explain;
 pub mod fragments;
 pub mod gates;
@@ -32,6 +33,8 @@ pub mod template;
 pub mod times;
 
 #[cfg(feature = "agent")]
+pub mod admin;
+#[cfg(feature = "agent")]
 pub mod agent;
 #[cfg(feature = "agent")]
 pub mod cli;
@@ -41,6 +44,8 @@ pub mod dataplane;
 pub mod file;
 #[cfg(feature = "agent")]
 pub mod intake;
+#[cfg(feature = "agent")]
+pub mod keep;
 #[cfg(feature = "agent")]
 pub mod metrics;
 #[cfg(feature = "agent")]

@@ -36,6 +36,8 @@ pub struct Desired {
     pub peers: Option<Peers>,
     /// What the agent writes to stderr.
     pub log: Log,
+    /// Where commands are taken.
+    pub admin: Admin,
     /// What belongs to an address rather than a service: exactly one entry for every VIP in use.
     pub vips: Vec<Vip>,
     /// The services in the file's order.
@@ -193,6 +195,21 @@ pub struct Peers {
     pub nodes: Vec<SocketAddr>,
 }
 
+/// `admin`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Who may use it besides its owner: a group's name or number.
+    pub group: Option<String>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { socket: "/run/xdp-lb/admin.sock".into(), group: None }
+    }
+}
+
 /// `log`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Log {
@@ -347,7 +364,7 @@ pub enum Tracking {
 }
 
 /// What happens to the flows of a draining backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DrainPolicy {
     /// Known flows stay, or move at once.
     pub mode: DrainMode,
@@ -356,7 +373,7 @@ pub struct DrainPolicy {
 }
 
 /// `drain.mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DrainMode {
     /// Known flows keep their backend.
     #[default]
@@ -476,16 +493,30 @@ impl ServerIdBytes {
     }
 }
 
-/// `state` of a backend in the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// `state` of a backend in the file, or what a command makes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AdminState {
     /// Takes flows.
     #[default]
     Active,
-    /// Takes no new flows; known ones by `drain.mode`.
+    /// Takes no new flows; known ones by the service's `drain`.
     Drain,
+    /// The same by a policy of its own: a command said so.
+    DrainBy(DrainPolicy),
     /// Takes nothing.
     Down,
+}
+
+impl AdminState {
+    /// By what it drains, if it does; `service` is the service's `drain`.
+    #[must_use]
+    pub fn drains_by(self, service: DrainPolicy) -> Option<DrainPolicy> {
+        match self {
+            Self::Drain => Some(service),
+            Self::DrainBy(own) => Some(own),
+            Self::Active | Self::Down => None,
+        }
+    }
 }
 
 /// A gate's opening, in 1/65536: 0 is closed, [`Share::FULL`] open.

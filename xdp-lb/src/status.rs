@@ -30,6 +30,7 @@ use self::listeners::{Ports, listeners};
 pub(crate) use self::words::word;
 pub use self::words::{Word, affinity, mac_text, tracking};
 use crate::{
+    drains::Drains,
     model::{Affinity, Protocol, Tracking},
     nexthop::Mac,
     plan,
@@ -54,6 +55,8 @@ pub struct Readings {
     pub names: BTreeMap<u32, String>,
     /// What health checks say of members, by service id and ring-local index; those that are not asked are left out.
     pub health: BTreeMap<(u16, u16), Health>,
+    /// Drains by command.
+    pub drains: Drains,
 }
 
 /// A balancer.
@@ -173,6 +176,8 @@ pub struct Member {
     /// State.
     #[serde(serialize_with = "word")]
     pub state: MemberState,
+    /// A command drains it on this node.
+    pub drained_by_command: bool,
     /// Since when it has that state, seconds since 1970.
     pub since: u64,
     /// What its health checks say; `null` where it is not asked.
@@ -368,7 +373,7 @@ fn service(
     held: Option<&Held>,
     listeners: Option<&BTreeMap<IpAddr, Ports>>,
 ) -> Service {
-    let config = entry.config();
+    let (name, config) = (plan::name(entry), entry.config());
     let flows = |local| readings.flows.as_ref().map(|f| f.get(&(id, local)).copied().unwrap_or(0));
     let member = |(&local, entry): (&u16, &Backend)| {
         let slots = held.and_then(|h| h.owned.get(&local)).copied().unwrap_or(0);
@@ -376,6 +381,7 @@ fn service(
         Member {
             address: from_map(entry.address),
             state: MemberState::of(entry),
+            drained_by_command: readings.drains.of(name, from_map(entry.address)).is_some(),
             since: entry.since,
             health: readings.health.get(&(id, local)).cloned(),
             slots,
@@ -393,7 +399,7 @@ fn service(
     };
     let traffic = readings.services.get(&id).copied().unwrap_or_default();
     Service {
-        name: plan::name(entry).to_owned(),
+        name: name.to_owned(),
         id,
         protocol: if config.flags & IS_UDP != 0 { Protocol::Udp } else { Protocol::Tcp },
         listeners: listeners.into_iter().flatten().map(|(&vip, ports)| ports.listener(vip)).collect(),

@@ -1,11 +1,13 @@
 //! The product's own binary, run in a lab's namespace as an operator would run it.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::id::LabId;
 use super::namespace::Namespace;
 use super::process::{Process, Signal, Stream};
 
@@ -41,6 +43,18 @@ pub fn binary() -> Result<PathBuf> {
             places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" nor ")
         )
     })
+}
+
+/// Where the node whose pins are at `bpffs` has everything, as arguments: its socket and what outlives its agent are in
+/// the lab's scratch directory.
+#[must_use]
+pub fn places(bpffs: &Path) -> [OsString; 6] {
+    // The pins of a lab's nodes are in a directory that bears its name.
+    let lab = bpffs.parent().and_then(Path::file_name).and_then(OsStr::to_str).and_then(LabId::parse);
+    let scratch = lab.map_or_else(|| bpffs.to_owned(), |id| std::env::temp_dir().join(id.to_string()));
+    let state = scratch.join(bpffs.file_name().unwrap_or_default()).with_extension("state");
+    let socket = state.join("admin.sock");
+    ["--bpffs".into(), bpffs.into(), "--state".into(), state.into(), "--socket".into(), socket.into()]
 }
 
 /// The two daemons of the product.
@@ -100,7 +114,7 @@ impl Product {
             Daemon::Decap => "decap",
         };
         let mut command = Command::new(binary()?);
-        command.arg(verb).arg("--config").arg(config).arg("--bpffs").arg(bpffs).args(extra);
+        command.arg(verb).arg("--config").arg(config).args(places(bpffs)).args(extra);
         Ok(Self { process: ns.spawn(&format!("xdp-lb {verb}"), command)? })
     }
 
@@ -176,7 +190,7 @@ pub struct Output {
 ///
 /// # Errors
 /// When it cannot be started or has not ended within `bound`; a failing exit code is no error here.
-pub fn command(ns: &Namespace, args: &[&str], bound: Duration) -> Result<Output> {
+pub fn command<A: AsRef<OsStr>>(ns: &Namespace, args: &[A], bound: Duration) -> Result<Output> {
     let mut command = Command::new(binary()?);
     command.args(args);
     run_to_end(ns, "xdp-lb", command, bound)

@@ -15,7 +15,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::files::{self, Mode};
 use super::plan::Role;
@@ -95,8 +95,8 @@ impl<'lab> Node<'lab> {
     /// # Errors
     /// When it cannot be started or does not end.
     pub fn command(&self, verb: &str, args: &[&str]) -> Result<Output> {
-        let bpffs = self.bpffs.to_str().context("the BPF file system's path is no UTF-8")?;
-        let args = [&[verb, "--bpffs", bpffs], args].concat();
+        let own = product::places(&self.bpffs);
+        let args: Vec<_> = [verb.into()].into_iter().chain(own).chain(args.iter().map(Into::into)).collect();
         product::command(&self.host().ns, &args, product::READY_BOUND)
     }
 }

@@ -21,22 +21,28 @@ use xdp_lb_common::{
 
 use super::{
     announce::{self, Announcer},
+    commands,
     endpoint::{Endpoint, Reporter},
     health::HealthChecks,
     interfaces::{followed, resolve},
     offloads, packets,
+    past::Past,
     peers::Sync,
     reconcile::{Reconciler, Run},
     reload::{self, Reach},
 };
 use crate::{
+    admin::View,
     dataplane::{
         BpffsRoot, KernelMaps, Loaded, Program, Setup, Shape,
         attach::{attach, attached, detach, detach_all},
         load::{self, remove},
     },
+    drains::Drains,
+    file::Texts,
     health::HealthSnapshot,
     intake::{Files, Offer},
+    keep::{Keep, Origin},
     model::{Decap, Desired, Interface, LogLevel, Mss},
     netlink::{
         NextHops as _, Resolver, Timing,
@@ -99,6 +105,10 @@ pub struct RunOptions {
     pub replace: bool,
     /// Carry out changes that move every flow of a service.
     pub allow_moves: bool,
+    /// Where drains and the history are kept.
+    pub state: PathBuf,
+    /// Where commands are taken, whatever the file says.
+    pub socket: Option<PathBuf>,
 }
 
 /// Why the daemon ended.
@@ -133,6 +143,8 @@ pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
 /// What failed, on what.
 pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     let mut source = Files::watch(&options.config, &offer.texts);
+    let keep = Keep::at(&options.state);
+    let (past, offer) = Past::start(&keep, offer);
     reload::warn_of(&offer.checked.warnings);
     let desired = offer.checked.desired;
     let mut hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
@@ -155,6 +167,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     let (_nobody, nothing) = watch::channel(Arc::default());
     let mut health_changes = health.as_ref().map_or(nothing, HealthChecks::changes);
     let mut agent = Agent { health, ..Agent::new(maps, desired, options.allow_moves) };
+    agent.remember(keep, past);
     let reporter = agent.reporter.clone();
     let mut endpoint = Endpoint::start(root, &agent.desired, reporter, health_changes.clone()).await?;
     let followed = agent.followed();
@@ -169,6 +182,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     }
     agent.reconcile(&snapshot, Scope::All)?;
     agent.reporter.wrote(None);
+    agent.note(offer.texts, None);
     let cutter = cutter(root, options.role, &shutdown);
 
     // Make before break: the tables are complete before the first packet meets the program.
@@ -192,6 +206,10 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
         "ready: forwarding"
     );
 
+    let (mut admin, mut queue) = match options.role {
+        Role::Balancer => commands::listen(root, &agent, options.socket.clone()).await?,
+        Role::Decap => (None, None),
+    };
     let mut announcer = Some(Announcer::start(&agent.desired, loaded.took_over())?);
     let mut leaving: Option<Leaving> = None;
 
@@ -234,8 +252,23 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
                     resolver: &resolver,
                     vips: &mut vips,
                     peers: &mut peers,
+                    admin: &mut admin,
                 };
                 reach.reload(because, &mut source).await?;
+            }
+            asked = commands::next(&mut queue) => {
+                let mut reach = Reach {
+                    options,
+                    agent: &mut agent,
+                    loaded: &mut loaded,
+                    announcer: &mut announcer,
+                    endpoint: &mut endpoint,
+                    resolver: &resolver,
+                    vips: &mut vips,
+                    peers: &mut peers,
+                    admin: &mut admin,
+                };
+                reach.command(asked).await?;
             }
             changed = changes.changed() => {
                 if changed.is_err() {
@@ -265,6 +298,11 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     }
 
     shutdown.send_replace(true);
+    // Who waits for an answer is told that the agent ends.
+    drop(queue);
+    if let Some(admin) = admin {
+        admin.end().await;
+    }
     endpoint.end().await?;
     resolver_task.await.context("end the task next-hops")?;
     if let Some(packets) = packets {
@@ -430,6 +468,14 @@ pub(super) struct Agent {
     reconciler: Reconciler<KernelMaps>,
     /// The configuration in force.
     pub(super) desired: Desired,
+    /// Drains by command.
+    pub(super) drains: Drains,
+    /// Where they are kept; `None` where no command is taken.
+    pub(super) keep: Option<Keep>,
+    /// Configurations that were in force; `None` likewise.
+    pub(super) past: Option<Past>,
+    /// What the admin API tells of these.
+    pub(super) view: watch::Sender<View>,
     /// Without it, backends are what the file says.
     health: Option<HealthChecks>,
     /// What the planner saw last, if all of it was carried out.
@@ -450,9 +496,19 @@ pub(super) struct Agent {
 impl Agent {
     fn new(maps: KernelMaps, desired: Desired, allow_moves: bool) -> Self {
         let reconciler = Reconciler::new(maps);
+        let view = View {
+            desired: Arc::new(desired.clone()),
+            drains: Arc::default(),
+            rollback: None,
+            generation: reconciler.generation(),
+        };
         Self {
             reconciler,
             desired,
+            drains: Drains::default(),
+            keep: None,
+            past: None,
+            view: watch::Sender::new(view),
             health: None,
             planned: None,
             allow_moves,
@@ -463,6 +519,40 @@ impl Agent {
             reporter: Reporter::default(),
             retry: None,
         }
+    }
+
+    /// What an earlier agent left: drains, and the numbers of configurations.
+    fn remember(&mut self, keep: Keep, past: Past) {
+        self.drains = keep.drains().unwrap_or_else(|e| {
+            error!("backends that a command has drained may take flows again: {e}");
+            Drains::default()
+        });
+        self.reconciler.begin_at(past.first(self.reconciler.generation()));
+        (self.keep, self.past) = (Some(keep), Some(past));
+    }
+
+    /// The configuration in force is this text, from the files or from an earlier generation.
+    pub(super) fn note(&mut self, texts: Texts, back_to: Option<u32>) {
+        let generation = self.generation();
+        if let Some(past) = &mut self.past {
+            let origin = match (back_to, past.rollback()) {
+                (Some(of), _) => Origin::Rollback(of),
+                (None, Some(rollback)) if past.is_current(&texts) => Origin::Rollback(rollback.generation),
+                (None, _) => Origin::File,
+            };
+            past.note(generation, texts, origin);
+        }
+        self.show();
+    }
+
+    /// Tells the admin API how things are.
+    pub(super) fn show(&self) {
+        self.view.send_replace(View {
+            desired: Arc::new(self.desired.clone()),
+            drains: Arc::new(self.drains.clone()),
+            rollback: self.past.as_ref().and_then(Past::rollback).cloned().map(Arc::new),
+            generation: self.generation(),
+        });
     }
 
     fn reconcile(&mut self, snapshot: &Arc<Snapshot>, scope: Scope) -> Result<(), super::ReconcileError> {
@@ -481,8 +571,9 @@ impl Agent {
         let mtus = &self.path_mtus;
         let resolve = |address| resolve(desired, snapshot, mtus, address);
         let observe = || self.reconciler.observe();
-        let judged = self.health.as_mut().map(|h| h.judge(desired, &resolve, observe));
-        let judged = judged.unwrap_or_else(|| desired.clone());
+        let drained = self.drains.apply(desired);
+        let judged = self.health.as_mut().map(|h| h.judge(&drained, &resolve, observe));
+        let judged = judged.unwrap_or(drained);
         let only = match (scope, &self.planned) {
             (Scope::Changed, Some(planned)) if self.retry.is_none() => changed(planned, &judged),
             _ => None,
@@ -528,7 +619,7 @@ impl Agent {
     }
 
     /// Reconciles; a failure is logged and tried again later, with pauses that grow.
-    fn try_reconcile(&mut self, snapshot: &Arc<Snapshot>) {
+    pub(super) fn try_reconcile(&mut self, snapshot: &Arc<Snapshot>) {
         self.try_in(Scope::All, snapshot);
     }
 

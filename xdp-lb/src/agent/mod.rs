@@ -4,6 +4,7 @@
 //!  SIGHUP, intake -> Desired ---+
 //!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel -> endpoint: metrics
 //!  health -> who answers ------+
+//!  admin: drain, rollback -----+
 //!  clock -> survey, deadlines -+                                   |
 //!                                         announce: facts -> bgp <'
 //! ```
@@ -12,6 +13,7 @@
 //! the next one takes over what it finds.
 
 mod announce;
+mod commands;
 mod daemon;
 mod endpoint;
 mod health;
@@ -19,6 +21,7 @@ mod interfaces;
 pub mod log;
 mod offloads;
 mod packets;
+mod past;
 mod peers;
 mod reconcile;
 mod reload;

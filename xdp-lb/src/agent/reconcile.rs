@@ -128,6 +128,11 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         self.generation
     }
 
+    /// The configuration of the start is generation `generation`.
+    pub fn begin_at(&mut self, generation: u32) {
+        self.generation = generation;
+    }
+
     /// What is there now. The large parts that did not change are shared with the last look; with `written`, what
     /// this task alone wrote since, the others are not looked at.
     fn look(&self, written: Option<&[MapOp]>) -> Observed {

@@ -17,6 +17,7 @@ use super::{
     peers::Sync,
 };
 use crate::{
+    admin::Server,
     config::ConfigWarning,
     dataplane::Loaded,
     intake::{Offer, Source},
@@ -78,7 +79,7 @@ pub(super) fn read(
 
 /// A key that cannot change while the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fixed {
+pub(super) enum Fixed {
     /// Every flow would move.
     Ever(&'static str),
     /// The next start makes other maps, or loads another program, and takes over.
@@ -87,7 +88,7 @@ enum Fixed {
 
 impl Fixed {
     /// What to do.
-    fn cure(self) -> String {
+    pub(super) fn cure(self) -> String {
         match self {
             Self::Ever(key) => {
                 format!(
@@ -103,7 +104,7 @@ impl Fixed {
 }
 
 /// The first key that differs and must not.
-fn fixed(desired: &Desired, current: &Desired) -> Option<Fixed> {
+pub(super) fn fixed(desired: &Desired, current: &Desired) -> Option<Fixed> {
     let fixed = [
         (Fixed::Ever("maglev.seed"), desired.seed != current.seed),
         (Fixed::Running("limits"), desired.limits != current.limits),
@@ -130,6 +131,7 @@ pub(super) struct Reach<'a> {
     pub(super) resolver: &'a Resolver,
     pub(super) vips: &'a mut Option<LoopbackVips>,
     pub(super) peers: &'a mut Sync,
+    pub(super) admin: &'a mut Option<Server>,
 }
 
 impl Reach<'_> {
@@ -148,12 +150,14 @@ impl Reach<'_> {
         };
         warn_of(&offer.checked.warnings);
         match self.adopt(offer.checked.desired).await? {
-            // Last of all: who waits for the word finds everything done.
-            Ok(()) if !self.agent.is_behind() => {
-                let (generation, services) = (self.agent.generation(), self.agent.desired.services.len());
-                info!(generation, services, "{}", because.done());
+            Ok(()) => {
+                self.agent.note(offer.texts, None);
+                // Last of all: who waits for the word finds everything done.
+                if !self.agent.is_behind() {
+                    let (generation, services) = (self.agent.generation(), self.agent.desired.services.len());
+                    info!(generation, services, "{}", because.done());
+                }
             }
-            Ok(()) => {}
             Err(why) => self.refuse(because, why),
         }
         Ok(())
@@ -165,7 +169,7 @@ impl Reach<'_> {
     }
 
     /// Makes a configuration the current one. The inner error is why it cannot be carried out.
-    async fn adopt(&mut self, desired: Desired) -> Result<Result<(), String>> {
+    pub(super) async fn adopt(&mut self, desired: Desired) -> Result<Result<(), String>> {
         if let Some(announcer) = self.announcer.as_mut() {
             announcer.configure(&desired).await?;
         }
@@ -186,6 +190,9 @@ impl Reach<'_> {
         let listens = self.endpoint.configure(desired).await;
         let offers = offer_mss(self.loaded, self.agent, options.role, &snapshot);
         let holds = hold_vips(desired).await.map(|held| *self.vips = held);
+        if let Some(admin) = self.admin {
+            admin.configure(&self.agent.desired.admin).await;
+        }
         let syncs = self.peers.configure(desired);
         for e in [attached, listens, offers, holds, syncs].into_iter().filter_map(Result::err) {
             error!("reload: {e:#}");

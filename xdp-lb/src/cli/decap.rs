@@ -2,11 +2,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::run::OnExit;
-use crate::{
-    agent::{Role, RunOptions},
-    dataplane::BpffsRoot,
-};
+use super::{Node, run::OnExit};
+use crate::agent::{Role, RunOptions};
 
 /// Arguments of `decap`.
 #[derive(Debug, clap::Args)]
@@ -23,15 +20,9 @@ pub struct Args {
 }
 
 /// Takes tunnels off until it is told to end.
-pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args, node: Node) -> anyhow::Result<ExitCode> {
     let Args { config, on_exit, replace } = args;
-    let role = Role::Decap;
-    super::run::daemon(RunOptions {
-        role,
-        config,
-        bpffs,
-        on_exit: on_exit.into(),
-        replace,
-        allow_moves: false,
-    })
+    let Node { bpffs, socket, state } = node;
+    let (role, on_exit, allow_moves) = (Role::Decap, on_exit.into(), false);
+    super::run::daemon(RunOptions { role, config, bpffs, on_exit, replace, allow_moves, state, socket })
 }

@@ -13,11 +13,13 @@ mod check;
 mod completions;
 mod decap;
 mod detach;
+mod drain;
 mod explain;
 mod interfaces;
 mod load;
 mod man;
 mod output;
+mod rollback;
 mod run;
 mod status;
 mod table;
@@ -29,7 +31,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
-use crate::{dataplane::BpffsRoot, file};
+use crate::{
+    admin::{SOCKET, client::Client},
+    dataplane::BpffsRoot,
+    file, keep,
+};
 
 /// Exit code of a failure.
 pub const FAILED: u8 = 1;
@@ -46,6 +52,30 @@ struct Cli {
     /// Directory of the pinned program, maps and links, on a BPF file system
     #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/xdp-lb")]
     bpffs: PathBuf,
+    /// Unix socket of the agent; for `run` it counts before the file's `admin.socket`
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Directory of what outlives the agent: drains by command, the history of configurations
+    #[arg(long, global = true, value_name = "DIR", default_value = keep::DIRECTORY)]
+    state: PathBuf,
+}
+
+/// Where the agent of this node is found.
+#[derive(Clone, Debug)]
+struct Node {
+    /// Its pins.
+    bpffs: BpffsRoot,
+    /// Its socket, where the command line says so.
+    socket: Option<PathBuf>,
+    /// What outlives it.
+    state: PathBuf,
+}
+
+impl Node {
+    /// Who asks it.
+    fn client(&self) -> Client {
+        Client::new(self.socket.as_deref().unwrap_or(SOCKET.as_ref()))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,6 +92,12 @@ enum Command {
     Status(status::Args),
     /// Say which backend a packet goes to, and why
     Explain(explain::Args),
+    /// Take a backend out for new flows on this node, and keep known ones; without a backend: show who drains
+    Drain(drain::Args),
+    /// Take a drain by command back
+    Undrain(drain::UndrainArgs),
+    /// Go back to an earlier configuration
+    Rollback(rollback::Args),
     /// Stop forwarding and remove every pin
     Detach,
     /// Print the completions of a shell
@@ -75,15 +111,19 @@ enum Command {
 /// Reads the command line, does what it says and returns the exit code. Bad usage ends the process with 2.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { command, bpffs } = Cli::parse();
-    let bpffs = BpffsRoot::new(bpffs);
+    let Cli { command, bpffs, socket, state } = Cli::parse();
+    let node = Node { bpffs: BpffsRoot::new(bpffs), socket, state };
+    let bpffs = node.bpffs.clone();
     let done = match command {
-        Command::Run(args) => run::run(args, bpffs),
-        Command::Decap(args) => decap::run(args, bpffs),
+        Command::Run(args) => run::run(args, node),
+        Command::Decap(args) => decap::run(args, node),
         Command::Check(args) => check::run(&args),
         Command::Load(args) => load::run(args),
-        Command::Status(args) => status::run(&args, &bpffs),
+        Command::Status(args) => status::run(&args, &node),
         Command::Explain(args) => explain::run(&args, &bpffs),
+        Command::Drain(args) => drain::run(&args, &node),
+        Command::Undrain(args) => drain::undrain(&args, &node),
+        Command::Rollback(args) => rollback::run(&args, &node),
         Command::Detach => detach::run(&bpffs),
         Command::Completions(args) => completions::run(&args),
         Command::Man => man::run(),

@@ -4,9 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::ValueEnum;
 
+use super::Node;
 use crate::{
     agent::{self, Role, RunOptions, log},
-    dataplane::BpffsRoot,
     file,
     intake::Offer,
 };
@@ -38,9 +38,11 @@ pub enum OnExit {
 }
 
 /// Runs the balancer until it is told to end.
-pub fn run(args: Args, bpffs: BpffsRoot) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args, node: Node) -> anyhow::Result<ExitCode> {
     let Args { config, on_exit, replace, allow_moves } = args;
-    daemon(RunOptions { role: Role::Balancer, config, bpffs, on_exit: on_exit.into(), replace, allow_moves })
+    let Node { bpffs, socket, state } = node;
+    let (role, on_exit) = (Role::Balancer, on_exit.into());
+    daemon(RunOptions { role, config, bpffs, on_exit, replace, allow_moves, state, socket })
 }
 
 /// Runs either side's daemon; its log begins with what the file asks for.

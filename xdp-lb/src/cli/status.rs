@@ -12,12 +12,15 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{
-    interfaces,
+    Node, interfaces,
     output::{Output, to_stderr},
     table::{self, Align, Table},
 };
 use crate::{
+    admin::{api::AgentStatus, client::ClientError},
     dataplane::{BpffsRoot, KernelMaps, Mode, attach, ethtool, health_map},
+    drains::{Drains, Written},
+    keep::Keep,
     nexthop::Links,
     state::{Maps as _, Observed},
     status::{self, Count, Interface, Listener, Member, Path, Readings, Rings, Service, Status, Word as _},
@@ -58,8 +61,94 @@ struct ServiceMember<'a> {
     member: &'a Member,
 }
 
+/// Everything, for `status` without a part.
+#[derive(Serialize)]
+struct Whole<'a> {
+    agent: &'a Agent,
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+/// The agent of this node, which is seldom away: what forwards does so without it.
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum Agent {
+    /// It answers.
+    Running(AgentStatus),
+    /// It does not.
+    Silent {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Longer than an agent needs that carries out a plan of thousands of services.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Agent {
+    fn of(node: &Node) -> Self {
+        let client = node.client();
+        let asked = super::runtime().map(|runtime| {
+            runtime.block_on(async {
+                tokio::time::timeout(PATIENCE, client.agent()).await.unwrap_or(Err(ClientError::Late))
+            })
+        });
+        match asked {
+            Ok(Ok(status)) => Self::Running(status),
+            Ok(Err(e)) => Self::Silent { why: e.to_string() },
+            Err(e) => Self::Silent { why: e.to_string() },
+        }
+    }
+
+    /// What it says, or what it has left for the next one.
+    fn drains(&self, node: &Node) -> Drains {
+        match self {
+            Self::Running(status) => {
+                let written = |d: &crate::admin::api::Drain| Written {
+                    backend: d.backend,
+                    service: d.service.clone(),
+                    mode: None,
+                    max: d.max,
+                    since: d.since,
+                };
+                status.drains.iter().map(written).collect()
+            }
+            Self::Silent { .. } => Keep::at(&node.state).drains().unwrap_or_default(),
+        }
+    }
+
+    fn lines(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Silent { why } => vec![("agent", why.clone())],
+            Self::Running(status) => {
+                let mut lines =
+                    vec![("agent", format!("running, pid {}, version {}", status.pid, status.version))];
+                let told = [
+                    (
+                        "DEGRADED",
+                        status.degraded.as_ref().map(|why| format!("the maps are not as wanted: {why}")),
+                    ),
+                    (
+                        "REFUSED",
+                        status.refused.as_ref().map(|why| format!("the latest configuration: {why}")),
+                    ),
+                    (
+                        "ROLLED BACK",
+                        status
+                            .rolled_back_to
+                            .map(|n| format!("to generation {n}; the file is not in force until it changes")),
+                    ),
+                ];
+                lines.extend(told.into_iter().filter_map(|(what, told)| Some((what, told?))));
+                lines
+            }
+        }
+    }
+}
+
 /// Shows the status.
-pub fn run(args: &Args, root: &BpffsRoot) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args, node: &Node) -> anyhow::Result<ExitCode> {
+    let root = &node.bpffs;
     if matches!(args.part, Some(Part::Bgp)) {
         let status = crate::bgp::io::read_status(&args.bgp_file)?;
         args.output.print(&status, super::bgp::table)?;
@@ -67,11 +156,13 @@ pub fn run(args: &Args, root: &BpffsRoot) -> anyhow::Result<ExitCode> {
     }
     let maps = KernelMaps::open_read_only(root)?;
     let observed = maps.observe();
-    let status = Status::new(&observed, &read(&maps, &observed, root)?);
+    let agent = Agent::of(node);
+    let readings = Readings { drains: agent.drains(node), ..read(&maps, &observed, root)? };
+    let status = Status::new(&observed, &readings);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let output = args.output;
     match args.part {
-        None => output.print(&status, |s| overview(s, now))?,
+        None => output.print(&Whole { agent: &agent, status: &status }, |w| overview(w, now))?,
         Some(Part::Services) => output.print(&status.services, |s| services(s))?,
         Some(Part::Interfaces) => output.print(&status.interfaces, |i| interfaces_table(i))?,
         Some(Part::Backends | Part::Bgp) => {
@@ -154,14 +245,15 @@ fn attached(root: &BpffsRoot, links: &Links) -> anyhow::Result<Vec<Interface>> {
     Ok(all.into_values().collect())
 }
 
-fn overview(status: &Status, now: u64) -> String {
+fn overview(whole: &Whole<'_>, now: u64) -> String {
+    let status = whole.status;
     let flow_table = &status.flow_table;
     let live = flow_table.live.map_or_else(|| "?".to_owned(), |live| live.to_string());
-    let mut text = table::fields(&[
-        ("generation", status.generation.to_string()),
-        ("rings", rings(&status.rings)),
-        ("flow table", format!("{live} live flows in {} entries", flow_table.entries)),
-    ]);
+    let mut lines = whole.agent.lines();
+    lines.push(("generation", status.generation.to_string()));
+    lines.push(("rings", rings(&status.rings)));
+    lines.push(("flow table", format!("{live} live flows in {} entries", flow_table.entries)));
+    let mut text = table::fields(&lines);
     let sections = [
         interfaces_table(&status.interfaces),
         services(&status.services),
@@ -243,7 +335,7 @@ fn backends(services: &[Service], now: u64) -> String {
         table.row([
             service.name.clone(),
             m.address.to_string(),
-            m.state.word().to_owned(),
+            format!("{}{}", m.state.word(), if m.drained_by_command { " (command)" } else { "" }),
             table::duration(now.saturating_sub(m.since)),
             m.slots.to_string(),
             format!("{:.2}%", m.slots_percent),

@@ -11,8 +11,8 @@ use super::bgp::{AdvertiseDraft, BgpDraft, PolicyDraft};
 use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
-    Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Limits,
-    Log, Metrics, Mss, Mtu, Node, Peers, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
+    Admin, Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface,
+    Limits, Log, Metrics, Mss, Mtu, Node, Peers, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
 };
 
 /// The whole file.
@@ -29,6 +29,7 @@ pub(super) struct Draft {
     pub encap: EncapDraft,
     pub table_size: Option<Placed<TableSize>>,
     pub log: Log,
+    pub admin: Admin,
     /// The `vips` section, also those no service uses.
     pub policies: Vec<Placed<Vip>>,
     /// `None`: the key is absent.

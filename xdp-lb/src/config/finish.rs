@@ -43,6 +43,7 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         metrics: limits.metrics,
         peers: draft.peers,
         log: draft.log,
+        admin: draft.admin,
         vips: vips(&services, &inherited.policies),
         services,
         decap: draft.decap.map(decap),

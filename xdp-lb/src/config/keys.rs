@@ -45,7 +45,7 @@ sections! {
     ROOT "" [
         now("version"), now("node"), now("interfaces"), now("encap"), now("maglev"), now("flow_table"),
         now("limits"), now("metrics"), now("log"), now("vips"), now("services"), now("decap"),
-        now("bgp"), now("peers"), later("admin"), later("kubernetes"),
+        now("bgp"), now("peers"), now("admin"), later("kubernetes"),
     ]
     NODE "node" [now("name"), now("zone")]
     INTERFACE "interfaces[]" [now("name"), now("mode"), now("next_hop")]
@@ -63,6 +63,7 @@ sections! {
     METRICS "metrics" [now("listen"), now("per_backend")]
     PEERS "peers" [now("listen"), now("key_file"), now("nodes")]
     LOG "log" [now("format"), now("level")]
+    ADMIN "admin" [now("socket"), now("group")]
     VIP "vips[]" [now("address"), now("unmatched"), now("advertise"), now("bgp")]
     VIP_BGP "vips[].bgp" [
         now("communities"), now("large_communities"), now("med"), now("local_pref"), now("prepend"),

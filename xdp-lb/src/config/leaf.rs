@@ -69,7 +69,7 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Leaf
 }
 
 /// Units from large to small, each at most once.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total, mut smallest) = (text, 0u64, u64::MAX);
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();

@@ -39,6 +39,7 @@ pub mod values;
 pub use finding::{ConfigError, ConfigWarning};
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::model::Desired;
 use finding::{Findings, Spot};
@@ -70,6 +71,12 @@ pub fn parse_all(texts: &[(String, String)]) -> Result<Checked, Vec<ConfigError>
         (0..).zip(texts).filter_map(|(n, (_, text))| tree::build(n, text, &findings)).collect();
     let root = if roots.len() == texts.len() { join::join(roots, &findings) } else { None };
     read(root, findings)
+}
+
+/// A duration as files write it, `30s` or `2h5m`.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    leaf::parse_duration(text)
 }
 
 fn read(root: Option<Rc<Node>>, findings: Findings) -> Result<Checked, Vec<ConfigError>> {

@@ -16,8 +16,8 @@ use super::peers;
 use super::reader::{Item, Leaf, Mapping, must_be};
 use super::service;
 use crate::model::{
-    AttachMode, FlowTable, GueVariant, Interface, Log, LogFormat, LogLevel, NextHopSource, Node, TableSize,
-    Unmatched, Vip,
+    Admin, AttachMode, FlowTable, GueVariant, Interface, Log, LogFormat, LogLevel, NextHopSource, Node,
+    TableSize, Unmatched, Vip,
 };
 
 const MODES: &[(&str, AttachMode)] =
@@ -52,6 +52,7 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         encap,
         table_size,
         log: log(&file),
+        admin: admin(&file),
         policies,
         services,
         decap: file.get("decap").and_then(|item| decap::read(&item)),
@@ -200,6 +201,16 @@ fn log(file: &Mapping<'_>) -> Log {
     let format = keys.leaf("format", LogFormat::default(), leaf::choice(FORMATS, &[]));
     let level = keys.leaf("level", LogLevel::default(), leaf::choice(LEVELS, &[]));
     Log { format: format.unwrap_or_default(), level: level.unwrap_or_default() }
+}
+
+fn admin(file: &Mapping<'_>) -> Admin {
+    let default = Admin::default();
+    let Some(keys) = file.section("admin", &keys::ADMIN) else {
+        return default;
+    };
+    let socket = keys.leaf("socket", default.socket, leaf::absolute_path);
+    let group = keys.get("group").and_then(|item| item.leaf(leaf::label));
+    Admin { socket: socket.unwrap_or_default(), group }
 }
 
 fn policies(file: &Mapping<'_>) -> (Vec<Placed<Vip>>, BTreeMap<IpAddr, bgp::PolicyDraft>) {

@@ -45,7 +45,7 @@ fn judge(service: &mut Service, health: &HealthSnapshot) {
     let dead = |backend: &Backend| match backend.state {
         AdminState::Active => state(backend) != State::Up,
         // What drains has flows to keep, whoever has asked it yet.
-        AdminState::Drain => state(backend) == State::Down,
+        AdminState::Drain | AdminState::DrainBy(_) => state(backend) == State::Down,
         AdminState::Down => false,
     };
     let dead: Vec<usize> = (0..service.backends.len()).filter(|&n| dead(&service.backends[n])).collect();

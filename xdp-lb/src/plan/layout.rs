@@ -218,7 +218,7 @@ fn changed_members(ring: &Ring, like: &model::Service) -> usize {
         ring.members.values().map(|m| (from_map(m.address), super::state_name(m.state))).collect();
     let same = |state: AdminState, name: &str| match state {
         AdminState::Active => name == "active",
-        AdminState::Drain => name == "draining" || name == "drained",
+        AdminState::Drain | AdminState::DrainBy(_) => name == "draining" || name == "drained",
         AdminState::Down => name == "down",
     };
     let come = wanted.iter().filter(|(a, w)| states.get(*a).is_none_or(|name| !same(**w, name))).count();

@@ -24,22 +24,23 @@ pub(super) fn is_down(backend: &Backend) -> bool {
 /// State bits of a member and since when it has them.
 pub(super) fn state(
     admin: AdminState,
-    policy: DrainPolicy,
+    service: DrainPolicy,
     before: Option<&Backend>,
     now: u64,
 ) -> (u32, u64) {
     const DRAIN: u32 = BACKEND_USED | BACKEND_DRAINING;
+    let policy = admin.drains_by(service);
     let since = match before {
-        Some(b) if b.state & BACKEND_DRAINING != 0 && admin == AdminState::Drain => b.since,
+        Some(b) if b.state & BACKEND_DRAINING != 0 && policy.is_some() => b.since,
         _ => now,
     };
-    let bits = match admin {
-        AdminState::Active => BACKEND_USED | BACKEND_ALIVE,
-        AdminState::Down => BACKEND_USED,
-        AdminState::Drain if policy.mode == DrainMode::Stick && now < since + policy.max.as_secs() => {
+    let bits = match (admin, policy) {
+        (_, Some(policy)) if policy.mode == DrainMode::Stick && now < since + policy.max.as_secs() => {
             DRAIN | BACKEND_ALIVE
         }
-        AdminState::Drain => DRAIN,
+        (_, Some(_)) => DRAIN,
+        (AdminState::Down, None) => BACKEND_USED,
+        (_, None) => BACKEND_USED | BACKEND_ALIVE,
     };
     match before {
         Some(b) if b.state == bits => (bits, b.since),

@@ -29,7 +29,7 @@ use super::{
     window::Windows,
 };
 use crate::{
-    model::{self, AdminState, Removal},
+    model::{self, AdminState, DrainPolicy, Removal},
     scan::BackendSet,
     slots::{Held, retarget},
     state::{MapOp, Place, Ring, SlotChange},
@@ -91,8 +91,8 @@ impl Planned {
         self.members.get(&local)
     }
 
-    fn wake_for_drain(&mut self, inputs: &Inputs, like: &model::Service, since: u64) {
-        let end = since + like.drain.max.as_secs();
+    fn wake_for_drain(&mut self, inputs: &Inputs, policy: DrainPolicy, since: u64) {
+        let end = since + policy.max.as_secs();
         if end > inputs.now {
             self.wake = Some(self.wake.map_or(end, |wake| wake.min(end)));
         }
@@ -165,8 +165,8 @@ fn create(
         early.push(MapOp::PutRing { base: place.slot_base, slots: target.row(place.table_size) });
     }
     let mut planned = Planned { place, block, members, locals, moved: true, ..Planned::default() };
-    if like.backends.iter().any(|b| b.state == AdminState::Drain) {
-        planned.wake_for_drain(inputs, like, inputs.now);
+    for policy in like.backends.iter().filter_map(|b| b.state.drains_by(like.drain)) {
+        planned.wake_for_drain(inputs, policy, inputs.now);
     }
     Ok(planned)
 }
@@ -318,7 +318,9 @@ fn change(
     }
     for member in next.values() {
         if member.state & BACKEND_DRAINING != 0 && member.state & BACKEND_ALIVE != 0 {
-            planned.wake_for_drain(inputs, like, member.since);
+            let listed = by_address.get(&from_map(member.address));
+            let policy = listed.and_then(|b| b.state.drains_by(like.drain)).unwrap_or(like.drain);
+            planned.wake_for_drain(inputs, policy, member.since);
         }
     }
     (planned.fresh, planned.change) = (fresh, change);

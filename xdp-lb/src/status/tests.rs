@@ -147,6 +147,7 @@ fn readings_find_their_owners() {
     counters.flows.hit = 4;
     let readings = Readings {
         health: BTreeMap::new(),
+        drains: crate::drains::Drains::default(),
         counters,
         services: BTreeMap::from([(web, Traffic { packets: 7, bytes: 700 })]),
         members: BTreeMap::from([((web, local(3)), Traffic { packets: 5, bytes: 500 })]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use xdp_lb::health::OnAllDown;
 use xdp_lb::model::{
-    AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, EncapKind,
+    Admin, AdminState, Affinity, Backend, CidFormat, Desired, DrainMode, DrainPolicy, Dscp, Encap, EncapKind,
     FlowTable, Fragments, Inherited, Limits, Log, Metrics, Mtu, Node, Ports, Protocol, Removal, Service,
     Share, SourceRanges, TableSize, Tracking, Unmatched, Vip,
 };
@@ -89,6 +89,7 @@ pub fn desired(services: Vec<Service>) -> Desired {
         metrics: Metrics::default(),
         peers: None,
         log: Log::default(),
+        admin: Admin::default(),
         vips: vips.into_iter().map(|address| Vip { address, unmatched: Unmatched::Drop }).collect(),
         services,
         decap: None,

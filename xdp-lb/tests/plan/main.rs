@@ -5,6 +5,7 @@
 mod common;
 
 mod crash;
+mod drains;
 mod health;
 mod invariants;
 mod lifecycle;

@@ -141,6 +141,7 @@ fn zone() -> Desired {
         limits: Limits::default(),
         metrics: Metrics::default(),
         peers: None,
+        admin: xdp_lb::model::Admin::default(),
         log: Log::default(),
         vips: (0..*SERVICES).map(|n| Vip { address: vip(n), unmatched: Unmatched::Drop }).collect(),
         services: (0..*SERVICES).map(service).collect(),
