@@ -75,6 +75,8 @@ constants! {
     FLOW_BYTES: u64 = 0;
     /// Flows: packets come from so many sources in a mixed order.
     FLOWS: u64 = 1;
+    /// And go to so many destinations, the last four of the eight bytes, in another order.
+    DESTINATIONS: u64 = 1;
     /// Length of a packet that the program under test has dealt with; 0 does not look.
     EXPECTED: u32 = 0;
 }
@@ -138,17 +140,19 @@ fn restore(packet: &mut Packet) -> Option<()> {
     if constant!(OUTER) != 0 {
         *packet.get_mut::<8>(18)? = constant!(OUTER).to_le_bytes();
     }
+    let flow = steps(*n, 0x9e37_79b9_7f4a_7c15, constant!(FLOWS)).swap_bytes();
+    let destination = steps(*n, 0xd1b5_4a32_d192_ed03, constant!(DESTINATIONS)).swap_bytes();
     *packet.get_mut::<8>(constant!(FLOW_AT) as usize)? =
-        (constant!(FLOW_BYTES) ^ u64::from(flow(*n).swap_bytes())).to_le_bytes();
+        (constant!(FLOW_BYTES) ^ u64::from(flow) ^ u64::from(destination) << 32).to_le_bytes();
     *n = n.wrapping_add(1);
     Some(())
 }
 
 /// The flow of the `n`th packet: steps of the golden ratio, which reach each of N flows within 3 N packets
-/// and never fall into a cycle that a branch predictor could learn.
+/// and never fall into a cycle that a branch predictor could learn. Other odd steps for what else differs.
 #[inline(always)]
-fn flow(n: u64) -> u32 {
-    (((n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * constant!(FLOWS)) >> 32) as u32
+fn steps(n: u64, step: u64, of: u64) -> u32 {
+    (((n.wrapping_mul(step) >> 32) * of) >> 32) as u32
 }
 
 #[inline(always)]

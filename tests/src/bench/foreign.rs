@@ -47,8 +47,11 @@ impl Row {
             packet,
             flow_at: 26,
             flows: 1,
+            destinations: 1,
+            primer: None,
             restore_outer: false,
             counted: None,
+            asks: None,
             warm_up: 0,
         }
     }

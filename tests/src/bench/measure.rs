@@ -54,7 +54,7 @@ impl Measured {
 ///
 /// # Errors
 /// The first row that cannot be run.
-pub fn measure(rows: &[Bench], effort: Effort) -> Result<Vec<Measured>> {
+pub fn measure(rows: &mut [Bench], effort: Effort) -> Result<Vec<Measured>> {
     let mut samples = vec![Vec::with_capacity(effort.rounds); rows.len()];
     for round in 0..effort.rounds.max(1) {
         for position in 0..rows.len() {

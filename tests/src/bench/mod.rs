@@ -17,12 +17,14 @@
 mod chart;
 #[expect(unsafe_code, reason = "pinning a thread takes a pointer")]
 mod cpu;
+mod entries;
 mod foreign;
 mod harness;
 mod live;
 mod measure;
 mod report;
 mod rows;
+mod state;
 #[expect(unsafe_code, reason = "the bpf system call takes pointers")]
 mod stats;
 mod tables;
@@ -35,4 +37,5 @@ pub use live::{Live, live};
 pub use measure::{Effort, Measured, measure};
 pub use report::{Line, Report, Target, machine};
 pub use rows::{Row, Subject, rows};
-pub use tables::{State, Tables};
+pub use state::{Ports, State, Tunnel, Zone};
+pub use tables::Tables;

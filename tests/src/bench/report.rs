@@ -23,12 +23,16 @@ pub struct Target {
 }
 
 const fn limit(row: &'static str, above: i64) -> Target {
-    Target { row, against: LIMIT, above }
+    over(row, LIMIT, above)
+}
+
+const fn over(row: &'static str, against: &'static str, above: i64) -> Target {
+    Target { row, against, above }
 }
 
 impl Target {
     /// What the project wants of itself.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: &[Self] = &[
         limit("tcp", 12),
         limit("udp exact", 12),
         limit("tcp ipv6", 20),
@@ -37,12 +41,25 @@ impl Target {
         limit("tcp 64k flows", 15),
         limit("tcp 1M flows", 20),
         limit("tcp 10M flows", 20),
+        limit("tcp dirty 1% 1M flows", 20),
+        limit("tcp dirty 10% 1M flows", 35),
         limit("tcp dirty 1M flows", 120),
         limit("udp exact 64k flows", 70),
         limit("udp exact 1M flows", 130),
         limit("udp exact new flow", 130),
+        limit("udp sampled new flow", 20),
         limit("syn flood", 15),
-        Target { row: "not a vip", against: FLOOR, above: 12 },
+        limit("syn dirty remembered", 140),
+        limit("syn flood dirty", 25),
+        limit("client-ip", 30),
+        limit("dest-port", 30),
+        limit("quic-cid", 30),
+        limit("ice-ufrag request", 30),
+        limit("ice-ufrag media", 30),
+        over("tcp port range", "tcp", 5),
+        over("tcp 10k services 100 rings", "tcp 1M flows", 15),
+        over("tcp 384 services own rings", "tcp 1M flows", 50),
+        over("not a vip", FLOOR, 12),
         limit("decap", 15),
     ];
 }

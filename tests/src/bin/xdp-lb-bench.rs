@@ -127,7 +127,7 @@ fn measured(options: &Options, rows: Vec<Row>) -> Result<Report> {
         bench.prove(PROOF)?;
     }
     let effort = Effort { batch: options.batch, rounds: options.rounds };
-    let measured = measure(&benches, effort)?;
+    let measured = measure(&mut benches, effort)?;
     let rows = names.into_iter().zip(measured).map(|(name, measured)| Line { name, measured }).collect();
     Ok(Report { effort, machine: machine(), rows })
 }
