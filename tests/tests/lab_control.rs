@@ -317,7 +317,23 @@ fn a_rollback_is_in_force_until_the_file_changes() -> Result<()> {
         "{nothing:?}"
     );
 
+    // What a change would do is told before: nobody moves by a drain, everybody of backend1 by its death.
     let drained = file.with(1, State::Drain).text(1);
+    let planned = |edge: &Node<'_>, text: &str, more: &[&str]| -> Result<(Option<i32>, serde_json::Value)> {
+        let path = lab.scratch().write("planned.yaml", text)?;
+        let path = path.to_str().context("no UTF-8")?;
+        let output = edge.command("plan", &[&[path, "-o", "json"], more].concat())?;
+        let told = serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+        Ok((output.status.code(), told))
+    };
+    let (code, same) = planned(edge, &file.text(1), &["--max-moved", "0%"])?;
+    assert_eq!((code, &same["services"], &same["unchanged"]), (Some(0), &serde_json::json!([]), &4.into()));
+    let (code, told) = planned(edge, &drained, &["--max-moved", "5%"])?;
+    assert_eq!((code, &told["flows_moved"]), (Some(3), &0.into()), "{told:#}");
+    let (code, told) = planned(edge, &file.with(1, State::Down).text(1), &["--max-moved", "90"])?;
+    let with_1 = calls.report().flows_by_server().get("backend1").copied().unwrap_or(0);
+    assert_eq!((code, &told["flows_moved"]), (Some(0), &with_1.into()), "{told:#}");
+
     edge.reload(&drained)?;
     assert!(!backend1_takes(&lab)?);
     assert_eq!(done(edge, "rollback", &[])?, "generation 3 is in force\n");

@@ -4,6 +4,7 @@
 //! through the tables. [`Cpu`] sends packets through the very functions of the kernel half; several
 //! threads may, since what packets write, and what the agent changes under them, is atomic.
 
+mod copy;
 mod cpu;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -19,6 +19,7 @@ mod interfaces;
 mod load;
 mod man;
 mod output;
+mod plan;
 mod rollback;
 mod run;
 mod status;
@@ -86,6 +87,8 @@ enum Command {
     Decap(decap::Args),
     /// Validate a configuration: every error at once, each with line and path
     Check(check::Args),
+    /// Say what a configuration would change on the balancer that runs here: services, backends, slots, live flows
+    Plan(plan::Args),
     /// Load and fill the program without attaching it to any interface
     Load(load::Args),
     /// Show what the balancer does, from its pinned maps: works when the agent is down
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args, node),
         Command::Decap(args) => decap::run(args, node),
         Command::Check(args) => check::run(&args),
+        Command::Plan(args) => plan::run(&args, &node),
         Command::Load(args) => load::run(args),
         Command::Status(args) => status::run(&args, &node),
         Command::Explain(args) => explain::run(&args, &bpffs),

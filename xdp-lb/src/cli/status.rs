@@ -21,6 +21,7 @@ use crate::{
     dataplane::{BpffsRoot, KernelMaps, Mode, attach, ethtool, health_map},
     drains::{Drains, Written},
     keep::Keep,
+    model::DrainMode,
     nexthop::Links,
     state::{Maps as _, Observed},
     status::{self, Count, Interface, Listener, Member, Path, Readings, Rings, Service, Status, Word as _},
@@ -72,7 +73,7 @@ struct Whole<'a> {
 /// The agent of this node, which is seldom away: what forwards does so without it.
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-enum Agent {
+pub(super) enum Agent {
     /// It answers.
     Running(AgentStatus),
     /// It does not.
@@ -86,7 +87,7 @@ enum Agent {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Agent {
-    fn of(node: &Node) -> Self {
+    pub(super) fn of(node: &Node) -> Self {
         let client = node.client();
         let asked = super::runtime().map(|runtime| {
             runtime.block_on(async {
@@ -101,13 +102,13 @@ impl Agent {
     }
 
     /// What it says, or what it has left for the next one.
-    fn drains(&self, node: &Node) -> Drains {
+    pub(super) fn drains(&self, node: &Node) -> Drains {
         match self {
             Self::Running(status) => {
                 let written = |d: &crate::admin::api::Drain| Written {
                     backend: d.backend,
                     service: d.service.clone(),
-                    mode: None,
+                    mode: d.mode.map(|mode| DrainMode::from(mode).into()),
                     max: d.max,
                     since: d.since,
                 };

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Flags that say which affinity a service has.
-pub(super) const AFFINITY: u16 = CLIENT_IP | LOOKS_INSIDE;
+pub(crate) const AFFINITY: u16 = CLIENT_IP | LOOKS_INSIDE;
 
 /// The flags of an affinity.
 pub(super) fn flags(affinity: Affinity) -> u16 {

@@ -34,6 +34,7 @@ use xdp_lb_common::{
     service::{NAME_LEN, Service},
 };
 
+pub(crate) use self::affinity::AFFINITY;
 pub use self::census::Census;
 pub use self::layout::specs;
 pub(crate) use self::layout::{RingSpec, listed, ring_spec};

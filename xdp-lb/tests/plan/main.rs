@@ -6,6 +6,7 @@ mod common;
 
 mod crash;
 mod drains;
+mod forecast;
 mod health;
 mod invariants;
 mod lifecycle;

@@ -1,0 +1,239 @@
+//! What `plan` foretells is what then happens: the same slots, the same flows.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use xdp_lb::drains::{Drains, Target, Terms};
+use xdp_lb::forecast::{Forecast, Question, forecast};
+use xdp_lb::memory::{Packet, Sent};
+use xdp_lb::model::{AdminState, Affinity, Desired, DrainMode, Ports, Protocol, TableSize};
+use xdp_lb::state::{Capacity, Maps};
+use xdp_lb_common::flow::FlowEntry;
+use xdp_lb_common::hash::mix;
+use xdp_lb_common::parse::{Segment, TCP, UDP};
+
+use crate::common::agent::Agent;
+use crate::common::wanted::{address, backend, desired, service, vip};
+use crate::crash::CAPACITY;
+
+const FLOWS: u16 = 150;
+/// Every flow finds a place.
+const ROOMY: Capacity = Capacity { flow_sets: 2048, ..CAPACITY };
+
+/// Two services of equal backends, which share a ring, and one of others.
+fn file() -> Desired {
+    let mut udp = service("media", Protocol::Udp, 1..=5);
+    udp.ports = Ports::Ranges(vec![444..=444]);
+    let mut other = service("other", Protocol::Udp, 3..=4);
+    other.ports = Ports::Ranges(vec![445..=445]);
+    desired(vec![service("web", Protocol::Tcp, 1..=5), udp, other])
+}
+
+fn packet(protocol: u8, port: u16, client: u16) -> Packet {
+    let segment = if protocol == TCP { Segment::Data } else { Segment::Datagram };
+    let (source, destination) = (([198, 51, 100, 7].into(), client), (vip(0), port));
+    Packet { source, destination, protocol, segment, named: Default::default() }
+}
+
+/// Where each of the flows goes now; asking is a packet.
+fn places(agent: &Agent) -> BTreeMap<(u16, u16), Option<IpAddr>> {
+    let observed = agent.maps.observe();
+    let place = |packet: &Packet| {
+        let Sent::To { index, .. } = agent.cpu().send(packet) else { return None };
+        observed.rings.iter().find_map(|(place, ring)| {
+            let local = u16::try_from(index.checked_sub(place.backend_base)?).ok()?;
+            Some(xdp_lb::template::from_map(ring.members.get(&local)?.address))
+        })
+    };
+    let all = [(TCP, 443), (UDP, 444), (UDP, 445)];
+    let flows = all.iter().flat_map(|&(protocol, port)| (1..=FLOWS).map(move |c| (protocol, port, c)));
+    flows.map(|(protocol, port, c)| ((port, c), place(&packet(protocol, port, c)))).collect()
+}
+
+fn ask(agent: &Agent, file: &Desired, drains: &Drains) -> Forecast {
+    let observed = agent.maps.observe();
+    let (tick, now) = (agent.tick(), agent.now.as_secs());
+    let question = Question { desired: file, drains, observed: &observed, tick, now };
+    forecast(&question, agent.maps.flow_sets().map(|(_, set)| set)).unwrap()
+}
+
+fn remembered(agent: &Agent) -> usize {
+    let entries = agent.maps.flow_sets().flat_map(|(_, set)| set.entries);
+    entries.map(FlowEntry).filter(|entry| !entry.is_free(agent.tick())).count()
+}
+
+/// Random changes one after the other, so that slots are dirty and rings apart.
+#[test]
+fn what_is_foretold_happens() {
+    for round in 0..60u64 {
+        let mut agent = Agent::new(ROOMY);
+        agent.allow_moves = true;
+        let (mut file, mut drains) = (file(), Drains::default());
+        agent.run(&file);
+        for step in 0..4u64 {
+            let dice = mix(round * 31 + step + 1);
+            let before = places(&agent);
+            let slots = slots(&agent);
+            change(&mut file, &mut drains, dice, agent.now.as_secs());
+            let told = ask(&agent, &file, &drains);
+            let at = format!("round {round} step {step}: {told:#?}");
+            assert_eq!(told.flows, remembered(&agent) as u64, "{at}");
+            // Those that are not remembered are TCP's, on slots that have not changed.
+            let web_remembered = told.services.iter().find(|s| s.name == "web").map(|s| s.flows);
+
+            agent.run(&drains.apply(&file));
+            let moved_slots = self::slots(&agent)
+                .iter()
+                .filter(|(key, now)| slots.get(*key).is_some_and(|was| was != *now))
+                .count();
+            let foretold: u32 =
+                told.services.iter().filter(|s| s.change == "changed").map(|s| s.slots_moved).sum();
+            let everything =
+                told.services.iter().any(|s| s.moves_everything.is_some() || s.change != "changed");
+            assert!(everything || moved_slots == foretold as usize, "{moved_slots} slots moved: {at}");
+
+            let after = places(&agent);
+            let moved = |port: u16| {
+                before.iter().filter(|((p, c), was)| *p == port && after[&(port, *c)] != **was).count() as u64
+            };
+            for (name, port) in [("media", 444), ("other", 445)] {
+                let foretold = told.services.iter().find(|s| s.name == name).map_or(0, |s| s.flows_moved);
+                assert_eq!(moved(port), foretold, "flows of {name} moved: {at}");
+            }
+            // Of all TCP flows, remembered or not: what is counted is a part of what happens.
+            if web_remembered == Some(u64::from(FLOWS)) {
+                let web = told.services.iter().find(|s| s.name == "web").unwrap();
+                assert_eq!(moved(443), web.flows_moved, "all of web are remembered: {at}");
+            } else {
+                let web = told.services.iter().find(|s| s.name == "web");
+                assert!(
+                    moved(443) == 0 || web.is_some_and(|s| s.flows_moved > 0 || s.others_moved_percent > 0.0),
+                    "{at}"
+                );
+            }
+        }
+    }
+}
+
+/// Who takes each slot, by service name.
+fn slots(agent: &Agent) -> BTreeMap<(String, usize), Option<IpAddr>> {
+    let observed = agent.maps.observe();
+    let mut slots = BTreeMap::new();
+    for service in observed.services.values() {
+        let ring = &observed.rings[&xdp_lb::state::Place::of(service.config())];
+        for (slot, &now) in ring.slots.now.iter().enumerate() {
+            let member = ring.members.get(&(now & 0x7fff));
+            let address = member.map(|m| xdp_lb::template::from_map(m.address));
+            slots.insert((xdp_lb::plan::name(service).to_owned(), slot), address);
+        }
+    }
+    slots
+}
+
+fn change(file: &mut Desired, drains: &mut Drains, dice: u64, since: u64) {
+    let n = 1 + (dice >> 8) as u8 % 5;
+    let service = (dice >> 16) as usize % file.services.len();
+    let mode = if dice >> 24 & 1 == 0 { DrainMode::Stick } else { DrainMode::Shed };
+    match dice % 9 {
+        0 => set(file, service, n, AdminState::Drain),
+        1 => set(file, service, n, AdminState::Down),
+        2 => set(file, service, n, AdminState::Active),
+        3 => file.services[service].backends.retain(|b| b.address != address(n)),
+        4 => {
+            let mut list: Vec<_> = file.services[service].backends.iter().cloned().collect();
+            list.extend((!list.iter().any(|b| b.address == address(n))).then(|| backend(n)));
+            list.sort_by_key(|b| b.address);
+            file.services[service].backends = list.into();
+        }
+        5 => {
+            let count = file.services[service].backends.len();
+            if count > 0 {
+                file.services[service].backends[n as usize % count].weight = 30;
+            }
+        }
+        6 => {
+            let target = Target { backend: address(n), service: None };
+            let terms = Terms { mode: Some(mode), max: None, since };
+            _ = drains.drain(target, terms, file);
+        }
+        7 => _ = drains.undrain(&Target { backend: address(n), service: None }, file),
+        _ => file.services[service].table_size = TableSize::new(37).unwrap(),
+    }
+}
+
+fn set(file: &mut Desired, service: usize, n: u8, state: AdminState) {
+    for s in [service, (service + 1) % file.services.len()] {
+        let list = &mut file.services[s].backends;
+        let position = list.iter().position(|b| b.address == address(n));
+        if let Some(position) = position {
+            list[position].state = state;
+        }
+    }
+}
+
+#[test]
+fn what_moves_everything_is_called_so_and_what_is_equal_is_no_change() {
+    let mut agent = Agent::new(ROOMY);
+    let file = file();
+    agent.run(&file);
+    _ = places(&agent);
+    let none = Drains::default();
+    let same = ask(&agent, &file, &none);
+    assert_eq!(
+        (same.services.len(), same.unchanged, same.flows_moved, same.most_moved_percent),
+        (0, 3, 0, 0.0)
+    );
+
+    let mut other = file.clone();
+    other.services[1].affinity = Affinity::ClientIp;
+    let told = ask(&agent, &other, &none);
+    let media = &told.services[0];
+    assert_eq!(
+        (media.name.as_str(), media.moves_everything, media.slots_moved_percent),
+        ("media", Some("affinity"), 100.0)
+    );
+    assert_eq!((media.flows, media.flows_moved), (u64::from(FLOWS), u64::from(FLOWS)));
+    other.seed = 8;
+    assert!(ask(&agent, &other, &none).services.iter().all(|s| s.moves_everything == Some("maglev.seed")));
+
+    // A service that goes takes its flows with it; one that comes has none.
+    let mut other = file.clone();
+    other.services[1].name = "voice".into();
+    let told = ask(&agent, &other, &none);
+    let named: Vec<_> = told.services.iter().map(|s| (&*s.name, s.change, s.flows, s.flows_moved)).collect();
+    let all = u64::from(FLOWS);
+    assert_eq!(named, [("media", "removed", all, all), ("voice", "created", 0, 0)]);
+    assert_eq!(told.most_moved_percent, 100.0);
+}
+
+#[test]
+fn a_death_is_told_by_slots_for_those_that_nobody_remembers() {
+    let mut agent = Agent::new(ROOMY);
+    let mut file = file();
+    agent.run(&file);
+    let before = places(&agent);
+    set(&mut file, 0, 1, AdminState::Down);
+    let told = ask(&agent, &file, &Drains::default());
+    let web = told.services.iter().find(|s| s.name == "web").unwrap();
+    assert_eq!(web.flows, 0, "nobody of web is remembered");
+    let with_1 = before.iter().filter(|((p, _), to)| *p == 443 && **to == Some(address(1))).count();
+    let share = with_1 as f64 * 100.0 / f64::from(FLOWS);
+    assert!(
+        (web.others_moved_percent - share).abs() < 12.0 && with_1 > 0,
+        "{} for {share}",
+        web.others_moved_percent
+    );
+    assert_eq!(web.others_moved_percent, web.slots_moved_percent);
+    assert_eq!(web.backends.len(), 1);
+    assert_eq!((web.backends[0].from, web.backends[0].to), (Some("active"), Some("down")));
+
+    // A drain moves none of them.
+    let mut drains = Drains::default();
+    let (target, terms) = (Target { backend: address(2), service: None }, Terms::default());
+    drains.drain(target, terms, &file).unwrap();
+    set(&mut file, 0, 1, AdminState::Active);
+    let told = ask(&agent, &file, &drains);
+    let web = told.services.iter().find(|s| s.name == "web").unwrap();
+    assert!(web.slots_moved > 0 && web.others_moved_percent == 0.0, "{web:#?}");
+    assert_eq!(told.flows_moved, 0);
+}
