@@ -305,3 +305,28 @@ fn detach_leaves_nothing() -> Result<()> {
     drop(lab);
     before.check(id)
 }
+
+#[test]
+fn a_backend_that_is_back_starts_slowly() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let _servers = files::serve(lab.backends())?;
+    let slowly = vec!["slow_start: 8s".to_owned()];
+    let file = EdgeFile { more: [slowly.clone(), slowly], ..EdgeFile::new(3) };
+    // All are new: nobody waits.
+    let mut tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+    let part = |report: &LoadReport| report.answered.get("backend1").copied().unwrap_or(0);
+    assert!(part(&requests(&lab, 600)?) > 120);
+    tier.reload(|n| file.with(1, State::Down).text(n))?;
+    assert_eq!(part(&requests(&lab, 600)?), 0);
+    let calls = Calls::start(&lab.client(1).ns, (&files::tcp(), 40), (&files::udp(), 8))?;
+    calls.wait(3, BOUND)?;
+    tier.reload(|n| file.text(n))?;
+    let first = part(&requests(&lab, 600)?);
+    // A ninth of a third, and what a step more would be; all of it would be 200.
+    assert!(first < 120, "{first} of 600 at once");
+    wait_until("the whole part", BOUND, || requests(&lab, 600).is_ok_and(|report| part(&report) > 150))?;
+    calls.stop()?.unharmed("while backend1 came back")
+}

@@ -68,13 +68,14 @@ pub(crate) fn alike(a: &Service, b: &Service) -> bool {
         table_size,
         drain,
         removal,
+        slow_start,
         encap,
         health,
         on_all_down,
         backends,
     } = a;
     (affinity, table_size, drain, encap) == (&b.affinity, &b.table_size, &b.drain, &b.encap)
-        && removal == &b.removal
+        && (removal, slow_start) == (&b.removal, &b.slow_start)
         && (health, on_all_down, backends) == (&b.health, &b.on_all_down, &b.backends)
         && source_ranges == &b.source_ranges
 }

@@ -423,6 +423,8 @@ pub struct Service {
     pub drain: DrainPolicy,
     /// What leaving the list means.
     pub removal: Removal,
+    /// How long the gate of a backend that has come back takes to open; zero: at once.
+    pub slow_start: Duration,
     /// Tunnel header.
     pub encap: Encap,
     /// How backends are asked whether they live; `None`: they are what `state` says.

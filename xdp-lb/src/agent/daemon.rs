@@ -52,6 +52,7 @@ use crate::{
     nexthop::Snapshot,
     path_mtu::{Ours, PathMtus},
     peers::Told,
+    ramp,
     slow::Cutter,
 };
 
@@ -573,7 +574,9 @@ impl Agent {
         let observe = || self.reconciler.observe();
         let drained = self.drains.apply(desired);
         let judged = self.health.as_mut().map(|h| h.judge(&drained, &resolve, observe));
-        let judged = judged.unwrap_or(drained);
+        let mut judged = judged.unwrap_or(drained);
+        let now = unix_now();
+        let ramps = ramp::is_wanted(&judged).then(|| ramp::apply(&mut judged, &observe(), now)).flatten();
         let only = match (scope, &self.planned) {
             (Scope::Changed, Some(planned)) if self.retry.is_none() => changed(planned, &judged),
             _ => None,
@@ -581,7 +584,7 @@ impl Agent {
         let run = Run {
             desired: &judged,
             resolve: &resolve,
-            now: unix_now(),
+            now,
             uptime: self.started.elapsed(),
             allow_moves: self.allow_moves,
             generation,
@@ -595,7 +598,7 @@ impl Agent {
         }
         self.planned = None;
         self.unsettled |= !done.as_ref().is_ok_and(|done| done.writes == 0);
-        self.due = done?.wake.into_iter().chain(others).min();
+        self.due = done?.wake.into_iter().chain(others).chain(ramps).min();
         self.planned = Some(judged);
         Ok(())
     }

@@ -76,6 +76,7 @@ pub(super) struct ServiceDraft {
     pub tracking: Option<Tracking>,
     pub flow_timeout: Option<Placed<Duration>>,
     pub new_flow_limit: u32,
+    pub slow_start: Duration,
     pub table_size: Option<Placed<TableSize>>,
     pub drain: DrainPolicy,
     pub encap: EncapDraft,

@@ -93,6 +93,7 @@ pub(super) fn service(draft: ServiceDraft) -> Option<Service> {
         tracking: draft.tracking?,
         flow_timeout: draft.flow_timeout?.value,
         new_flow_limit: draft.new_flow_limit,
+        slow_start: draft.slow_start,
         table_size: draft.table_size?.value,
         drain: draft.drain,
         removal: Removal::Drain,

@@ -72,7 +72,7 @@ sections! {
         now("name"), now("vip"), now("protocol"), now("ports"), now("affinity"), now("quic_cid"), now("fragments"),
         now("tracking"), now("flow_timeout"), now("new_flow_limit"), now("table_size"), now("drain"), now("encap"),
         now("health_check"), now("on_all_down"), now("backends"), now("advertise"), now("source_ranges"),
-        later("slow_start"), later("zone_policy"),
+        now("slow_start"), later("zone_policy"),
     ]
     ADVERTISE "services[].advertise" [now("when")]
     ADVERTISE_WHEN "services[].advertise.when" [now("min_healthy")]

@@ -21,6 +21,8 @@ use crate::model::{
 const FLOW_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(130 * 60);
 /// Thirty days: longer is a backend that was forgotten.
 const DRAIN_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(720 * 3600);
+/// A day: longer is a share.
+const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(5 * 3600);
 
 /// Reads a service whose tunnel and table rest on the file's. `None` if it is no mapping.
@@ -71,6 +73,7 @@ pub(super) fn read(
         new_flow_limit: keys
             .leaf("new_flow_limit", 100_000, leaf::number(0..=100_000_000))
             .unwrap_or_default(),
+        slow_start: keys.leaf("slow_start", Duration::ZERO, leaf::duration(SLOW_START)).unwrap_or_default(),
         table_size,
         drain: drain(&keys),
         encap,

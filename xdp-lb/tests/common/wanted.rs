@@ -61,6 +61,7 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         table_size: TableSize::new(31).unwrap(),
         drain: DrainPolicy { mode: DrainMode::Stick, max: Duration::from_secs(5 * 3600) },
         removal: Removal::Drain,
+        slow_start: Duration::ZERO,
         health: None,
         on_all_down: OnAllDown::Keep,
         encap: encap(),

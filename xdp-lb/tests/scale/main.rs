@@ -130,6 +130,7 @@ fn zone() -> Desired {
         encap,
         health: None,
         removal: Removal::Drain,
+        slow_start: Duration::ZERO,
         on_all_down: OnAllDown::default(),
         backends: sets[(n % *SETS) as usize].clone(),
     };

@@ -122,6 +122,7 @@ const ROWS: &[Row] = &[
     ("services[0].fragments", "    fragments: _", "drop", WORD),
     ("services[0].tracking", "    tracking: _", "sampled", WORD),
     ("services[0].flow_timeout", "    flow_timeout: _", "2h10m", SPAN),
+    ("services[0].slow_start", "    slow_start: _", "60s", SPAN),
     ("services[0].new_flow_limit", "    new_flow_limit: _", "5", NUMBER),
     ("services[0].table_size", "    table_size: _", "65537", &["65536", "2", "131101", "x"]),
     ("", "    source_ranges:", "", &[]),
