@@ -46,8 +46,35 @@ pub struct Desired {
     pub decap: Option<Decap>,
     /// Whom the VIPs are announced to, and when.
     pub bgp: Option<Bgp>,
+    /// The cluster whose services stand beside the file's.
+    pub kubernetes: Option<Kubernetes>,
     /// What services from elsewhere than the file find in it.
     pub inherited: Inherited,
+}
+
+/// `kubernetes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// How the API server is reached; as the pod's service account without.
+    pub kubeconfig: Option<PathBuf>,
+    /// `loadBalancerClass` of the services that are ours.
+    pub class: String,
+    /// Services of type `LoadBalancer` without a class are ours, too.
+    pub classless: bool,
+    /// Where tunnels end, unless a Service says otherwise.
+    pub delivery: Delivery,
+    /// Endpoints that are hinted for other zones than the node's take no new flows.
+    pub hints: bool,
+}
+
+/// Where tunnels end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// At the node, whose service proxy hands packets to a pod of its own.
+    #[default]
+    Node,
+    /// At the node, where pods with `hostNetwork` listen on the VIP itself.
+    Host,
 }
 
 /// What services that another source describes take from the file.

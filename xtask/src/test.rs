@@ -6,6 +6,7 @@
 //! | (no name) | what is left of the integration tests: `xdp-lb/tests/*`, `tests/tests/*` | some | cargo's choice |
 //! | `prog` | `tests/tests/prog_*`: BPF_PROG_TEST_RUN | yes | 2 |
 //! | `lab` | `tests/tests/lab_*`: network namespaces | yes | 1 |
+//! | `kube` | tests of `unit` that want an API server, which `XDP_LB_TEST_KUBECONFIG` names; they say so where there is none | no | cargo's choice |
 //!
 //! `vm` is [`crate::vm`]. Without a part: all of the table, and what else the workspace has. cargo's own summary lines come last.
 
@@ -19,6 +20,11 @@ use crate::build::{self, cargo_command};
 use crate::command::{is_root, which};
 use crate::workspace;
 
+/// Names the API server of the tests that want one.
+const KUBECONFIG: &str = "XDP_LB_TEST_KUBECONFIG";
+/// What these tests have in their names.
+const LIVE: &str = "::tests::live::";
+
 /// A part of the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Part {
@@ -28,7 +34,7 @@ pub enum Part {
     Prog,
     /// Network namespaces.
     Lab,
-    /// A Kubernetes API server: not supported yet.
+    /// A Kubernetes API server, by the kubeconfig that XDP_LB_TEST_KUBECONFIG names.
     Kube,
     /// Other kernels in QEMU: `cargo xtask vm-test`; never part of the others.
     Vm,
@@ -59,7 +65,10 @@ pub fn run(part: Option<Part>, extra: &[String]) -> Result<()> {
     if calls.is_empty() {
         bail!("there are no tests of this part in tests/tests");
     }
-    if part != Some(Part::Unit) {
+    if part == Some(Part::Kube) && std::env::var_os(KUBECONFIG).is_none() {
+        bail!("{KUBECONFIG} must name an administrator's kubeconfig of an API server that may be written to");
+    }
+    if !matches!(part, Some(Part::Unit | Part::Kube)) {
         // Tests start binaries of other packages, which cargo test alone does not build.
         build::run(false)?;
     }
@@ -103,7 +112,8 @@ fn calls(
         }
         Some(Part::Prog) => prog.into_iter().collect(),
         Some(Part::Lab) => lab.into_iter().collect(),
-        Some(Part::Kube | Part::Vm | Part::Chroot) => Vec::new(),
+        Some(Part::Kube) => vec![call(words(&["-p", "xdp-lb", "--lib", LIVE]), None, false)],
+        Some(Part::Vm | Part::Chroot) => Vec::new(),
         None => {
             // The default members together, as in `cargo build`: another selection would unify features
             // differently and compile everything twice.

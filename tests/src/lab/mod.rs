@@ -25,6 +25,7 @@
 //! | `product` | the `xdp-lb` binary in a namespace |
 //! | `files`, `tier` | configuration files, and the product on all edge nodes and backends with them |
 //! | `http` | one question to a server in a namespace |
+//! | `apiserver` | a stand-in for a Kubernetes API server |
 //! | `bgp` | BGP between a lab's edge nodes and FRR on its router |
 //! | `rig`, `routers` | a smaller network drawn link by link; FRR and BIRD |
 //! | `traffic` | servers, clients and what they count |
@@ -33,6 +34,7 @@
 //! | `skip`, `wait` | what the machine lacks; waiting with a bound |
 //! | `sys` | the unsafe system calls |
 
+pub mod apiserver;
 pub mod bgp;
 pub mod bpffs;
 pub mod files;

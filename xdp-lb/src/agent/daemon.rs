@@ -21,6 +21,7 @@ use xdp_lb_common::{
 
 use super::{
     announce::{self, Announcer},
+    cluster::Cluster,
     commands,
     endpoint::{Endpoint, Reporter},
     health::HealthChecks,
@@ -54,6 +55,7 @@ use crate::{
     peers::Told,
     ramp,
     slow::Cutter,
+    state::Maps as _,
 };
 
 /// How often the flow table is read.
@@ -126,7 +128,8 @@ pub enum Ended {
 /// # Errors
 /// What failed, on what.
 pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
-    let role = if desired.services.is_empty() { Role::Decap } else { Role::Balancer };
+    let balances = !desired.services.is_empty() || desired.kubernetes.is_some();
+    let role = if balances { Role::Balancer } else { Role::Decap };
     let loaded = open(root, &desired, role)?;
     let (shutdown, stopped) = watch::channel(false);
     let mut agent = Agent::new(loaded.maps()?, desired, true);
@@ -165,9 +168,20 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
         Role::Balancer => Some(HealthChecks::start(root, len, &desired, stopped.clone()).await?),
         Role::Decap => None,
     };
+    let mut cluster = Cluster::default();
+    cluster.configure(&desired).await?;
+    let is_known = cluster.first().await;
+    let (file, desired) = (desired.clone(), cluster.beside(&desired));
     let (_nobody, nothing) = watch::channel(Arc::default());
     let mut health_changes = health.as_ref().map_or(nothing, HealthChecks::changes);
-    let mut agent = Agent { health, ..Agent::new(maps, desired, options.allow_moves) };
+    // Services that the agent of before had from the cluster must not go because it is not known yet.
+    let is_held = loaded.took_over() && !is_known;
+    if is_held && loaded.has_old_maps() && maps.observe().services.is_empty() {
+        bail!(
+            "the maps must be filled anew, and what the cluster asks for is not known: the API server must answer first; forwarding goes on"
+        );
+    }
+    let mut agent = Agent { health, file, is_held, ..Agent::new(maps, desired, options.allow_moves) };
     agent.remember(keep, past);
     let reporter = agent.reporter.clone();
     let mut endpoint = Endpoint::start(root, &agent.desired, reporter, health_changes.clone()).await?;
@@ -181,7 +195,9 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     if loaded.took_over() {
         agent.survey();
     }
-    agent.reconcile(&snapshot, Scope::All)?;
+    if !agent.is_held {
+        agent.reconcile(&snapshot, Scope::All)?;
+    }
     agent.reporter.wrote(None);
     agent.note(offer.texts, None);
     let cutter = cutter(root, options.role, &shutdown);
@@ -227,10 +243,27 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     path_mtus.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sync = interval(SYNC);
     sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Borrows only while it is used.
+    macro_rules! reach {
+        () => {
+            Reach {
+                options,
+                agent: &mut agent,
+                loaded: &mut loaded,
+                announcer: &mut announcer,
+                endpoint: &mut endpoint,
+                resolver: &resolver,
+                vips: &mut vips,
+                peers: &mut peers,
+                admin: &mut admin,
+                cluster: &mut cluster,
+            }
+        };
+    }
     loop {
         let wake = agent.wake_at();
         agent.reporter.beat();
-        if let Some(announcer) = &announcer {
+        if let Some(announcer) = announcer.as_ref().filter(|_| !agent.is_held) {
             agent.announce(announcer, &changes.borrow(), root)?;
         }
         tokio::select! {
@@ -244,32 +277,13 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
             },
             () = left(&mut leaving) => break,
             because = reload::wanted(&mut hangup, &mut source) => {
-                let mut reach = Reach {
-                    options,
-                    agent: &mut agent,
-                    loaded: &mut loaded,
-                    announcer: &mut announcer,
-                    endpoint: &mut endpoint,
-                    resolver: &resolver,
-                    vips: &mut vips,
-                    peers: &mut peers,
-                    admin: &mut admin,
-                };
-                reach.reload(because, &mut source).await?;
+                reach!().reload(because, &mut source).await?;
+            }
+            () = cluster.changed() => {
+                reach!().follow_cluster().await?;
             }
             asked = commands::next(&mut queue) => {
-                let mut reach = Reach {
-                    options,
-                    agent: &mut agent,
-                    loaded: &mut loaded,
-                    announcer: &mut announcer,
-                    endpoint: &mut endpoint,
-                    resolver: &resolver,
-                    vips: &mut vips,
-                    peers: &mut peers,
-                    admin: &mut admin,
-                };
-                reach.command(asked).await?;
+                reach!().command(asked).await?;
             }
             changed = changes.changed() => {
                 if changed.is_err() {
@@ -291,6 +305,9 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
             }
             _ = survey.tick() => {
                 agent.survey();
+                if cluster.is_behind() {
+                    reach!().follow_cluster().await?;
+                }
                 agent.try_reconcile(&changes.borrow().clone());
                 // Backends that were forgotten need no next hop any more.
                 resolver.follow(agent.followed());
@@ -304,6 +321,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     if let Some(admin) = admin {
         admin.end().await;
     }
+    cluster.end().await?;
     endpoint.end().await?;
     resolver_task.await.context("end the task next-hops")?;
     if let Some(packets) = packets {
@@ -467,8 +485,12 @@ fn changed(planned: &Desired, judged: &Desired) -> Option<BTreeSet<String>> {
 /// The reconciler with its configuration and its clock.
 pub(super) struct Agent {
     reconciler: Reconciler<KernelMaps>,
-    /// The configuration in force.
+    /// The configuration in force: the file's services and the cluster's.
     pub(super) desired: Desired,
+    /// The file's part.
+    pub(super) file: Desired,
+    /// Nothing is written: another agent's services are in the maps, and the cluster that asked for them is not known.
+    pub(super) is_held: bool,
     /// Drains by command.
     pub(super) drains: Drains,
     /// Where they are kept; `None` where no command is taken.
@@ -505,6 +527,8 @@ impl Agent {
         };
         Self {
             reconciler,
+            file: desired.clone(),
+            is_held: false,
             desired,
             drains: Drains::default(),
             keep: None,
@@ -627,6 +651,9 @@ impl Agent {
     }
 
     fn try_in(&mut self, scope: Scope, snapshot: &Arc<Snapshot>) {
+        if self.is_held {
+            return;
+        }
         match self.reconcile(snapshot, scope) {
             Ok(()) => {
                 self.retry = None;
@@ -644,10 +671,26 @@ impl Agent {
     /// Makes a new configuration the current one, if it can be carried out; else tells why not.
     pub(super) fn adopt(&mut self, desired: Desired, snapshot: &Arc<Snapshot>) -> Result<(), String> {
         let generation = self.reconciler.generation() + 1;
+        self.put_in_force(desired, snapshot, generation)?;
+        self.reporter.offered(Ok(()));
+        Ok(())
+    }
+
+    /// The same of what a cluster asks for beside the configuration in force, whose number stays.
+    pub(super) fn follow(&mut self, desired: Desired, snapshot: &Arc<Snapshot>) -> Result<(), String> {
+        let generation = self.reconciler.generation().max(1);
+        self.put_in_force(desired, snapshot, generation)
+    }
+
+    fn put_in_force(
+        &mut self,
+        desired: Desired,
+        snapshot: &Arc<Snapshot>,
+        generation: u32,
+    ) -> Result<(), String> {
         match self.carry_out(&desired, snapshot, generation, Scope::All) {
             Ok(()) => {
                 self.reporter.wrote(None);
-                self.reporter.offered(Ok(()));
                 (self.desired, self.retry) = (desired, None);
                 Ok(())
             }
@@ -656,7 +699,6 @@ impl Agent {
                 // Part of it is in the maps: going on is shorter than going back.
                 error!("reload not complete, trying again: {e}");
                 self.reporter.wrote(Some(e.to_string()));
-                self.reporter.offered(Ok(()));
                 (self.desired, self.retry) = (desired, Some((Instant::now() + RETRY, RETRY)));
                 Ok(())
             }
@@ -735,7 +777,7 @@ impl Agent {
         !changed.is_empty()
     }
 
-    fn followed(&self) -> BTreeSet<IpAddr> {
+    pub(super) fn followed(&self) -> BTreeSet<IpAddr> {
         self.followed_by(&self.desired)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  SIGHUP, intake -> Desired ---+
+//!  cluster -> services --------+
 //!  netlink -> next hops -------+-> reconcile (the one writer of the maps) -> kernel -> endpoint: metrics
 //!  health -> who answers ------+
 //!  admin: drain, rollback -----+
@@ -13,6 +14,8 @@
 //! the next one takes over what it finds.
 
 mod announce;
+#[cfg_attr(not(feature = "kubernetes"), path = "no_cluster.rs")]
+mod cluster;
 mod commands;
 mod daemon;
 mod endpoint;

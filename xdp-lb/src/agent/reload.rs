@@ -6,12 +6,17 @@
 //!
 //! One that cannot be used changes nothing, and is told in the log, by a metric and by `status`.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use anyhow::Result;
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
 use super::{
     announce::Announcer,
+    cluster::Cluster,
     daemon::{Agent, RunOptions, SETTLE, attach_all, hold_vips, interfaces, offer_mss},
     endpoint::Endpoint,
     peers::Sync,
@@ -24,6 +29,9 @@ use crate::{
     model::Desired,
     netlink::{NextHops as _, Resolver, addresses::LoopbackVips, settle},
 };
+
+/// How long a change of the cluster waits for the next hops of new backends.
+const FRESH: Duration = Duration::from_millis(50);
 
 /// Why a configuration is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +140,7 @@ pub(super) struct Reach<'a> {
     pub(super) vips: &'a mut Option<LoopbackVips>,
     pub(super) peers: &'a mut Sync,
     pub(super) admin: &'a mut Option<Server>,
+    pub(super) cluster: &'a mut Cluster,
 }
 
 impl Reach<'_> {
@@ -140,7 +149,7 @@ impl Reach<'_> {
     /// # Errors
     /// When the speaker of BGP has died.
     pub(super) async fn reload(&mut self, because: Because, source: &mut impl Source) -> Result<()> {
-        let offer = match read(because, source, &self.agent.desired) {
+        let offer = match read(because, source, &self.agent.file) {
             None => return Ok(()),
             Some(Ok(offer)) => offer,
             Some(Err(why)) => {
@@ -168,8 +177,65 @@ impl Reach<'_> {
         self.agent.reporter.offered(Err(why));
     }
 
-    /// Makes a configuration the current one. The inner error is why it cannot be carried out.
-    pub(super) async fn adopt(&mut self, desired: Desired) -> Result<Result<(), String>> {
+    /// Takes what the cluster asks for now.
+    ///
+    /// # Errors
+    /// When the speaker of BGP has died.
+    pub(super) async fn follow_cluster(&mut self) -> Result<()> {
+        let desired = self.cluster.beside(&self.agent.file);
+        self.agent.is_held = false;
+        if desired == self.agent.desired && !self.cluster.is_behind() {
+            return Ok(());
+        }
+        if let Some(announcer) = self.announcer.as_mut() {
+            announcer.configure(&desired).await?;
+        }
+        // Who is new gets a moment to be found; nobody waits for who has been looked for before.
+        let (before, after) = (self.agent.followed(), self.agent.followed_by(&desired));
+        let fresh: BTreeSet<IpAddr> = after.difference(&before).copied().collect();
+        self.resolver.follow(after);
+        let (snapshot, _) = settle(self.resolver, &fresh, FRESH).await;
+        self.agent.prepare_health(&desired).await;
+        let outcome = self.agent.follow(desired, &snapshot);
+        self.cluster.carried_out(outcome.is_ok());
+        if let Err(why) = outcome {
+            error!("the cluster's services: {why}; those of before stay in force, and it is tried again");
+            if let Some(announcer) = self.announcer.as_mut() {
+                announcer.configure(&self.agent.desired).await?;
+            }
+            return Ok(());
+        }
+        if let Err(e) = self.endpoint.configure(&self.agent.desired).await {
+            error!("the cluster's services: {e:#}");
+        }
+        let (generation, services) = (self.agent.generation(), self.agent.desired.services.len());
+        info!(generation, services, "the cluster's services in force");
+        Ok(())
+    }
+
+    /// Makes a file the current one, with the cluster's services beside its own. The inner error is why it cannot be
+    /// carried out.
+    ///
+    /// # Errors
+    /// When the speaker of BGP has died.
+    pub(super) async fn adopt(&mut self, file: Desired) -> Result<Result<(), String>> {
+        self.agent.is_held &= file.kubernetes.is_some();
+        if self.agent.is_held {
+            info!("another configuration waits for the cluster");
+        } else {
+            let desired = self.cluster.beside(&file);
+            if let Err(why) = self.adopt_all(desired).await? {
+                return Ok(Err(why));
+            }
+        }
+        self.agent.file = file;
+        if let Err(e) = self.cluster.configure(&self.agent.file).await {
+            error!("{e:#}; the cluster is followed as before");
+        }
+        Ok(Ok(()))
+    }
+
+    async fn adopt_all(&mut self, desired: Desired) -> Result<Result<(), String>> {
         if let Some(announcer) = self.announcer.as_mut() {
             announcer.configure(&desired).await?;
         }

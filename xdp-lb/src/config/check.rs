@@ -19,18 +19,22 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
         open_sources(decap, findings);
     }
     vips_are_not_backends(draft, findings);
-    let Some(services) = &draft.services else {
+    if draft.services.is_none() && draft.kubernetes.is_none() {
         super::bgp::check(draft, &[], findings);
         return;
-    };
-    if services.items.is_empty() {
+    }
+    if let Some(services) =
+        draft.services.as_ref().filter(|s| s.items.is_empty() && draft.kubernetes.is_none())
+    {
         findings.warn(&services.spot, "is empty: every packet passes to the kernel");
     }
-    let services = &services.items;
+    let services = draft.services.as_ref().map_or(&[][..], |services| &services.items);
     names(services, findings);
     super::overlap::check(services, findings);
     super::capacity::check(draft, services, findings);
-    unused_policies(draft, services, findings);
+    if draft.kubernetes.is_none() {
+        unused_policies(draft, services, findings);
+    }
     for service in services {
         table_holds_backends(service, findings);
         tunnel_sources(service, findings);
@@ -43,12 +47,13 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
 
 /// Which programs the file asks for, and whether it says where.
 fn roles(draft: &Draft, findings: &Findings) {
-    match (&draft.services, &draft.interfaces) {
-        (Some(_), None) => findings.error(
+    let balances = draft.services.is_some() || draft.kubernetes.is_some();
+    match (balances, &draft.interfaces) {
+        (true, None) => findings.error(
             &draft.spot.key("interfaces", draft.spot.pos),
             "missing; services need the interfaces their packets come in by: add `interfaces: [{ name: eth0 }]`",
         ),
-        (None, Some(interfaces)) => findings.error(
+        (false, Some(interfaces)) => findings.error(
             &interfaces.spot,
             "is for services, and there are none; add `services`, or move the list to `decap.interfaces`",
         ),
@@ -58,7 +63,7 @@ fn roles(draft: &Draft, findings: &Findings) {
 
 fn decap_interfaces(draft: &Draft, decap: &DecapDraft, findings: &Findings) {
     let Some(interfaces) = &decap.interfaces else {
-        if draft.services.is_none() {
+        if draft.services.is_none() && draft.kubernetes.is_none() {
             let spot = decap.spot.key("interfaces", decap.spot.pos);
             findings.error(&spot, "missing; add `interfaces: [{ name: eth0 }]`");
         }

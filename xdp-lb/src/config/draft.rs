@@ -12,7 +12,8 @@ use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
     Admin, Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface,
-    Limits, Log, Metrics, Mss, Mtu, Node, Peers, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
+    Kubernetes, Limits, Log, Metrics, Mss, Mtu, Node, Peers, Protocol, ServerIdBytes, TableSize, Tracking,
+    Vip,
 };
 
 /// The whole file.
@@ -39,6 +40,7 @@ pub(super) struct Draft {
     /// What the `vips` section says about announcements.
     pub announcements: BTreeMap<IpAddr, PolicyDraft>,
     pub peers: Option<Peers>,
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// A list with the place of the list.

@@ -42,6 +42,7 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
         limits: limits.value,
         metrics: limits.metrics,
         peers: draft.peers,
+        kubernetes: draft.kubernetes,
         log: draft.log,
         admin: draft.admin,
         vips: vips(&services, &inherited.policies),

@@ -45,7 +45,7 @@ sections! {
     ROOT "" [
         now("version"), now("node"), now("interfaces"), now("encap"), now("maglev"), now("flow_table"),
         now("limits"), now("metrics"), now("log"), now("vips"), now("services"), now("decap"),
-        now("bgp"), now("peers"), now("admin"), later("kubernetes"),
+        now("bgp"), now("peers"), now("admin"), now("kubernetes"),
     ]
     NODE "node" [now("name"), now("zone")]
     INTERFACE "interfaces[]" [now("name"), now("mode"), now("next_hop")]
@@ -61,6 +61,9 @@ sections! {
         now("server_ids"), now("source_ranges"), now("fragments"), now("backend_stats"),
     ]
     METRICS "metrics" [now("listen"), now("per_backend")]
+    KUBERNETES "kubernetes" [
+        now("enabled"), now("kubeconfig"), now("load_balancer_class"), now("classless"), now("delivery"), now("hints"),
+    ]
     PEERS "peers" [now("listen"), now("key_file"), now("nodes")]
     LOG "log" [now("format"), now("level")]
     ADMIN "admin" [now("socket"), now("group")]

@@ -24,6 +24,7 @@ mod health;
 pub mod import;
 mod join;
 mod keys;
+mod kubernetes;
 mod leaf;
 mod limits;
 mod overlap;

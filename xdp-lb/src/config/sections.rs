@@ -10,6 +10,7 @@ use super::decap;
 use super::draft::{Draft, EncapDraft, Kind, Listed, PlacedList, Written};
 use super::finding::Placed;
 use super::keys::{self, Section};
+use super::kubernetes;
 use super::leaf;
 use super::limits;
 use super::peers;
@@ -32,7 +33,8 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
     let encap =
         file.get("encap").map(|item| encap(&item, &keys::ENCAP, &keys::ENCAP_GUE)).unwrap_or_default();
     let (table_size, seed) = maglev(&file);
-    if file.get("services").is_none() && file.get("decap").is_none() {
+    let kubernetes = file.get("kubernetes").and_then(|item| kubernetes::read(&item));
+    if file.get("services").is_none() && file.get("decap").is_none() && file.get("kubernetes").is_none() {
         root.fail("nothing to do; add `services` to balance, `decap` to take tunnels off, or both");
     }
     let services = file.get("services").map(|item| {
@@ -59,6 +61,7 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         bgp: file.get("bgp").and_then(|item| bgp::read(&item)),
         announcements,
         peers: file.get("peers").and_then(|item| peers::read(&item)),
+        kubernetes,
     })
 }
 

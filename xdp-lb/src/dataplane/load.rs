@@ -285,6 +285,12 @@ impl Loaded {
         self.took_over
     }
 
+    /// True while there are maps beside ours that links may still read.
+    #[must_use]
+    pub fn has_old_maps(&self) -> bool {
+        self.previous.is_some()
+    }
+
     /// The links run the program: flows that the one of before remembered in maps of other sizes until now are carried over
     /// to `maps`, ours, and the old ones go. `None` when there were none.
     ///

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use super::cluster::Cluster;
 use super::names::{self, Key, OURS};
 use super::note::{Note, Subject};
-use super::policy::{Delivery, Policy};
+use super::policy::Policy;
 use super::slice::{Family, Slice};
 use super::wanted::{Port, Wanted};
 use crate::config::import::{Complaint, Import, Imported, Member, Said, Word, import};
-use crate::model::{AdminState, Backend, Inherited, Protocol, Share};
+use crate::model::{AdminState, Backend, Delivery, Inherited, Protocol, Share};
 
 /// A gate has at least so many steps.
 const STEPS: u32 = 16;

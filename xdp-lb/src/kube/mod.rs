@@ -8,10 +8,12 @@
 //!
 //! Objects are folded as they come, and nothing else of them is kept: ten thousand EndpointSlices are a few megabytes.
 //! What comes out is judged by the file's rules (`config::import`) and put beside the file's services
-//! (`config::beside`), so a mistake costs its own service alone. Everything here is pure: the same objects, in whatever
+//! (`config::beside`), so a mistake costs its own service alone. Everything but `io` is pure: the same objects, in whatever
 //! order they came, give the same services on every edge node. docs/kubernetes.md says what is promised.
 
 mod cluster;
+#[cfg(feature = "agent")]
+pub mod io;
 mod map;
 mod names;
 mod node;
@@ -26,7 +28,8 @@ pub use self::cluster::{Change, Cluster};
 pub use self::map::Mapped;
 pub use self::names::{CLASS, Key};
 pub use self::note::{Note, Severity, Subject};
-pub use self::policy::Delivery;
+
+use crate::model::Delivery;
 
 /// What the configuration says of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! What is to be said about an object: text for an Event.
 
+use std::fmt;
+
 use super::names::Key;
 
 /// How bad it is: the `type` of an Event.
@@ -18,6 +20,15 @@ pub enum Subject {
     Service(Key),
     /// A Node.
     Node(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(key) => write!(f, "Service {key}"),
+            Self::Node(name) => write!(f, "Node {name}"),
+        }
+    }
 }
 
 /// A sentence about an object.

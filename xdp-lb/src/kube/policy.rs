@@ -11,17 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use super::names::OURS;
 use crate::config::import::{Complaint, Said, Word};
 use crate::config::values;
-use crate::model::Share;
-
-/// Where tunnels end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Delivery {
-    /// At the node, whose service proxy hands packets to a pod of its own.
-    #[default]
-    Node,
-    /// At the node, where pods with `hostNetwork` listen on the VIP itself.
-    Host,
-}
+use crate::model::{Delivery, Share};
 
 /// The policy of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +34,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("flow-timeout", &["flow_timeout"]),
     ("new-flow-limit", &["new_flow_limit"]),
     ("table-size", &["table_size"]),
+    ("slow-start", &["slow_start"]),
     ("drain-mode", &["drain", "mode"]),
     ("drain-time", &["drain", "max"]),
     ("health-check", &["health_check"]),

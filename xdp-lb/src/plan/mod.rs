@@ -42,7 +42,7 @@ pub use self::member::state_name;
 pub use self::memo::Memo;
 use self::{layout::Layout, member::Ways, room::Room};
 use crate::{
-    model::{Decap, Desired},
+    model::{self, Decap, Desired},
     nexthop::Resolution,
     state::{MapOp, Observed},
 };
@@ -70,6 +70,14 @@ pub struct Inputs<'a> {
     /// Services whose wants have changed since the last plan was carried out; rings without one of them are left as
     /// they are, unseen, and the services on them. `None`: all are looked at.
     pub only: Option<&'a BTreeSet<String>>,
+}
+
+impl Inputs<'_> {
+    /// Whether a change that moves every flow of this service is carried out. Who describes services elsewhere than in
+    /// the file cannot be asked, and what is refused of one would hold up all others.
+    fn may_move(&self, service: &model::Service) -> bool {
+        self.allow_moves || service.removal == model::Removal::Down
+    }
 }
 
 /// The writes, and what they mean to people.

@@ -226,7 +226,7 @@ fn change(
     // new ring.
     let size = if like.backends.is_empty() { old_place.table_size } else { like.table_size.get() };
     let rebuilt = size != old_place.table_size;
-    if rebuilt && old_place.table_size != 0 && !inputs.allow_moves {
+    if rebuilt && old_place.table_size != 0 && !inputs.may_move(like) {
         return Err(PlanError::MovesEverything { service: like.name.clone(), key: "table_size" });
     }
     let grows = highest > ring.block as usize || ring.block == 0;

@@ -128,7 +128,7 @@ fn change(
 ) -> Result<affinity::IdChanges, PlanError> {
     let observed = inputs.observed;
     let Some(old) = observed.services.get(&id).map(|s| *s.config()) else { return Ok(Default::default()) };
-    if old.flags & AFFINITY != affinity::flags(wanted.affinity) && !inputs.allow_moves {
+    if old.flags & AFFINITY != affinity::flags(wanted.affinity) && !inputs.may_move(wanted) {
         return Err(PlanError::MovesEverything { service: wanted.name.clone(), key: "affinity" });
     }
     let counted = old_block(observed, id);

@@ -95,6 +95,7 @@ pub fn desired(services: Vec<Service>) -> Desired {
         services,
         decap: None,
         bgp: None,
+        kubernetes: None,
         inherited: Inherited { encap: encap(), table_size: TableSize::DEFAULT, policies: BTreeMap::new() },
     }
 }

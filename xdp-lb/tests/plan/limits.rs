@@ -1,6 +1,6 @@
 //! Maps that are too small, and changes nobody allowed: an error that says which, and nothing written.
 
-use xdp_lb::model::{Affinity, Desired, Protocol, Service, TableSize};
+use xdp_lb::model::{Affinity, Desired, Protocol, Removal, Service, TableSize};
 use xdp_lb::plan::PlanError;
 use xdp_lb::state::{Capacity, Maps};
 
@@ -60,6 +60,11 @@ fn what_moves_everything_needs_leave() {
         let wanted = desired(vec![changed]);
         let error = refused(CAPACITY, &wanted);
         assert_eq!(error, PlanError::MovesEverything { service: "one".into(), key });
+        // Who describes services elsewhere than in the file cannot be asked.
+        let mut agent = Agent::new(CAPACITY);
+        agent.run(&desired(vec![one()]));
+        let free = Service { removal: Removal::Down, ..wanted.services[0].clone() };
+        agent.run(&desired(vec![free]));
         let mut agent = Agent::new(CAPACITY);
         agent.run(&desired(vec![one()]));
         agent.allow_moves = true;

@@ -148,6 +148,7 @@ fn zone() -> Desired {
         services: (0..*SERVICES).map(service).collect(),
         decap: None,
         bgp: None,
+        kubernetes: None,
         inherited: Inherited { encap, table_size: TableSize::DEFAULT, policies: BTreeMap::new() },
     }
 }

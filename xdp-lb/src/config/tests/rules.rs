@@ -282,8 +282,22 @@ fn commands_are_taken_at_an_absolute_path() {
 }
 
 #[test]
+fn a_cluster_is_a_reason_to_balance() {
+    let with = |head: &str, more: &str| {
+        format!("version: 1\nmaglev: {{ seed: 1 }}\n{head}kubernetes: {{ {more} }}\n")
+    };
+    let checked =
+        good(&with("interfaces: [{ name: eth0 }]\nvips: [{ address: 203.0.113.1, unmatched: pass }]\n", ""));
+    assert_eq!(checked.warnings, [], "a VIP may be the cluster's");
+    let kubernetes = checked.desired.kubernetes.unwrap();
+    assert_eq!((kubernetes.class.as_str(), kubernetes.kubeconfig), ("xdp-lb.io/edge", None));
+    only(&with("", ""), "interfaces", "missing");
+    let off = good(&edge(" []\nkubernetes: { enabled: false }\n"));
+    assert_eq!(off.desired.kubernetes, None);
+}
+
+#[test]
 fn later_work_is_refused_by_name() {
-    only(&edge(" []\nkubernetes: { enabled: false }\n"), "kubernetes", "not supported yet");
     let text = edge(&service("a", "203.0.113.1", "udp", "80", ", zone_policy: { prefer: local }"));
     only(&text, "services[0].zone_policy", "not supported yet");
     let backend = |more: &str| {

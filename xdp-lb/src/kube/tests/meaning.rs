@@ -6,8 +6,8 @@ use super::objects::{
     backends, cluster, endpoint, file, give, lay, map, node, notes, only, ready, service, slice,
 };
 use crate::config::beside::beside;
-use crate::kube::{Delivery, Settings};
-use crate::model::{Affinity, Ports, Protocol, Removal};
+use crate::kube::Settings;
+use crate::model::{Affinity, Delivery, Ports, Protocol, Removal};
 
 fn conditions(ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>) -> Value {
     json!({ "ready": ready, "serving": serving, "terminating": terminating })

@@ -26,6 +26,7 @@ fn every_annotation_is_checked() {
         ("flow-timeout", "5", "duration"),
         ("new-flow-limit", "many", "0..="),
         ("table-size", "100", "prime"),
+        ("slow-start", "slowly", "duration"),
         ("drain-mode", "slow", "stick"),
         ("drain-time", "soon", "duration"),
         ("health-check", "{ kind: pigeon }", "tcp"),

@@ -2,6 +2,6 @@
 
 mod meaning;
 mod mistakes;
-mod objects;
+pub(in crate::kube) mod objects;
 mod order;
 mod shares;

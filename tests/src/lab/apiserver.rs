@@ -1,0 +1,185 @@
+//! A stand-in for an API server inside a namespace: watch lists of a few kinds over plain HTTP, and faults on command.
+//! Nothing of it is the product's.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::Namespace;
+
+/// How long a watcher waits at most before it looks whether the server is still there.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// An API server that knows what it is told.
+#[derive(Debug)]
+pub struct ApiServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By plural and name.
+    objects: BTreeMap<(String, String), Value>,
+    /// Plural and event; a resource version is the number of events before.
+    events: Vec<(String, Value)>,
+    is_away: bool,
+    has_ended: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ApiServer {
+    /// Listens on loopback of the namespace.
+    ///
+    /// # Errors
+    /// When nobody can.
+    pub fn start(ns: &Namespace) -> Result<Self> {
+        let listener = ns.enter(|| TcpListener::bind("127.0.0.1:0"))?.context("listen in the namespace")?;
+        let address = listener.local_addr()?;
+        let shared: Arc<Shared> = Arc::default();
+        let server = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if server.lock().has_ended {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let shared = Arc::clone(&server);
+                // A client that goes away ends the thread, and that is all there is to know.
+                thread::spawn(move || drop(serve(&shared, stream)));
+            }
+        });
+        Ok(Self { address, shared })
+    }
+
+    /// A kubeconfig for it.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters: [{{ name: c, cluster: {{ server: \"http://{}\" }} }}]\nusers: [{{ name: u, user: {{}} }}]\n\
+             contexts: [{{ name: x, context: {{ cluster: c, user: u }} }}]\ncurrent-context: x\n",
+            self.address
+        )
+    }
+
+    /// An object is there, or is another.
+    pub fn put(&self, plural: &str, mut object: Value) {
+        let mut state = self.shared.lock();
+        let version = state.events.len() + 1;
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let old = state.objects.insert((plural.to_owned(), name), object.clone());
+        let kind = if old.is_some() { "MODIFIED" } else { "ADDED" };
+        state.events.push((plural.to_owned(), json!({ "type": kind, "object": object })));
+        self.shared.changed.notify_all();
+    }
+
+    /// An object is gone.
+    pub fn remove(&self, plural: &str, name: &str) {
+        let mut state = self.shared.lock();
+        let Some(mut object) = state.objects.remove(&(plural.to_owned(), name.to_owned())) else { return };
+        let version = state.events.len() + 1;
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        state.events.push((plural.to_owned(), json!({ "type": "DELETED", "object": object })));
+        self.shared.changed.notify_all();
+    }
+
+    /// Cuts all connections and answers none, or answers again; what happened meanwhile is not told to who asks for it (410).
+    pub fn away(&self, is_away: bool) {
+        self.shared.lock().is_away = is_away;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.shared.lock().has_ended = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+/// One request on one connection.
+fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().context("a request")??;
+    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let plural = path.rsplit('/').next().unwrap_or_default();
+    let asked = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+    if shared.lock().is_away {
+        return Ok(());
+    }
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )?;
+    let mut at = if asked("sendInitialEvents") == Some("true") {
+        let (objects, version) = {
+            let state = shared.lock();
+            let of = |((of, _), object): (&(String, String), &Value)| (of == plural).then(|| object.clone());
+            (state.objects.iter().filter_map(of).collect::<Vec<_>>(), state.events.len())
+        };
+        for object in objects {
+            chunk(&mut stream, &json!({ "type": "ADDED", "object": object }))?;
+        }
+        let (kind, api) = match plural {
+            "services" => ("Service", "v1"),
+            "nodes" => ("Node", "v1"),
+            _ => ("EndpointSlice", "discovery.k8s.io/v1"),
+        };
+        chunk(
+            &mut stream,
+            &json!({ "type": "BOOKMARK", "object": { "kind": kind, "apiVersion": api, "metadata": {
+                "resourceVersion": version.to_string(), "annotations": { "k8s.io/initial-events-end": "true" } } } }),
+        )?;
+        version
+    } else {
+        let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old" });
+        chunk(&mut stream, &json!({ "type": "ERROR", "object": status }))?;
+        write!(stream, "0\r\n\r\n")?;
+        return Ok(());
+    };
+    loop {
+        let events: Vec<Value> = {
+            let state = shared.lock();
+            let (state, _) = shared
+                .changed
+                .wait_timeout_while(state, LOOK, |state| {
+                    state.events.len() <= at && !state.is_away && !state.has_ended
+                })
+                .unwrap_or_else(PoisonError::into_inner);
+            if state.is_away || state.has_ended {
+                return Ok(());
+            }
+            let new = &state.events[at..];
+            at = state.events.len();
+            new.iter().filter(|(of, _)| of == plural).map(|(_, event)| event.clone()).collect()
+        };
+        for event in events {
+            chunk(&mut stream, &event)?;
+        }
+    }
+}
+
+fn chunk(stream: &mut TcpStream, line: &Value) -> Result<()> {
+    let line = format!("{line}\n");
+    write!(stream, "{:x}\r\n{line}\r\n", line.len()).context("write")
+}

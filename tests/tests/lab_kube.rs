@@ -1,0 +1,136 @@
+//! Services of a cluster on an edge node: they come, scale, drain and go, and nothing happens to them while the API
+//! server is away.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use xdp_lb_tests::lab::apiserver::ApiServer;
+use xdp_lb_tests::lab::files::{self, VIP, WEB};
+use xdp_lb_tests::lab::traffic::{ConnectionOptions, Connections, Load, LoadOptions, LoadReport};
+use xdp_lb_tests::lab::{EdgeFile, Lab, Mode, Options, Role, Tier, plan, skip, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
+
+fn node(n: u8) -> Value {
+    let address = Role::Backend(n).address().both()[0];
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": format!("n{n}") },
+        "status": { "addresses": [{ "type": "InternalIP", "address": address }] } })
+}
+
+fn service() -> Value {
+    let vip = plan::vip(VIP).both()[0];
+    json!({ "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "web", "namespace": "default", "annotations": { "xdp-lb.io/delivery": "host" } },
+        "spec": { "type": "LoadBalancer", "loadBalancerClass": "xdp-lb.io/edge", "externalTrafficPolicy": "Local",
+            "ports": [{ "name": "http", "protocol": "TCP", "port": WEB }] },
+        "status": { "loadBalancer": { "ingress": [{ "ip": vip }] } } })
+}
+
+/// One endpoint on each node that is named; a node with a minus terminates and still serves.
+fn slice(nodes: &[i8]) -> Value {
+    let endpoint = |node: &i8| {
+        let stays = *node > 0;
+        json!({ "addresses": [format!("10.244.0.{}", node.abs())], "nodeName": format!("n{}", node.abs()),
+            "conditions": { "ready": stays, "serving": true, "terminating": !stays } })
+    };
+    let endpoints: Vec<Value> = nodes.iter().map(endpoint).collect();
+    json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": { "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" } },
+        "ports": [{ "name": "http", "protocol": "TCP", "port": WEB }], "endpoints": endpoints })
+}
+
+fn load(lab: &Lab, requests: u64) -> Result<LoadReport> {
+    let timeout = Duration::from_secs(1);
+    let options = LoadOptions { requests, rate: 2000.0, timeout, ..LoadOptions::default() };
+    Load::start(&lab.client(1).ns, &files::at(WEB)[..1], options)?.finish(BOUND)
+}
+
+/// New requests, all answered; by whom.
+fn answered(lab: &Lab) -> Result<Vec<String>> {
+    let report = load(lab, 200)?;
+    ensure!(report.failures() == 0, "{report:?}");
+    Ok(report.answered.into_keys().collect())
+}
+
+#[test]
+fn a_cluster_is_followed_and_outlived() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let _servers = files::serve(lab.backends())?;
+    let api = ApiServer::start(&lab.edge(1).ns)?;
+    (1..=3).for_each(|n| api.put("nodes", node(n)));
+    api.put("services", service());
+    api.put("endpointslices", slice(&[1, 2]));
+    let kubeconfig = lab.scratch().write("kubeconfig", &api.kubeconfig())?;
+    let text = EdgeFile::new(0).text(1);
+    let alone = text.split("services:").next().unwrap_or_default();
+    let text = format!("{alone}kubernetes: {{ kubeconfig: {} }}\n", kubeconfig.display());
+    let mut tier = Tier::start(&lab, Mode::Native, |_| text.clone())?;
+    assert_eq!(
+        answered(&lab)?,
+        ["backend1", "backend2"],
+        "the first list is there before the agent is ready"
+    );
+
+    // One more node.
+    let begun = Instant::now();
+    api.put("endpointslices", slice(&[1, 2, 3]));
+    wait_until("the third node", BOUND, || answered(&lab).is_ok_and(|who| who.len() == 3))?;
+    println!("a node more: answers within {:?}", begun.elapsed());
+
+    // One that terminates keeps its connections and takes no more; one that is gone is gone.
+    let connections = Connections::start(
+        &lab.client(1).ns,
+        files::at(WEB)[0],
+        ConnectionOptions { connections: 60, ..ConnectionOptions::default() },
+    )?;
+    connections.wait_records(3, BOUND)?;
+    api.put("endpointslices", slice(&[-1, 2, 3]));
+    wait_until("the first node to drain", BOUND, || {
+        answered(&lab).is_ok_and(|who| who == ["backend2", "backend3"])
+    })?;
+    connections.wait_records(3, BOUND)?;
+    ensure!(
+        connections.open_by_server().contains_key("backend1"),
+        "none was there: {:?}",
+        connections.open_by_server()
+    );
+    ensure!(connections.harmed().is_empty(), "{:?}", connections.harmed());
+    drop(connections);
+    api.put("endpointslices", slice(&[2, 3]));
+
+    // A mistake changes nothing.
+    let mut wrong = service();
+    wrong["metadata"]["annotations"]["xdp-lb.io/affinity"] = "sticky".into();
+    let mark = tier.edges[0].product.process().mark();
+    api.put("services", wrong);
+    wait_until("the mistake to be told", BOUND, || {
+        let said = tier.edges[0].product.process().log().split_off(mark).join("\n");
+        said.contains("xdp-lb.io/affinity") && said.contains("stays in force")
+    })?;
+    assert_eq!(answered(&lab)?, ["backend2", "backend3"]);
+    api.put("services", service());
+
+    // The API server goes, then the agent too; another agent finds nobody to ask.
+    api.away(true);
+    assert_eq!(answered(&lab)?, ["backend2", "backend3"]);
+    tier.edges[0].product.kill();
+    assert_eq!(answered(&lab)?, ["backend2", "backend3"]);
+    tier.edges[0].restart()?;
+    assert_eq!(answered(&lab)?, ["backend2", "backend3"], "what nobody knows of stays");
+    api.put("endpointslices", slice(&[1, 3]));
+    api.away(false);
+    wait_until("the state to converge", BOUND, || {
+        answered(&lab).is_ok_and(|who| who == ["backend1", "backend3"])
+    })?;
+
+    // What the file has now is the file's; the cluster's services go with the section.
+    api.remove("services", "web");
+    wait_until("the service to go", BOUND, || load(&lab, 4).is_ok_and(|report| report.answers() == 0))?;
+    let shown = tier.edges[0].command("status", &["-o", "json"])?;
+    ensure!(!shown.stdout.contains("default/web"), "{}", shown.stdout);
+    Ok(())
+}

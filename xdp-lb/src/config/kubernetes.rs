@@ -1,0 +1,43 @@
+//! Reads `kubernetes`. Called by [`super::sections`].
+
+use super::keys;
+use super::leaf::{self, boolean};
+use super::reader::{Item, Leaf, must_be};
+use crate::model::{Delivery, Kubernetes};
+
+const CLASS: &str = "xdp-lb.io/edge";
+
+/// Reads the section. `None`: it is off, or cannot be read.
+pub(super) fn read(item: &Item<'_>) -> Option<Kubernetes> {
+    let keys = item.mapping(&keys::KUBERNETES)?;
+    let enabled = keys.leaf("enabled", true, boolean);
+    let kubeconfig = keys.get("kubeconfig").and_then(|item| item.leaf(leaf::absolute_path));
+    let class = keys.leaf("load_balancer_class", CLASS.to_owned(), class);
+    let classless = keys.leaf("classless", false, boolean);
+    let delivery = keys.leaf("delivery", Delivery::Node, delivery);
+    let hints = keys.leaf("hints", false, boolean);
+    let read =
+        Kubernetes { kubeconfig, class: class?, classless: classless?, delivery: delivery?, hints: hints? };
+    enabled.unwrap_or(true).then_some(read)
+}
+
+/// A label in Kubernetes' sense, with a prefix: Kubernetes asks no more of it.
+fn class(text: &str) -> Leaf<String> {
+    let is_fine = |part: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        ends(part.chars().next()) && ends(part.chars().next_back()) && part.chars().all(inner)
+    };
+    if text.len() <= 253 && text.split('/').count() <= 2 && text.split('/').all(is_fine) {
+        Ok(text.to_owned())
+    } else {
+        must_be("a class, as in xdp-lb.io/edge", text)
+    }
+}
+
+fn delivery(text: &str) -> Leaf<Delivery> {
+    if text == "pod" {
+        return Err("pod is not supported yet; node and host are".to_owned());
+    }
+    leaf::choice(&[("node", Delivery::Node), ("host", Delivery::Host)], &[])(text)
+}

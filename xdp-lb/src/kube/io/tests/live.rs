@@ -1,0 +1,148 @@
+//! Against a real API server: `XDP_LB_TEST_KUBECONFIG` names an administrator's kubeconfig, and the file with `-agent`
+//! behind that name, if it is there, the kubeconfig of a user that has our ClusterRole alone.
+//!
+//! `cargo xtask test kube` runs it. Objects bear names of their own and are removed at the end.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource};
+use serde_json::{Value, json};
+
+use super::shown;
+use crate::kube::io::{Feed, Pace, client};
+use crate::kube::tests::objects::{file, lay, node, ready, service, slice};
+use crate::kube::{Key, Settings};
+
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Administrator and agent; `None`, said, without an API server.
+async fn clients() -> Option<(Client, Client)> {
+    let Some(admin) = std::env::var_os("XDP_LB_TEST_KUBECONFIG").map(PathBuf::from) else {
+        println!("skipped: XDP_LB_TEST_KUBECONFIG names no API server");
+        return None;
+    };
+    let mut agent = admin.clone().into_os_string();
+    agent.push("-agent");
+    let agent = Path::new(&agent);
+    let agent = if agent.exists() { agent } else { &admin };
+    Some((client(Some(&admin)).await.unwrap(), client(Some(agent)).await.unwrap()))
+}
+
+/// Creates or changes an object, status and all.
+async fn put<K>(api: &Api<K>, object: &Value)
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
+{
+    let name = object["metadata"]["name"].as_str().unwrap();
+    let params = PatchParams {
+        field_validation: Some(kube::api::ValidationDirective::Strict),
+        ..PatchParams::apply("test").force()
+    };
+    let mut object = object.clone();
+    for key in ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generateName"] {
+        object["metadata"].as_object_mut().unwrap().remove(key);
+    }
+    api.patch(name, &params, &Patch::Apply(&object)).await.unwrap();
+    if !object["status"].is_null() {
+        let status = json!({ "apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": { "name": name }, "status": object["status"] });
+        api.patch_status(name, &params, &Patch::Apply(&status)).await.unwrap();
+    }
+}
+
+/// Waits for the picture of our Service; the time that took.
+async fn until(feed: &mut Feed, namespace: &str, wanted: &[&str]) -> Duration {
+    let begun = Instant::now();
+    let wait = async {
+        loop {
+            let ours: Vec<String> = feed
+                .latest()
+                .iter()
+                .flat_map(|mapped| shown(mapped))
+                .filter(|s| s.starts_with(namespace))
+                .collect();
+            if ours == wanted {
+                return;
+            }
+            feed.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(BOUND, wait)
+        .await
+        .unwrap_or_else(|_| panic!("{wanted:?} never came: {:?}", feed.latest()));
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn a_service_comes_scales_and_goes() {
+    let Some((admin, agent)) = clients().await else { return };
+    let namespace = format!("xdp-lb-{}", std::process::id());
+    let namespaces = Api::<core::Namespace>::all(admin.clone());
+    let made = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
+    put(&namespaces, &made).await;
+    let of = |mut object: Value| {
+        lay(&mut object, json!({ "metadata": { "namespace": namespace } }));
+        object
+    };
+    let names: Vec<String> = (1..=2).map(|n| format!("{namespace}-n{n}")).collect();
+    let nodes = Api::<core::Node>::all(admin.clone());
+    for (number, name) in (1u8..).zip(&names) {
+        put(&nodes, &node(number, json!({ "metadata": { "name": name } }))).await;
+    }
+    let services = Api::<core::Service>::namespaced(admin.clone(), &namespace);
+    let slices = Api::<discovery::EndpointSlice>::namespaced(admin.clone(), &namespace);
+    put(&services, &of(service(json!({ "spec": { "clusterIP": null, "clusterIPs": null } })))).await;
+    put(&slices, &of(slice("web-1", ready(&names[0], 1)))).await;
+
+    let mut feed = Feed::start(&agent, Settings::default(), file().inherited, Pace::default());
+    let web = |backends: &str| format!("{namespace}/web/https {backends}");
+    let took = until(&mut feed, &namespace, &[&web("10.0.0.1")]).await;
+    println!("first list: {took:?}");
+    let owners = feed.latest().unwrap().owners.clone();
+    assert!(owners.contains(&Key::new(&namespace, "web")));
+
+    let both = [ready(&names[0], 1), ready(&names[1], 2)].concat();
+    put(&slices, &of(slice("web-1", both))).await;
+    println!(
+        "a slice changed: told {:?} after the answer",
+        until(&mut feed, &namespace, &[&web("10.0.0.1,10.0.0.2")]).await
+    );
+    nodes.delete(&names[0], &DeleteParams::default()).await.unwrap();
+    until(&mut feed, &namespace, &[&web("10.0.0.2")]).await;
+    services.delete("web", &DeleteParams::default()).await.unwrap();
+    until(&mut feed, &namespace, &[]).await;
+
+    slices.delete("web-1", &DeleteParams::default()).await.unwrap();
+    nodes.delete(&names[1], &DeleteParams::default()).await.unwrap();
+    let _ = namespaces.delete(&namespace, &DeleteParams::default()).await;
+}
+
+/// The ClusterRole is enforced, and it is enough for the test above.
+#[tokio::test]
+async fn the_agent_may_do_nothing_else() {
+    let Some((_, agent)) = clients().await else { return };
+    let forbidden = |outcome: Result<(), kube::Error>| match outcome {
+        Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{status:?}"),
+        other => panic!("{other:?}"),
+    };
+    let config = core::ConfigMap::default();
+    let secrets = Api::<core::Secret>::all(agent.clone()).list(&ListParams::default()).await;
+    if secrets.is_ok()
+        && std::env::var_os("XDP_LB_TEST_KUBECONFIG")
+            .is_some_and(|path| !Path::new(&format!("{}-agent", path.display())).exists())
+    {
+        println!("skipped: no kubeconfig of the agent");
+        return;
+    }
+    forbidden(secrets.map(drop));
+    forbidden(
+        Api::<core::ConfigMap>::namespaced(agent.clone(), "default")
+            .create(&PostParams::default(), &config)
+            .await
+            .map(drop),
+    );
+    let merge = Patch::Merge(json!({ "metadata": { "labels": { "a": "b" } } }));
+    forbidden(Api::<core::Node>::all(agent).patch("any", &PatchParams::default(), &merge).await.map(drop));
+}
