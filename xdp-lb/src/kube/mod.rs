@@ -14,6 +14,7 @@
 mod cluster;
 #[cfg(feature = "agent")]
 pub mod io;
+pub mod ipam;
 mod map;
 mod names;
 mod node;
