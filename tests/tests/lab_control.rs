@@ -368,3 +368,48 @@ fn a_rollback_is_in_force_until_the_file_changes() -> Result<()> {
     calls.wait(3, BOUND)?;
     calls.stop()?.unharmed("at the end")
 }
+
+#[test]
+fn the_own_zone_comes_first_then_others_then_backups() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let _servers = files::serve(lab.backends())?;
+    // Backend 1 is in the node's zone, 2 in another, 3 a backup.
+    let text = |file: &EdgeFile| {
+        let mut text = file.text(1).replace("node: { name: edge1 }", "node: { name: edge1, zone: a }");
+        for (n, more) in [(1, "zone: a"), (2, "zone: b"), (3, "zone: a, backup: true")] {
+            for address in both(n) {
+                text = text.replace(
+                    &format!("address: \"{address}\","),
+                    &format!("address: \"{address}\", {more},"),
+                );
+            }
+        }
+        text.replace("    backends:", "    zone_policy: { prefer: local, spill_below: 50% }\n    backends:")
+    };
+    let all = EdgeFile::new(3);
+    let mut tier = Tier::start(&lab, Mode::Native, |_| text(&all))?;
+    let edge = &mut tier.edges[0];
+    let takers = |lab: &Lab| -> Result<Vec<String>> { Ok(requests(lab)?.answered.into_keys().collect()) };
+    assert_eq!(takers(&lab)?, ["backend1"]);
+    let calls = Calls::start(&lab.client(1).ns, (&files::tcp(), 20), (&files::udp(), 8))?;
+    calls.wait(3, BOUND)?;
+    for (state, next) in [(State::Drain, "backend2"), (State::Active, "backend1")] {
+        edge.reload(&text(&all.with(1, state)))?;
+        assert_eq!(takers(&lab)?, [next], "backend1 {state}");
+        calls.wait(3, BOUND)?;
+        calls.report().unharmed(&format!("backend1 {state}"))?;
+    }
+    edge.reload(&text(&all.with(1, State::Drain).with(2, State::Drain)))?;
+    assert_eq!(takers(&lab)?, ["backend3"]);
+    // A command drains as the file does, and explain and plan know of pools.
+    edge.reload(&text(&all))?;
+    for address in both(1) {
+        done(edge, "drain", &[&address])?;
+    }
+    assert_eq!(takers(&lab)?, ["backend2"]);
+    calls.wait(3, BOUND)?;
+    calls.stop()?.unharmed("at the end")
+}

@@ -29,6 +29,7 @@ use crate::{
     model::Desired,
     nexthop::{Resolution, UnresolvedReason},
     plan::{self, Census, Inputs, Memo, PlanError},
+    pools,
     state::{MapOp, Maps as _, Observed, Place, Ring, WriteError},
     status::MemberState,
     template::from_map,
@@ -162,7 +163,7 @@ pub fn forecast(question: &Question, sets: impl Iterator<Item = FlowSet>) -> Res
 /// The maps when the configuration is in force and every window is over; nobody's drain has ended yet.
 fn carried_out(question: &Question) -> Result<Observed, ForecastError> {
     let desired = question.drains.apply(question.desired);
-    let judged = health::apply(&desired, &as_in_the_maps(&desired, question.observed));
+    let judged = pools::apply(health::apply(&desired, &as_in_the_maps(&desired, question.observed)));
     // A window that is over postpones nothing.
     let mut observed = question.observed.clone();
     for service in observed.services.values_mut() {

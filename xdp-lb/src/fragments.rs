@@ -72,11 +72,13 @@ pub(crate) fn alike(a: &Service, b: &Service) -> bool {
         encap,
         health,
         on_all_down,
+        zone_policy,
         backends,
     } = a;
     (affinity, table_size, drain, encap) == (&b.affinity, &b.table_size, &b.drain, &b.encap)
         && (removal, slow_start) == (&b.removal, &b.slow_start)
-        && (health, on_all_down, backends) == (&b.health, &b.on_all_down, &b.backends)
+        && (health, on_all_down, zone_policy) == (&b.health, &b.on_all_down, &b.zone_policy)
+        && backends == &b.backends
         && source_ranges == &b.source_ranges
 }
 

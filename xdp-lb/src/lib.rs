@@ -23,6 +23,7 @@ pub mod path_mtu;
 #[cfg(feature = "agent")]
 pub mod peers;
 pub mod plan;
+pub mod pools;
 pub mod ramp;
 pub mod scan;
 pub mod slots;

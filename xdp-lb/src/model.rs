@@ -409,6 +409,13 @@ pub enum DrainMode {
     Shed,
 }
 
+/// `zone_policy` with `prefer: local`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZonePolicy {
+    /// As long as so much of the own zone's weight is healthy, others get nothing; never 0.
+    pub spill_below: Share,
+}
+
 /// What becomes of a backend that is no longer listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Removal {
@@ -458,6 +465,8 @@ pub struct Service {
     pub health: Option<Check>,
     /// What becomes of the service while no backend answers.
     pub on_all_down: OnAllDown,
+    /// Whether backends of the node's own zone come first.
+    pub zone_policy: Option<ZonePolicy>,
     /// Configured backends, sorted by address; an empty list is a service that drops.
     pub backends: Backends,
 }
@@ -503,6 +512,8 @@ pub struct Backend {
     pub slice: Vec<RangeInclusive<u16>>,
     /// Its id in packets, where the affinity looks for one: unique in the service.
     pub server_id: Option<ServerIdBytes>,
+    /// It takes flows only while no other does.
+    pub backup: bool,
 }
 
 /// A server id of one to eight bytes.
@@ -563,6 +574,18 @@ impl Share {
     pub fn from_fraction(f: f64) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=65536")]
         Self((f.clamp(0.0, 1.0) * 65536.0).round() as u32)
+    }
+
+    /// So much of it.
+    #[must_use]
+    pub fn part(self, of: f64) -> Self {
+        Self::from_fraction(self.fraction() * of)
+    }
+
+    /// As a part of 1.
+    #[must_use]
+    pub fn fraction(self) -> f64 {
+        f64::from(self.0) / 65536.0
     }
 
     /// Opening in 1/65536.

@@ -53,7 +53,7 @@ use crate::{
     nexthop::Snapshot,
     path_mtu::{Ours, PathMtus},
     peers::Told,
-    ramp,
+    pools, ramp,
     slow::Cutter,
     state::Maps as _,
 };
@@ -601,6 +601,8 @@ impl Agent {
         let mut judged = judged.unwrap_or(drained);
         let now = unix_now();
         let ramps = ramp::is_wanted(&judged).then(|| ramp::apply(&mut judged, &observe(), now)).flatten();
+        // A backend that opens slowly leaves to other zones what it does not take yet.
+        let judged = pools::apply(judged);
         let only = match (scope, &self.planned) {
             (Scope::Changed, Some(planned)) if self.retry.is_none() => changed(planned, &judged),
             _ => None,

@@ -40,6 +40,7 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
         tunnel_sources(service, findings);
         somebody_takes_flows(service, findings);
         super::affinity::check(service, findings);
+        super::zones::check(service, draft.node.zone.as_deref(), findings);
     }
     super::bgp::check(draft, services, findings);
     seed(draft, findings);

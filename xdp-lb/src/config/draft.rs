@@ -13,7 +13,7 @@ use crate::health::{Check, OnAllDown};
 use crate::model::{
     Admin, Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface,
     Kubernetes, Limits, Log, Metrics, Mss, Mtu, Node, Peers, Protocol, ServerIdBytes, TableSize, Tracking,
-    Vip,
+    Vip, ZonePolicy,
 };
 
 /// The whole file.
@@ -85,6 +85,7 @@ pub(super) struct ServiceDraft {
     /// The outer `None`: a mistake; the inner: no check.
     pub health: Option<Option<Check>>,
     pub on_all_down: OnAllDown,
+    pub zone_policy: Option<Placed<ZonePolicy>>,
     /// `None` if the list itself is missing or no list.
     pub backends: Option<PlacedList<Backend>>,
     /// What backends claim of the packets, by address.

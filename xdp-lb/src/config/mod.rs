@@ -36,6 +36,7 @@ mod service;
 mod tests;
 mod tree;
 pub mod values;
+mod zones;
 
 pub use finding::{ConfigError, ConfigWarning};
 

@@ -79,6 +79,7 @@ pub(super) fn read(
         encap,
         health,
         on_all_down,
+        zone_policy: super::zones::policy(&keys),
         backends,
         claims: claims.unwrap_or_default(),
         advertise: bgp::advertise(&keys),
@@ -195,6 +196,7 @@ fn backend(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(Placed<Backen
     let zone = keys.get("zone").and_then(|item| item.leaf(leaf::label));
     let state = keys.leaf("state", AdminState::Active, leaf::choice(STATES, &[]));
     let share = keys.leaf("share", Share::FULL, leaf::share);
+    let backup = keys.leaf("backup", false, leaf::boolean);
     let address = keys.required("address", "10.1.2.11").and_then(|item| item.placed(leaf::host_address));
     let claim = affinity::claim(&keys, affinity, address.as_ref());
     let (Placed { value: address, spot }, claim) = (address?, claim?);
@@ -206,6 +208,7 @@ fn backend(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(Placed<Backen
         share: share.unwrap_or(Share::FULL),
         slice: claim.slice.iter().flatten().map(|range| range.value.clone()).collect(),
         server_id: claim.server_id.as_ref().map(|id| id.value),
+        backup: backup.unwrap_or_default(),
     };
     Some((Placed { value, spot }, claim))
 }

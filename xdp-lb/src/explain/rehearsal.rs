@@ -11,6 +11,7 @@ use crate::{
     model::{Desired, NextHopSource},
     nexthop::{NextHop, Resolution},
     plan::{self, Census, Inputs, Memo, PlanError},
+    pools,
     state::{Capacity, Maps as _, Observed, WriteError},
     status::NOT_LOOKED_UP,
 };
@@ -48,8 +49,9 @@ impl Rehearsal {
         let interfaces = BTreeMap::from([(next_hop.ifindex, next_hop.interface.clone())]);
         let resolve = |_: IpAddr| Resolution::Resolved(next_hop.clone());
         let mut maps = MemoryMaps::new(Capacity { flow_sets: FLOW_SETS, ..capacity }, control);
+        let desired = pools::apply(desired.clone());
         let plan = plan::plan(&Inputs {
-            desired,
+            desired: &desired,
             observed: &maps.observe(),
             resolve: &resolve,
             census: &Census::default(),

@@ -74,8 +74,17 @@ pub fn with_leaving(desired: &Desired, observed: &Observed) -> Option<Desired> {
             let stays = service.backends.iter().any(|backend| backend.address == address);
             if member.state & BACKEND_ALIVE != 0 && !stays {
                 let (state, share) = (AdminState::Drain, Share::NONE);
-                let (zone, slice, server_id) = (None, Vec::new(), None);
-                service.backends.push(Backend { address, weight: 0, zone, state, share, slice, server_id });
+                let (zone, slice, server_id, backup) = (None, Vec::new(), None, false);
+                service.backends.push(Backend {
+                    address,
+                    weight: 0,
+                    zone,
+                    state,
+                    share,
+                    slice,
+                    server_id,
+                    backup,
+                });
                 service.backends.sort_by_key(|backend| backend.address);
                 leaves = true;
             }

@@ -230,6 +230,7 @@ impl Cluster {
                 share: if policy.slices.is_empty() { Share::from_fraction(share) } else { gate },
                 slice: policy.slices.get(name).cloned().unwrap_or_default(),
                 server_id: None,
+                backup: false,
             };
             let origin = format!("node {name}");
             if let Some(other) = members.insert(address, Member { backend, origin }) {

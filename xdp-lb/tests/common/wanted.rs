@@ -38,6 +38,7 @@ pub fn backend(n: u8) -> Backend {
         share: Share::FULL,
         slice: Vec::new(),
         server_id: None,
+        backup: false,
     }
 }
 
@@ -64,6 +65,7 @@ pub fn service(name: &str, protocol: Protocol, backends: impl IntoIterator<Item 
         slow_start: Duration::ZERO,
         health: None,
         on_all_down: OnAllDown::Keep,
+        zone_policy: None,
         encap: encap(),
         backends: backends.into(),
     }

@@ -95,6 +95,7 @@ fn backends(set: u32) -> Backends {
         share: Share::FULL,
         slice: Vec::new(),
         server_id: None,
+        backup: false,
     };
     (1..=BACKENDS).map(backend).collect::<Vec<Backend>>().into()
 }
@@ -132,6 +133,7 @@ fn zone() -> Desired {
         removal: Removal::Drain,
         slow_start: Duration::ZERO,
         on_all_down: OnAllDown::default(),
+        zone_policy: None,
         backends: sets[(n % *SETS) as usize].clone(),
     };
     Desired {

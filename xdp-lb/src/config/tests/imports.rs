@@ -48,6 +48,7 @@ fn member(address: &str) -> Member {
         share: Share::FULL,
         slice: Vec::new(),
         server_id: None,
+        backup: false,
     };
     Member { backend, origin: format!("node of {address}") }
 }

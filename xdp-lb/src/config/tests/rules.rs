@@ -297,13 +297,31 @@ fn a_cluster_is_a_reason_to_balance() {
 }
 
 #[test]
-fn later_work_is_refused_by_name() {
-    let text = edge(&service("a", "203.0.113.1", "udp", "80", ", zone_policy: { prefer: local }"));
-    only(&text, "services[0].zone_policy", "not supported yet");
-    let backend = |more: &str| {
-        edge(&service("a", "203.0.113.1", "udp", "80", "").replace(" }] }", &format!("{more} }}] }}")))
+fn a_zone_policy_needs_zones_and_says_what_it_costs() {
+    let text = |node: &str, policy: &str, zones: [&str; 2]| {
+        let [a, b] =
+            zones.map(|zone| if zone.is_empty() { String::new() } else { format!(", zone: {zone}") });
+        let list = format!("[{{ address: 10.1.2.11{a} }}, {{ address: 10.1.2.12{b}, backup: true }}]");
+        let service = format!(
+            "name: a, vip: 203.0.113.1, protocol: udp, ports: 80, zone_policy: {policy}, backends: {list}"
+        );
+        edge(&format!("\n  - {{ {service} }}\nnode: {{ name: e{node} }}\n"))
     };
-    only(&backend(", backup: true"), "services[0].backends[0].backup", "not supported yet");
+    let at = "services[0].zone_policy";
+    let local = "{ prefer: local }";
+    only(&text("", local, ["a", "b"]), at, "add `zone` to `node`");
+    let warned =
+        |zones| good(&text(", zone: a", local, zones)).warnings.iter().filter(|w| w.path == at).count();
+    assert_eq!([warned(["a", "b"]), warned(["a", "a"]), warned(["b", ""])], [1, 0, 1]);
+    let read = good(&text(", zone: a", local, ["a", "a"])).desired.services[0].clone();
+    assert_eq!(read.zone_policy.unwrap().spill_below, crate::model::Share::from_fraction(0.5));
+    assert_eq!([read.backends[0].backup, read.backends[1].backup], [false, true]);
+    only(&text(", zone: a", "{ prefer: remote }", ["a", "b"]), &format!("{at}.prefer"), "local");
+    only(
+        &text(", zone: a", "{ prefer: local, spill_below: 0% }", ["a", "b"]),
+        &format!("{at}.spill_below"),
+        "more than 0%",
+    );
 }
 
 #[test]
