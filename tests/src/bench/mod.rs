@@ -8,6 +8,7 @@
 //!                        prove      measure --> report (table, JSON, targets, saved runs), chart
 //!
 //!  foreign: rows for any pinned XDP program       live: real frames over a veth pair
+//!  control: the agent's work, from tables to ten thousand services
 //! ```
 //!
 //! The floor is the harness with a program that passes, the limit one that puts a constant tunnel header in
@@ -15,6 +16,7 @@
 //! is restored before every iteration is written in `xdp-lb-ebpf/src/bench.rs`.
 
 mod chart;
+mod control;
 #[expect(unsafe_code, reason = "pinning a thread takes a pointer")]
 mod cpu;
 mod entries;
@@ -30,6 +32,7 @@ mod stats;
 mod tables;
 
 pub use chart::svg;
+pub use control::{Figure, control, figures};
 pub use cpu::pin;
 pub use foreign::foreign;
 pub use harness::Bench;

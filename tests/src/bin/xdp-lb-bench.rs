@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use xdp_lb::dataplane::object;
 use xdp_lb_tests::bench::{
-    Bench, Effort, Line, Report, Row, foreign, live, machine, measure, pin, rows, svg,
+    Bench, Effort, Line, Report, Row, control, figures, foreign, live, machine, measure, pin, rows, svg,
 };
 
 /// Measures the packet path on this machine. Needs root.
@@ -47,6 +47,9 @@ struct Options {
     /// Send real frames over a veth pair instead: frames a second on one core.
     #[arg(long)]
     live: bool,
+    /// Measure the control plane instead: tables, filling, a change among ten thousand services, memory.
+    #[arg(long, conflicts_with = "live")]
+    control: bool,
     /// Only rows whose name contains one of these, besides the floor and the limit.
     #[arg(value_name = "ROW")]
     only: Vec<String>,
@@ -69,6 +72,9 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<ExitCode> {
     ensure!(options.batch > 0 && options.rounds > 0, "--batch and --rounds must be at least 1");
+    if options.control {
+        return show_control(options);
+    }
     let earlier = options.against.as_ref().map(read_report).transpose()?;
     pin(options.cpu).with_context(|| format!("pin to CPU {}", options.cpu))?;
     let wanted = |row: &Row| {
@@ -142,6 +148,18 @@ fn show_live(rows: &[Row], rounds: usize) -> Result<ExitCode> {
         println!("{:<34} {rate:>18.2} {lost:>7.1}% {:>12.0}", row.name, row.program_ns);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show_control(options: &Options) -> Result<ExitCode> {
+    let found = control(options.rounds)?;
+    print!("{}", figures(&found));
+    if let Some(path) = &options.json {
+        fs::write(path, format!("{}\n", serde_json::to_string_pretty(&found)?))
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    let missed = found.iter().filter(|figure| figure.target.is_some_and(|most| figure.value > most));
+    let missed: Vec<_> = missed.inspect(|figure| eprintln!("target missed: {}", figure.name)).collect();
+    Ok(if options.check && !missed.is_empty() { ExitCode::from(3) } else { ExitCode::SUCCESS })
 }
 
 fn read_report(path: &PathBuf) -> Result<Report> {

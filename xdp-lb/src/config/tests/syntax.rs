@@ -82,6 +82,22 @@ fn aliases_work_and_cannot_explode() {
 }
 
 #[test]
+fn ten_thousand_services_over_lists_of_a_hundred_backends_unfold() {
+    let list: Vec<String> = (1..=100).map(|n| format!("{{ address: 10.0.0.{n}, weight: 10 }}")).collect();
+    let mut services = String::new();
+    for n in 0..10_000 {
+        let backends = if n == 0 { format!("&all [{}]", list.join(", ")) } else { "*all".to_owned() };
+        let vip = std::net::Ipv4Addr::from_bits(0x1400_0000 + n);
+        services +=
+            &format!("  - {{ name: s{n}, vip: {vip}, protocol: tcp, ports: 443, backends: {backends} }}\n");
+    }
+    let limits = "limits: { services: 10000, vips: 10000, port_pages: 21000 }\n";
+    let services = good(&(edge(&services) + limits)).desired.services;
+    assert_eq!(services.iter().map(|service| service.backends.len()).sum::<usize>(), 1_000_000);
+    assert!(services[9999].backends.is_same(&services[0].backends), "one list in memory");
+}
+
+#[test]
 fn what_yaml_can_and_a_configuration_cannot() {
     only(&edge(" []\nnode: !mine { name: a }\n"), "node", "tags are not supported");
     only(&edge(" []\nnode: { name: !!str a }\n"), "node.name", "tags are not supported");
