@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 
 use golden::affinities::CONFIG as AFFINITIES;
 use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, NARROW, SPREAD, load};
-use golden::net::{VIP, VIP_OVER_V6, to, to_v6};
+use golden::net::{BACKEND, BACKEND_V6, VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
     Row, affinities, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying,
     passes, services, too_big, truncated, tunnels, vlan,
 };
+use xdp_lb::nexthop::{Below, NextHop, Resolution, Tags};
 use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason, Reason};
-use xdp_lb_tests::prog::{Counted, Ctx, Subject, XdpAction, available, run};
+use xdp_lb_tests::prog::{Agent, Counted, Ctx, Pinned, Subject, XdpAction, available, desired, run};
 
 /// One test a group, so that a failure names it.
 macro_rules! groups {
@@ -193,5 +194,35 @@ fn every_outer_checksum_is_right() {
             let outer = sent(subject.as_ref(), &frame);
             assert_eq!(xdp_lb_tests::packet::internet_checksum(&[&outer[14..34]]), 0, "port {port}");
         }
+    }
+}
+
+/// Backends behind VLAN devices, and behind an interface where the file names a VLAN device: the next hop's tag goes out,
+/// not the packet's own.
+#[test]
+fn next_hops_have_the_tag_of_their_vlan() {
+    let Ok(()) = available() else { return };
+    let pinned = Pinned::load(BALANCER).unwrap();
+    let desired = desired(BALANCER).unwrap();
+    let mut agent = Agent::start(&pinned, &desired).unwrap();
+    for (tags, out) in [
+        (Tags::One([0x81, 0x00, 0x0f, 0xfe]), &[0x81, 0x00, 0x0f, 0xfe][..]),
+        (Tags::One([0x88, 0xa8, 0x00, 0x64]), &[0x88, 0xa8, 0x00, 0x64]),
+        (Tags::None, &[]),
+    ] {
+        for backend in [BACKEND, BACKEND_V6] {
+            let hop = NextHop {
+                ifindex: 77,
+                below: Some(Below { ifindex: 1, tags }),
+                interface: "lo.100".to_owned(),
+                source_mac: [0; 6],
+                destination_mac: [0x00, 0x00, 0x5e, 0x00, 0x01, 0x01],
+                mtu: 65_535,
+                path_mtu: None,
+            };
+            agent.route(backend.parse().unwrap(), Resolution::Resolved(hop));
+        }
+        agent.apply(&desired).unwrap();
+        check(&pinned, &vlan::next_hops(out));
     }
 }

@@ -50,6 +50,7 @@ impl Stand {
             source_mac: [2, 0, 0, 0, 0, 0xa],
             destination_mac: [0, 0, 0x5e, 0, 1, 1],
             mtu: 1500,
+            below: None,
             path_mtu: None,
         };
         for (mark, backend) in [(1, "10.1.2.11"), (2, "fd00:1:2::11")] {

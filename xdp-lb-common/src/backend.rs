@@ -31,6 +31,11 @@ pub const KIND_GUE1_IPV4: u8 = 6;
 /// An IPv6 header and UDP (GUE variant 1). Where the length goes, the template holds the UDP port.
 pub const KIND_GUE1_IPV6: u8 = 7;
 
+/// Bit of [`Template::ifindex`]: the packet leaves with the template's own tag, in place of those it came with.
+pub const TAGGED: u32 = 1 << 31;
+/// In place of a tag: the packet leaves without any.
+pub const NO_TAG: [u8; 4] = [0; 4];
+
 /// Longest header: Ethernet and IPv6.
 pub const HEADER_LEN: usize = 54;
 
@@ -52,17 +57,59 @@ pub struct Template {
     pub tos_set: u8,
     /// Longest inner packet in bytes.
     pub max_inner: u16,
-    /// Interface that the packet leaves by.
+    /// Interface that the packet leaves by, and perhaps [`TAGGED`].
     pub ifindex: u32,
 }
 
 const _: () = assert!(size_of::<Template>() == 64);
+
+/// Place of the tag in a template with an IPv4 header.
+const V4_TAG: usize = 34;
+/// Place of the tag in a template with an IPv6 header: version, traffic class and flow label.
+const V6_TAG: usize = 14;
 
 impl Template {
     /// True when packets leave in a tunnel.
     #[must_use]
     pub const fn is_tunnel(&self) -> bool {
         !matches!(self.kind, KIND_UNRESOLVED | KIND_LOCAL)
+    }
+
+    /// Index of the interface that the packet leaves by.
+    #[must_use]
+    #[inline(always)]
+    pub const fn leaves_by(&self) -> u32 {
+        self.ifindex & !TAGGED
+    }
+
+    /// The VLAN tag that the packet leaves with whatever it came with, protocol and control information in the order of
+    /// the wire, or [`NO_TAG`].
+    #[must_use]
+    pub const fn tag(&self) -> Option<[u8; 4]> {
+        if self.ifindex & TAGGED != 0 { Some(self.tag_bytes()) } else { None }
+    }
+
+    /// Has the packet leave with this tag.
+    #[must_use]
+    pub fn with_tag(mut self, tag: [u8; 4]) -> Self {
+        let at = self.tag_place();
+        self.bytes[at..at + 4].copy_from_slice(&tag);
+        Self { ifindex: self.ifindex | TAGGED, ..self }
+    }
+
+    /// What stands where a tag does, if there is one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn tag_bytes(&self) -> [u8; 4] {
+        let b = &self.bytes;
+        if self.tag_place() == V4_TAG { [b[34], b[35], b[36], b[37]] } else { [b[14], b[15], b[16], b[17]] }
+    }
+
+    /// Behind an IPv4 header, or where an IPv6 header begins, which the packet path writes anew for every packet: the two
+    /// places of which nothing is copied.
+    #[inline(always)]
+    const fn tag_place(&self) -> usize {
+        if matches!(self.kind, KIND_IPV6 | KIND_GUE_IPV6 | KIND_GUE1_IPV6) { V6_TAG } else { V4_TAG }
     }
 }
 

@@ -35,8 +35,12 @@ pub struct SlowState {
     pub place: u32,
     /// Its protocol.
     pub protocol: u32,
+    /// Tag that a packet is to leave with, its bytes from the low end; 0: without any.
+    pub tag: u32,
+    /// Interface that it leaves by.
+    pub ifindex: u32,
     /// Zero.
-    pub reserved: [u32; 9],
+    pub reserved: [u32; 7],
 }
 
 const _: () = assert!(size_of::<SlowState>() == 64);

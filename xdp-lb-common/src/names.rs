@@ -87,6 +87,12 @@ pub const fn table_mark(number: u32) -> u64 {
     (u32::from_be_bytes(*b"xtab") as u64) << 32 | number as u64
 }
 
+/// The section that the XDP programs are in. Its name tells a loader that they understand frames in several buffers; where
+/// that is not wanted, the agent cuts it short at [`FRAGS_MARK`].
+pub const FRAGS_SECTION: &[u8] = b"xdp.frags\0";
+/// Where its name ends for drivers that give each frame one buffer: `xdp`.
+pub const FRAGS_MARK: usize = 3;
+
 /// What stands in the program for a number that the agent knows when it loads it.
 #[must_use]
 pub const fn constant_mark(constant: Constant) -> u64 {
@@ -130,11 +136,13 @@ pub enum Constant {
     ServerIdMask,
     /// Sets of [`FRAGMENTS`] minus one.
     FragmentSetMask,
+    /// 1 when frames may be in several buffers (`xdp.frags`).
+    Frags,
 }
 
 impl Constant {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Seed,
         Self::VipSlots,
         Self::ServiceMask,
@@ -151,6 +159,7 @@ impl Constant {
         Self::Trace,
         Self::ServerIdMask,
         Self::FragmentSetMask,
+        Self::Frags,
     ];
 }
 

@@ -50,8 +50,13 @@ const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
 pub trait Bytes {
     /// `N` bytes at `offset`, or `None` beyond the end.
     fn get<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
-    /// Length of the frame.
+    /// Length of what [`Bytes::get`] reaches: the frame, or the first of several buffers that a driver put it in.
     fn len(&self) -> usize;
+    /// Length of the frame, all its buffers together.
+    #[inline(always)]
+    fn whole(&self) -> usize {
+        self.len()
+    }
     /// True for a frame of no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -247,7 +252,7 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, addresses: Addresses) -> Result<Ip, DropRe
     }
     let total = u16::from_be_bytes([h[2], h[3]]) as usize;
     let end = l3 + total;
-    if total < header || end > frame.len() {
+    if total < header || end > frame.whole() {
         return Err(DropReason::IpLength);
     }
     if h[8] == 0 {
@@ -265,7 +270,7 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, addresses: Addresses) -> Result<Ip, DropRe
         return Err(DropReason::IpHeader);
     }
     let end = l3 + IPV6_LEN + u16::from_be_bytes([h[4], h[5]]) as usize;
-    if end > frame.len() {
+    if end > frame.whole() {
         return Err(DropReason::IpLength);
     }
     if h[7] == 0 {

@@ -5,7 +5,8 @@
 //!   out  | MACs | tags, as they came | type | outer header | IP packet ...
 //! ```
 //!
-//! So backends are reached, and echo replies sent, in the VLAN in which the packet came.
+//! So backends are reached, and echo replies sent, in the VLAN in which the packet came. A backend behind a VLAN device
+//! is reached in that device's VLAN: its template's tag takes the place of all others.
 
 use crate::parse::{Bytes, ETHERNET_LEN, Ethernet, ethertype_at};
 

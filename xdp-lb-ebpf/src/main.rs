@@ -29,11 +29,11 @@ use aya_ebpf::{
 use crate::{
     packet::Packet,
     send::Stop,
-    verdict::{FRAGMENT, ICMP, TUNNEL, Verdict},
+    verdict::{FRAGMENT, ICMP, TAG, TUNNEL, Verdict},
 };
 
 /// The balancer, which also takes tunnels off where one configuration asks for both.
-#[xdp]
+#[xdp(frags)]
 #[inline(always)]
 pub fn xdp_lb(ctx: XdpContext) -> u32 {
     let raw = ctx.ctx;
@@ -56,7 +56,7 @@ pub fn xdp_lb(ctx: XdpContext) -> u32 {
             action => action,
         },
     };
-    trace::told(raw, action)
+    trace::told(raw, if action == TAG { xdp_lb_tag(raw) } else { action })
 }
 
 /// No XDP action: the packet that was put off does not fit its tunnel.
@@ -103,6 +103,13 @@ extern "C" fn xdp_lb_icmp(ctx: *mut xdp_md) -> u32 {
     }
 }
 
+/// A packet in its tunnel that leaves in another VLAN than it came in.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn xdp_lb_tag(ctx: *mut xdp_md) -> u32 {
+    send::tag(&mut Packet::new(XdpContext::new(ctx))).unwrap_or_else(Verdict::Drop).conclude()
+}
+
 /// What is for no VIP that is balanced here and may be a tunnel.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -111,7 +118,7 @@ extern "C" fn xdp_lb_tunnel(ctx: *mut xdp_md) -> u32 {
 }
 
 /// The backend side.
-#[xdp]
+#[xdp(frags)]
 #[inline(always)]
 pub fn xdp_decap(ctx: XdpContext) -> u32 {
     let raw = ctx.ctx;

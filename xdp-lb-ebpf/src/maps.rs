@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use xdp_lb_common::{
     affinity,
-    backend::{BACKEND_ALIVE, BACKEND_USED, Backend},
+    backend::{BACKEND_ALIVE, BACKEND_USED, Backend, Template},
     classify,
     control::Control,
     cut::{CutCounts, CutRequest, SlowState},
@@ -409,6 +409,18 @@ pub fn put_off(ip: &Ip, backend: u32, hash: FlowHash) -> Stop {
         (*slow).protocol = u32::from(ip.protocol);
     }
     Stop::TooBig
+}
+
+/// Keeps the tag and the interface that the packet is to leave with and by; false when there is no place.
+#[inline(always)]
+pub fn put_tag_off(template: &Template) -> bool {
+    let Some(slow) = slow() else { return false };
+    // SAFETY: this CPU's element; XDP does not nest on one CPU.
+    unsafe {
+        (*slow).tag = u32::from_le_bytes(template.tag_bytes());
+        (*slow).ifindex = template.leaves_by();
+    }
+    true
 }
 
 /// What was put off.

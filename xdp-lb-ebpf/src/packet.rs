@@ -6,10 +6,13 @@ use core::arch::asm;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
-use xdp_lb_common::parse::Bytes;
+use xdp_lb_common::{
+    names::{self, Constant},
+    parse::Bytes,
+};
 
 /// The frame under the program's hands.
 pub struct Packet {
@@ -46,7 +49,7 @@ impl Packet {
     /// Cuts the frame after `len` bytes; false when it has fewer, or the driver refuses.
     #[inline(always)]
     pub fn truncate(&mut self, len: usize) -> bool {
-        let by = len as i32 - self.len() as i32;
+        let by = len as i32 - self.whole() as i32;
         // SAFETY: the context is the one the kernel gave us; `&mut self` ends every borrow of packet bytes.
         by <= 0 && unsafe { bpf_xdp_adjust_tail(self.ctx.as_ptr().cast(), by) == 0 }
     }
@@ -92,6 +95,28 @@ impl Bytes for Packet {
     fn len(&self) -> usize {
         self.ctx.data_end() - self.ctx.data()
     }
+
+    /// Plain packets do not ask: a frame that is longer than its first buffer is none of them.
+    #[inline(always)]
+    fn whole(&self) -> usize {
+        if in_several_buffers() {
+            // SAFETY: the context is the one the kernel gave us. Kernels before 5.18 do not know the helper, and never see
+            // it: to them the constant is 0.
+            return unsafe { bpf_xdp_get_buff_len(self.ctx.as_ptr().cast()) as usize };
+        }
+        self.len()
+    }
+}
+
+/// True when frames may be in several buffers: a number that the agent knew when it loaded the program.
+#[inline(always)]
+fn in_several_buffers() -> bool {
+    let value: u64;
+    // SAFETY: loads a constant.
+    unsafe {
+        asm!("{0} = {1} ll", out(reg) value, const names::constant_mark(Constant::Frags), options(pure, nomem, nostack, preserves_flags));
+    }
+    value != 0
 }
 
 /// A frame on its way out, to look at.

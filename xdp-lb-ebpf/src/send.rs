@@ -3,7 +3,7 @@
 use xdp_lb_common::{
     backend::{
         KIND_GUE_IPV4, KIND_GUE_IPV6, KIND_GUE1_IPV4, KIND_GUE1_IPV6, KIND_IPV4, KIND_IPV6, KIND_LOCAL,
-        KIND_UNRESOLVED, Template,
+        KIND_UNRESOLVED, TAGGED, Template,
     },
     decap, echo,
     encap::{self, Inner, V4_HEADER, V6_HEADER},
@@ -12,7 +12,7 @@ use xdp_lb_common::{
     parse::{self, Addresses, Bytes as _, ETHERNET_LEN, Ip, Version},
     reason::{DropReason, PassReason},
     service::ServiceConfig,
-    vlan::{TAG_LEN, Tags},
+    vlan::{self, TAG_LEN, Tags},
 };
 
 use crate::{maps, packet::Packet, verdict::Verdict};
@@ -93,9 +93,42 @@ fn into_tunnel(
     }
     Ok(if template.ifindex == packet.ingress() {
         Verdict::Transmit
-    } else {
+    } else if template.ifindex & TAGGED == 0 {
         Verdict::Redirect(template.ifindex)
+    } else if maps::put_tag_off(template) {
+        Verdict::Tag
+    } else {
+        return Err(DropReason::TableInconsistent);
     })
+}
+
+/// Gives a packet that is in its tunnel the tag that was put off, in place of those it came with, and sends it out.
+#[inline(always)]
+pub fn tag(packet: &mut Packet) -> Result<Verdict, DropReason> {
+    let which = maps::what_was_put_off().ok_or(DropReason::TableInconsistent)?;
+    let (_, l3) = vlan::network(packet);
+    let (macs, gone) = (macs(packet).ok_or(DropReason::TableInconsistent)?, packet.forget(l3, 5) as i32);
+    let tags = Tags { bytes: which.tag.into(), len: if which.tag == 0 { 0 } else { TAG_LEN } };
+    if !packet.move_head(gone - (ETHERNET_LEN + tags.len) as i32) {
+        return Err(DropReason::NoHeadroom);
+    }
+    put_macs(packet, macs).and_then(|()| put_tags(packet, tags)).ok_or(DropReason::NoHeadroom)?;
+    Ok(if which.ifindex == packet.ingress() { Verdict::Transmit } else { Verdict::Redirect(which.ifindex) })
+}
+
+/// Both MACs, in two words: an array would go over the stack, where the verifier wants its words aligned.
+#[inline(always)]
+fn macs(packet: &Packet) -> Option<(u64, u32)> {
+    let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.get::<12>(0)?;
+    Some((u64::from_le_bytes([d0, d1, d2, d3, d4, d5, s0, s1]), u32::from_le_bytes([s2, s3, s4, s5])))
+}
+
+#[inline(always)]
+fn put_macs(packet: &mut Packet, macs: (u64, u32)) -> Option<()> {
+    let new = packet.get_mut::<12>(0)?;
+    new[..8].copy_from_slice(&macs.0.to_le_bytes());
+    new[8..12].copy_from_slice(&macs.1.to_le_bytes());
+    Some(())
 }
 
 /// The tags in front of an IP header at `l3`. Kernels before 6.8 do not see that their length is small where rustc
@@ -148,16 +181,12 @@ pub fn up(packet: &mut Packet, outer: &Ip, inner: &Ip) -> Verdict {
 /// Moves what is in front of an IP header at `l3` to the front of `inner`.
 #[inline(always)]
 fn strip(packet: &mut Packet, l3: usize, inner: &Ip, ecn: u8) -> Option<()> {
-    let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.get::<12>(0)?;
-    // Two words in registers: an array would go over the stack, where the verifier wants its words aligned.
-    let macs = (u64::from_le_bytes([d0, d1, d2, d3, d4, d5, s0, s1]), u32::from_le_bytes([s2, s3, s4, s5]));
+    let macs = macs(packet)?;
     let tags = tags(packet, l3);
     if !packet.move_head((inner.addresses.l3 - l3) as i32) {
         return None;
     }
-    let new = packet.get_mut::<12>(0)?;
-    new[..8].copy_from_slice(&macs.0.to_le_bytes());
-    new[8..12].copy_from_slice(&macs.1.to_le_bytes());
+    put_macs(packet, macs)?;
     put_tags(packet, tags)?;
     *packet.get_mut::<2>(ETHERNET_LEN - 2 + tags.len)? = parse::ethertype(inner.addresses.version);
     if ecn != inner.tos & 3 {

@@ -12,6 +12,9 @@ pub const TUNNEL: u32 = 17;
 /// In place of an XDP action: [`Verdict::Icmp`].
 pub const ICMP: u32 = 18;
 
+/// In place of an XDP action: [`Verdict::Tag`].
+pub const TAG: u32 = 19;
+
 /// The end of the pipeline.
 pub enum Verdict {
     /// Out of the interface it came in by; counted with its service.
@@ -32,6 +35,8 @@ pub enum Verdict {
     Tunnel,
     /// ICMP for a VIP or about a tunnel: a function of its own looks.
     Icmp,
+    /// Into another VLAN: [`crate::send::tag`] goes on with what was put off. Counted with its service.
+    Tag,
 }
 
 impl Verdict {
@@ -42,6 +47,7 @@ impl Verdict {
             Self::Fragment => FRAGMENT,
             Self::Tunnel => TUNNEL,
             Self::Icmp => ICMP,
+            Self::Tag => TAG,
             Self::Transmit => XDP_TX,
             Self::Redirect(ifindex) if maps::redirect(ifindex) => XDP_REDIRECT,
             // The agent puts every interface of a header into the device map before the header goes live.

@@ -9,11 +9,13 @@
 //!           -> Route::Refused(reason) -> Resolution::Unresolved(reason)
 //! ```
 
+pub mod below;
 mod ways;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+pub use below::{Below, Tag, Tags};
 pub use ways::Way;
 
 /// An Ethernet address, in the order of the wire.
@@ -22,9 +24,10 @@ pub type Mac = [u8; 6];
 /// The way out to one backend: what the prebuilt Ethernet header and the redirect need.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NextHop {
-    /// Index of the interface the packet leaves through. This is the route's interface: a bond, bridge or
-    /// VLAN device appears as itself, and whether a program can send through it is for the reader to say.
+    /// Index of the route's interface: where the kernel's own packets leave.
     pub ifindex: u32,
+    /// Where XDP's packets leave instead, and their tags: [`below`].
+    pub below: Option<Below>,
     /// Its name, for people.
     pub interface: String,
     /// Source MAC: that interface's own.
@@ -98,6 +101,28 @@ pub enum UnresolvedReason {
     /// The interface has no Ethernet address (a tunnel, PPP, InfiniBand).
     #[error("interface {interface} is not Ethernet")]
     NotEthernet {
+        /// Its name.
+        interface: String,
+    },
+    /// A VLAN device on top of another.
+    #[error(
+        "{interface} is a VLAN in a VLAN, and one tag is all that xdp-lb puts in front of a tunnel: route by one VLAN"
+    )]
+    TwoTags {
+        /// Its name.
+        interface: String,
+    },
+    /// What is below a VLAN device cannot be seen from here.
+    #[error(
+        "the interface below {interface} is not in this network namespace: bring it here, or run xdp-lb there"
+    )]
+    Elsewhere {
+        /// Its name.
+        interface: String,
+    },
+    /// No member of a bond may send.
+    #[error("no member of {interface} is up and in use: see /proc/net/bonding/{interface}")]
+    NoMember {
         /// Its name.
         interface: String,
     },
@@ -182,6 +207,10 @@ pub struct Link {
     pub lower: Option<u32>,
     /// Bond, bridge or VRF this interface belongs to.
     pub controller: Option<u32>,
+    /// Tag of a VLAN device's packets.
+    pub vlan: Option<Tag>,
+    /// Member of a bond that waits for another to fail, or that its aggregation leaves out.
+    pub backup: bool,
 }
 
 impl Link {
@@ -280,8 +309,8 @@ fn by_way(
     let interface = || link.name.clone();
     match neighbours.get(&(index, neighbour)) {
         // The interface's own troubles come first: they explain the neighbour's.
-        _ if !link.usable() || link.mac.is_none() => out_of(link, [0; 6], mtu),
-        Some(Neighbour::Usable { mac: Some(mac) }) => out_of(link, *mac, mtu),
+        _ if !link.usable() || link.mac.is_none() => out_of(address, link, [0; 6], mtu, links),
+        Some(Neighbour::Usable { mac: Some(mac) }) => out_of(address, link, *mac, mtu, links),
         Some(Neighbour::Usable { mac: None }) => {
             unresolved(UnresolvedReason::NotEthernet { interface: interface() })
         }
@@ -299,24 +328,36 @@ fn by_way(
 
 /// The next hop of an interface with a configured MAC (`next_hop: { mac: .. }`): no route, no neighbour.
 #[must_use]
-pub fn through(interface: &str, destination_mac: Mac, links: &Links) -> Resolution {
+pub fn through(address: IpAddr, interface: &str, destination_mac: Mac, links: &Links) -> Resolution {
     match links.by_name(interface) {
-        Some(link) => out_of(link, destination_mac, None),
+        Some(link) => out_of(address, link, destination_mac, None, links),
         None => unresolved(UnresolvedReason::NoInterface { interface: interface.to_owned() }),
     }
 }
 
-fn out_of(link: &Link, destination_mac: Mac, mtu: Option<u32>) -> Resolution {
+fn out_of(address: IpAddr, link: &Link, destination_mac: Mac, mtu: Option<u32>, links: &Links) -> Resolution {
     if !link.usable() {
         return unresolved(UnresolvedReason::LinkDown { interface: link.name.clone() });
     }
     let Some(source_mac) = link.mac else {
         return unresolved(UnresolvedReason::NotEthernet { interface: link.name.clone() });
     };
+    let below = match below::way_out(address, link, links) {
+        Ok(below) => below,
+        Err(reason) => return unresolved(reason),
+    };
     let (ifindex, interface) = (link.index, link.name.clone());
     // A route may promise more than the interface can send.
     let mtu = mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
-    Resolution::Resolved(NextHop { ifindex, interface, source_mac, destination_mac, mtu, path_mtu: None })
+    Resolution::Resolved(NextHop {
+        ifindex,
+        below,
+        interface,
+        source_mac,
+        destination_mac,
+        mtu,
+        path_mtu: None,
+    })
 }
 
 fn unresolved(reason: UnresolvedReason) -> Resolution {
@@ -345,7 +386,7 @@ impl Snapshot {
     pub fn resolve_through(&self, address: IpAddr, interface: &str, destination_mac: Mac) -> Resolution {
         match self.resolve(address) {
             Some(Resolution::Local) => Resolution::Local,
-            _ => through(interface, destination_mac, &self.links),
+            _ => through(address, interface, destination_mac, &self.links),
         }
     }
 
@@ -382,6 +423,8 @@ mod tests {
             kind: None,
             lower: None,
             controller: None,
+            vlan: None,
+            backup: false,
         }
     }
 
@@ -401,6 +444,7 @@ mod tests {
             source_mac: OWN,
             destination_mac: GATEWAY,
             mtu: 1500,
+            below: None,
             path_mtu: None,
         })
     }

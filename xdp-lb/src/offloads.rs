@@ -46,10 +46,14 @@ pub struct Port<'a> {
     pub peer: Option<Peer>,
 }
 
-/// A VLAN device on top of `index`, by name.
+/// The VLAN devices on top of `index`, or of the bond that it is a member of, by name.
 #[must_use]
 pub fn vlans_on(index: u32, links: &Links) -> Vec<&str> {
-    let on = |link: &&Link| link.lower == Some(index) && link.kind.as_deref() == Some("vlan");
+    let above = links.by_index(index).and_then(|link| link.controller);
+    let on = |link: &&Link| {
+        link.kind.as_deref() == Some("vlan")
+            && link.lower.is_some_and(|lower| lower == index || above == Some(lower))
+    };
     links.iter().filter(on).map(|link| link.name.as_str()).collect()
 }
 
@@ -168,14 +172,21 @@ fn checksums(port: &Port) -> Option<Finding> {
     }
 }
 
+/// Whether packets of this length take more than a page, as drivers give it to XDP.
+#[must_use]
+pub const fn needs_frags(mtu: u32) -> bool {
+    mtu > ONE_PAGE
+}
+
 /// What may keep a driver from taking the program in native mode, each with its cure. Drivers say no in one word.
 #[must_use]
 pub fn obstacles(interface: &str, card: &Card, mtu: u32) -> Vec<String> {
     let mut all = Vec::new();
-    if mtu > ONE_PAGE {
+    if needs_frags(mtu) {
         all.push(format!(
-            "its MTU of {mtu} is too large for packets in one page, which most drivers want of XDP: ip link set dev \
-             {interface} mtu {ONE_PAGE}, or less"
+            "its MTU of {mtu} is too large for packets in one page, and packets in several (xdp.frags) take Linux 5.18, a \
+             driver that makes them, and an agent that has been started with this MTU: ip link set dev {interface} mtu \
+             {ONE_PAGE}, or less"
         ));
     }
     for feature in ["rx-lro", "rx-gro-hw"] {
@@ -286,13 +297,19 @@ mod tests {
             kind: Some(kind.into()),
             lower,
             controller: None,
+            vlan: None,
+            backup: false,
         };
         let links = Links::from_iter([
             link(2, "eth0", "veth", None),
             link(3, "eth0.100", "vlan", Some(2)),
             link(4, "eth1.100", "vlan", Some(9)),
             link(5, "macvlan0", "macvlan", Some(2)),
+            Link { controller: Some(7), ..link(6, "eth2", "veth", None) },
+            link(7, "bond0", "bond", None),
+            link(8, "bond0.100", "vlan", Some(7)),
         ]);
         assert_eq!(vlans_on(2, &links), ["eth0.100"]);
+        assert_eq!(vlans_on(6, &links), ["bond0.100"]);
     }
 }

@@ -109,6 +109,7 @@ services:
             source_mac: [2, 0, 0, 0, 0, 1],
             destination_mac: [2, 0, 0, 0, 0, 2],
             mtu: 65_535,
+            below: None,
             path_mtu: None,
         })
     }

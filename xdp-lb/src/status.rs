@@ -218,6 +218,8 @@ pub enum Path {
         /// MAC of the next hop.
         #[serde(serialize_with = "words::mac")]
         next_hop: Mac,
+        /// VLAN that packets leave in, 0 for none; `null` where they keep the tags they came with.
+        vlan: Option<u16>,
     },
     /// Through a tunnel by a next hop that nobody looked up: no balancer was asked.
     NotLookedUp,
@@ -330,13 +332,14 @@ impl Path {
         match template.kind {
             KIND_LOCAL => Self::Local,
             KIND_UNRESOLVED => Self::Unresolved,
-            _ if template.ifindex == NOT_LOOKED_UP => Self::NotLookedUp,
+            _ if template.leaves_by() == NOT_LOOKED_UP => Self::NotLookedUp,
             _ => {
                 let [a, b, c, d, e, f, ..] = template.bytes;
                 Self::Tunnel {
-                    interface: names.get(&template.ifindex).cloned(),
-                    ifindex: template.ifindex,
+                    interface: names.get(&template.leaves_by()).cloned(),
+                    ifindex: template.leaves_by(),
                     next_hop: [a, b, c, d, e, f],
+                    vlan: template.tag().map(|[.., high, low]| u16::from_be_bytes([high, low]) & 0xfff),
                 }
             }
         }

@@ -8,7 +8,7 @@ use bytemuck::Zeroable;
 use xdp_lb_common::{
     backend::{
         KIND_GUE_IPV4, KIND_GUE_IPV6, KIND_GUE1_IPV4, KIND_GUE1_IPV6, KIND_IPV4, KIND_IPV6, KIND_LOCAL,
-        KIND_UNRESOLVED, Template,
+        KIND_UNRESOLVED, NO_TAG, Template,
     },
     encap::constant_sum,
     gue::{GUE_LEN, UDP_LEN},
@@ -17,7 +17,7 @@ use xdp_lb_common::{
 
 use crate::{
     model::{Dscp, Encap, EncapKind, GueVariant, Mtu},
-    nexthop::{NextHop, Resolution},
+    nexthop::{NextHop, Resolution, Tags},
 };
 
 /// TTL and hop limit of the tunnel.
@@ -61,7 +61,9 @@ fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
         Dscp::Set(dscp) => (ECN, dscp << 2),
     };
     let kinds = Kinds::of(encap.kind);
-    let mut t = Template { ifindex: hop.ifindex, tos_keep, tos_set, ..Template::zeroed() };
+    let (ifindex, tags) =
+        hop.below.map_or((hop.ifindex, Tags::AsTheyCame), |below| (below.ifindex, below.tags));
+    let mut t = Template { ifindex, tos_keep, tos_set, ..Template::zeroed() };
     t.bytes[0..6].copy_from_slice(&hop.destination_mac);
     t.bytes[6..12].copy_from_slice(&hop.source_mac);
     match backend {
@@ -84,7 +86,11 @@ fn tunnel(encap: &Encap, backend: IpAddr, hop: &NextHop) -> Option<Template> {
             t.bytes[18..20].copy_from_slice(&kinds.port.to_be_bytes());
         }
     }
-    Some(t)
+    Some(match tags {
+        Tags::AsTheyCame => t,
+        Tags::None => t.with_tag(NO_TAG),
+        Tags::One(tag) => t.with_tag(tag),
+    })
 }
 
 /// What a kind of tunnel means for both families.
@@ -179,6 +185,7 @@ mod tests {
                 source_mac: [2; 6],
                 destination_mac: [4; 6],
                 mtu: way,
+                below: None,
                 path_mtu,
             };
             build(&encap, backend.parse().unwrap(), &Resolution::Resolved(hop)).max_inner

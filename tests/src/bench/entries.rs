@@ -84,6 +84,7 @@ pub(super) fn backend(state: State, index: u32, ifindex: u32) -> Backend {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [0, 0, 0x5e, 0, 1, 1],
         mtu: 9000,
+        below: None,
         path_mtu: None,
     };
     let template = template::build(&encap, address, &Resolution::Resolved(hop));

@@ -99,7 +99,7 @@ impl Tables {
         };
         let flow_table = FlowTable { entries: state.flow_entries, track_window: Duration::ZERO };
         let shape = Shape::balancer(&limits, &flow_table, load::machine()?);
-        let setup = Setup { shape, seed: SEED, program, trace: false };
+        let setup = Setup { shape, seed: SEED, program, trace: false, frags: false };
         let loaded = Loaded::with_object(&root, &setup, object).inspect_err(|_| drop(load::remove(&root)))?;
         let maps = loaded.maps()?;
         let mut tables = Self { loaded: Some(loaded), root, maps, state };

@@ -48,6 +48,7 @@ impl Owners {
             source_mac: [0; 6],
             destination_mac: [0; 6],
             mtu: 1600,
+            below: None,
             path_mtu: None,
         };
         let plan = plan::plan(&Inputs {

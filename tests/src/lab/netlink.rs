@@ -14,12 +14,14 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, LinkXdp, Stats64,
+    BondMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, LinkXdp, Stats64,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteNextHopFlags, RouteScope,
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder, RouteNextHopBuilder};
+use rtnetlink::{
+    Handle, LinkBond, LinkMessageBuilder, LinkUnspec, LinkVlan, RouteMessageBuilder, RouteNextHopBuilder,
+};
 use tokio::runtime::Runtime;
 
 /// `XDP_FLAGS_DRV_MODE` of linux/if_link.h: in the driver, or not at all.
@@ -184,6 +186,33 @@ impl Netlink {
         }
         self.wait(self.handle.link().add(message.build()).execute())
             .with_context(|| format!("make the veth pair {} - {}", here.name, peer.name))
+    }
+
+    /// Makes a VLAN device on top of an interface, and sets it up.
+    ///
+    /// # Errors
+    /// When this kernel has none.
+    pub fn add_vlan(&self, below: &str, name: &str, id: u16) -> Result<()> {
+        let message = LinkVlan::new(name, self.index(below)?, id).up().build();
+        self.wait(self.handle.link().add(message).execute())
+            .with_context(|| format!("make the VLAN device {name}"))
+    }
+
+    /// Makes a bond whose first member that works carries everything, gives it members, which must be down, and sets all
+    /// of them up.
+    ///
+    /// # Errors
+    /// When this kernel has none, or a member is refused.
+    pub fn add_bond(&self, name: &str, members: &[&str]) -> Result<()> {
+        let message = LinkBond::new(name).mode(BondMode::ActiveBackup).miimon(100).build();
+        self.wait(self.handle.link().add(message).execute())
+            .with_context(|| format!("make the bond {name}"))?;
+        let index = self.index(name)?;
+        for member in members {
+            self.change(member, |link| link.controller(index))
+                .with_context(|| format!("take {member} into {name}"))?;
+        }
+        members.iter().chain([&name]).try_for_each(|name| self.set_up(name, true))
     }
 
     fn link(&self, name: &str) -> Result<LinkMessage> {

@@ -67,9 +67,17 @@ pub fn first_missing(needs: &[Need]) -> Option<String> {
 #[must_use]
 pub fn can_run(needs: &[Need]) -> bool {
     let Some(why) = first_missing(needs) else { return true };
+    say(&why);
+    false
+}
+
+/// Says on stderr why a test does not run here.
+///
+/// # Panics
+/// With `REQUIRE_ALL=1`.
+pub fn say(why: &str) {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
     let required = std::env::var_os("REQUIRE_ALL").is_some_and(|v| v == "1");
     assert!(!required, "{test} cannot run here and REQUIRE_ALL=1: {why}");
     eprintln!("SKIP {test}: {why}");
-    false
 }

@@ -19,6 +19,7 @@ const SIOCETHTOOL: libc::c_ulong = 0x8946;
 /// `BPF_PROG_LOAD` of linux/bpf.h.
 const BPF_PROG_LOAD: libc::c_long = 5;
 /// `BPF_PROG_TYPE_XDP` of linux/bpf.h.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 
 /// Turns the "-1 and errno" of libc into a result.
@@ -207,6 +208,8 @@ pub enum Offload {
     Gso = 0x24,
     /// The stack joins segments it receives.
     Gro = 0x2c,
+    /// Everything that `ETHTOOL_SFLAGS` switches, and only off: VLAN tags are then in the packets, not beside them.
+    Flags = 0x26,
 }
 
 /// `struct ethtool_value`.
@@ -258,6 +261,18 @@ struct ProgLoad {
 /// # Errors
 /// `EPERM` without `CAP_BPF`, `ENOSYS` on a kernel without BPF.
 pub fn load_xdp_return(action: u32) -> io::Result<OwnedFd> {
+    load_return(action, 0)
+}
+
+/// The same for frames in several buffers.
+///
+/// # Errors
+/// `EINVAL` on a kernel before 5.18.
+pub fn load_xdp_frags_return(action: u32) -> io::Result<OwnedFd> {
+    load_return(action, BPF_F_XDP_HAS_FRAGS)
+}
+
+fn load_return(action: u32, prog_flags: u32) -> io::Result<OwnedFd> {
     // struct bpf_insn: code, dst | src << 4, off (2 bytes), imm (4 bytes).
     let [a, b, c, d] = action.to_ne_bytes();
     let insns: [[u8; 8]; 2] = [
@@ -273,7 +288,7 @@ pub fn load_xdp_return(action: u32) -> io::Result<OwnedFd> {
         log_size: 0,
         log_buf: 0,
         kern_version: 0,
-        prog_flags: 0,
+        prog_flags,
         prog_name: *b"xlb_lab_return\0\0",
     };
     // SAFETY: `attr` is the leading part of bpf_attr for this command and its size is passed; the pointers in it

@@ -1,12 +1,12 @@
 //! Tunnels: IP in IP (RFC 2003, RFC 2473, RFC 4213) and GUE, in front of the packet as it is.
 //!
 //! ```text
-//!  MACs | tags as they came | type | outer IP | [UDP | [GUE]] | the packet, and what was behind it in the frame
+//!  MACs | tags as they came, or the way's | type | outer IP | [UDP | [GUE]] | the packet, and what was behind it in the frame
 //! ```
 
 use std::net::IpAddr;
 
-use super::file::{Encap, Kind, Prefix, ROUTER};
+use super::file::{Encap, Kind, Prefix, ROUTER, Tags};
 use super::hash::Hash;
 use super::ip::{Ip, Version};
 use super::read::Read;
@@ -34,12 +34,16 @@ pub(super) fn room(encap: &Encap, backend: IpAddr, mtu: u16) -> usize {
 }
 
 /// The frame with the packet in a tunnel.
-pub(super) fn wrap(encap: &Encap, backend: IpAddr, ip: &Ip<'_>, hash: Hash) -> Vec<u8> {
+pub(super) fn wrap(encap: &Encap, backend: IpAddr, ip: &Ip<'_>, hash: Hash, tags: Tags) -> Vec<u8> {
     let frame = ip.named.frame;
     let outer = version(backend);
     let mut out = ROUTER.to_vec();
     out.extend([0; 6]);
-    out.extend(&frame[12..ip.named.l3 - 2]);
+    match tags {
+        Tags::Kept => out.extend(&frame[12..ip.named.l3 - 2]),
+        Tags::Gone => {}
+        Tags::One(tag) => out.extend(tag),
+    }
     out.extend(outer.ethertype().to_be_bytes());
     out.extend(headers(encap, backend, ip, hash));
     out.extend(&frame[ip.named.l3..]);

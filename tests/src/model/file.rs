@@ -27,6 +27,17 @@ pub struct File {
     pub ways: BTreeMap<IpAddr, Way>,
 }
 
+/// VLAN tags of what goes to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// Those that a packet came with.
+    Kept,
+    /// None.
+    Gone,
+    /// One alone.
+    One([u8; 4]),
+}
+
 /// The way to a backend, as the kernel's routes would say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -36,6 +47,8 @@ pub enum Way {
         ifindex: u32,
         /// Its MTU.
         mtu: u16,
+        /// The VLAN that its route is in.
+        tags: Tags,
     },
     /// The backend is this node.
     Here,
@@ -44,7 +57,7 @@ pub enum Way {
 }
 
 /// Where static next hops lead: out of `lo`, which has no address of its own.
-pub const LO: Way = Way::Out { ifindex: 1, mtu: u16::MAX };
+pub const LO: Way = Way::Out { ifindex: 1, mtu: u16::MAX, tags: Tags::Kept };
 /// Who is there.
 pub const ROUTER: [u8; 6] = [0x00, 0x00, 0x5e, 0x00, 0x01, 0x01];
 

@@ -34,7 +34,9 @@ use std::collections::BTreeMap;
 
 use xdp_lb_common::reason::{DropReason, PassReason};
 
-pub use file::{Affinity, Backend, Decap, Encap, File, Kind, LO, Prefix, ROUTER, Service, Tracking, Way};
+pub use file::{
+    Affinity, Backend, Decap, Encap, File, Kind, LO, Prefix, ROUTER, Service, Tags, Tracking, Way,
+};
 pub use flows::{Entry, FlowTable, WAYS};
 pub use fragments::{Entry as FragmentEntry, FragmentTable};
 pub use step::Change;
@@ -236,13 +238,13 @@ fn send(step: &mut Step<'_>, ip: &Ip<'_>, target: &Target<'_>) -> Judged<End> {
             step.forwarded(length);
             Ok(PassReason::LocalBackend.into())
         }
-        Way::Out { ifindex, mtu } => {
+        Way::Out { ifindex, mtu, tags } => {
             let room = encap::room(&encap, member.address, mtu);
             if length > room {
                 return toobig::refuse(step, ip, room);
             }
             step.forwarded(length);
-            let packet = encap::wrap(&encap, member.address, ip, target.hash);
+            let packet = encap::wrap(&encap, member.address, ip, target.hash, tags);
             let verdict = if ifindex == step.ingress { XdpAction::Tx } else { XdpAction::Redirect };
             Ok(End::Changed(verdict, packet, None))
         }

@@ -128,6 +128,7 @@ fn resolve(ways: &BTreeMap<IpAddr, Resolution>, address: IpAddr) -> Resolution {
             source_mac: [0; 6],
             destination_mac: ROUTER,
             mtu: 65_535,
+            below: None,
             path_mtu: None,
         })
     })

@@ -14,6 +14,7 @@
 //! | `verify` | how much work each program is for the kernel's verifier |
 //! | `pins` | whether attachment and pins live as long as they should |
 //! | `traffic` | whether real packets take the tunnel, and come back straight |
+//! | `vlans` | VLAN devices and bonds: the program below them, packets with the right tag |
 //! | `binaries` | which integration tests run there as they are |
 //! | `report` | the lines |
 //! | `sys` | the unsafe system calls |
@@ -26,6 +27,7 @@ pub mod report;
 mod sys;
 mod traffic;
 pub mod verify;
+mod vlans;
 
 use std::time::Instant;
 
@@ -39,7 +41,12 @@ type Check = (&'static str, fn() -> Result<()>);
 /// The programs load. Without that nothing else can be asked.
 const VERIFY: Check = ("verify", verify_all);
 /// The rest, the cheapest first.
-const CHECKS: [Check; 3] = [("pins", pins::check), ("traffic", traffic::check), ("golden", binaries::golden)];
+const CHECKS: [Check; 4] = [
+    ("pins", pins::check),
+    ("traffic", traffic::check),
+    ("vlans", vlans::check),
+    ("golden", binaries::golden),
+];
 
 fn verify_all() -> Result<()> {
     verify::all(&mut |program| report::say(&Line::Program(program)))

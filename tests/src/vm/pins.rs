@@ -35,8 +35,13 @@ pub fn check() -> Result<()> {
 fn life(root: &BpffsRoot) -> Result<()> {
     let desired = config::parse(&EdgeFile::new(1).text(1)).map_err(|errors| anyhow!("{errors:#?}"))?.desired;
     let shape = Shape::balancer(&desired.limits, &desired.flow_table, load::machine()?);
-    let setup =
-        Setup { shape, seed: desired.seed, program: Program::Balancer { decap: false }, trace: false };
+    let setup = Setup {
+        shape,
+        seed: desired.seed,
+        program: Program::Balancer { decap: false },
+        trace: false,
+        frags: false,
+    };
     let first = {
         let mut loaded = Loaded::open_or_create(root, &setup)?;
         ensure!(!loaded.took_over(), "{root} was there before");

@@ -51,15 +51,22 @@ pub fn all(found: &mut dyn FnMut(&Verified)) -> Result<()> {
     // The TC program is loaded by its own code, not as XDP.
     others.retain(|name| ![PROGRAM_BALANCER, PROGRAM_DECAP, "xdp_lb_mss"].contains(name));
     others.sort_unstable();
-    for (shape, program, trace, suffix, also) in [
-        (balancer, Program::Balancer { decap: false }, false, "", others),
-        (balancer, Program::Balancer { decap: true }, false, "+decap", Vec::new()),
-        (balancer, Program::Balancer { decap: true }, true, "+decap+trace", Vec::new()),
-        (small, Program::Decap, false, "", Vec::new()),
-        (small, Program::Decap, true, "+trace", Vec::new()),
-    ] {
+    let both = Program::Balancer { decap: true };
+    let ways = [
+        (balancer, Program::Balancer { decap: false }, false, false, "", others),
+        (balancer, both, false, false, "+decap", Vec::new()),
+        (balancer, both, true, false, "+decap+trace", Vec::new()),
+        (balancer, both, true, true, "+decap+trace+frags", Vec::new()),
+        (small, Program::Decap, false, false, "", Vec::new()),
+        (small, Program::Decap, true, false, "+trace", Vec::new()),
+        (small, Program::Decap, true, true, "+trace+frags", Vec::new()),
+    ];
+    for (shape, program, trace, frags, suffix, also) in ways {
+        if frags && !load::knows_frags() {
+            continue;
+        }
         let pins = Pins::of_process();
-        let setup = Setup { shape, seed: desired.seed, program, trace };
+        let setup = Setup { shape, seed: desired.seed, program, trace, frags };
         let mut loaded = Loaded::open_or_create(&pins.0, &setup)?;
         let info = loaded.program()?.info()?;
         let linked = load::link(object::BALANCER, &setup, &pins.0.maps())?;

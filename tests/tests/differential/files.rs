@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use xdp_lb::config;
-use xdp_lb_tests::model::{Affinity, Backend, Decap, Encap, File, Kind, Prefix, Service, Tracking, Way};
+use xdp_lb_tests::model::{
+    Affinity, Backend, Decap, Encap, File, Kind, Prefix, Service, Tags, Tracking, Way,
+};
 
 use super::dice::Dice;
 
@@ -344,13 +346,20 @@ pub fn later(dice: &mut Dice, file: &File, other_interface: Option<u32>) -> File
         file.services.iter().flat_map(|s| s.backends.iter().map(|b| b.address)).collect();
     for backend in backends {
         if dice.percent(20) {
-            let out = |mtu| Way::Out { ifindex: other_interface.unwrap_or(1), mtu };
+            let tags = dice.pick(&[
+                Tags::Kept,
+                Tags::Kept,
+                Tags::Gone,
+                Tags::One([0x81, 0, 0x0f, 0xfe]),
+                Tags::One([0x88, 0xa8, 0, 7]),
+            ]);
+            let out = |mtu| Way::Out { ifindex: other_interface.unwrap_or(1), mtu, tags };
             let way = dice.pick(&[
                 Way::Here,
                 Way::Unknown,
                 out(1400),
                 out(9000),
-                Way::Out { ifindex: 1, mtu: 1500 },
+                Way::Out { ifindex: 1, mtu: 1500, tags },
             ]);
             file.ways.insert(backend, way);
         }

@@ -6,14 +6,14 @@ use std::net::Ipv6Addr;
 use super::dice::Dice;
 use anyhow::{Context as _, Result};
 use xdp_lb::dataplane::sys::Jiffies;
-use xdp_lb::nexthop::{NextHop, Resolution, UnresolvedReason};
+use xdp_lb::nexthop::{self, Below, NextHop, Resolution, UnresolvedReason};
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_USED};
 use xdp_lb_common::ring::{NO_BACKEND, Slot as Word};
 use xdp_lb_common::service::TRACK_WINDOW;
 use xdp_lb_common::stats::Traffic;
 use xdp_lb_tests::model::{
     Change, Clock, Entry, File, FragmentEntry, Member, Model, Moment, Placed, Prediction, ROUTER, Slot,
-    State, Way,
+    State, Tags, Way,
 };
 use xdp_lb_tests::packet::difference;
 use xdp_lb_tests::prog::{Agent, Ctx, Memory, Pinned, Subject as _, Tally, counted, desired, run};
@@ -325,16 +325,26 @@ fn expected(before: &Tally, said: &Prediction) -> Tally {
     after
 }
 
+fn below(ifindex: u32, tags: Tags) -> Option<Below> {
+    let tags = match tags {
+        Tags::Kept => return None,
+        Tags::Gone => nexthop::Tags::None,
+        Tags::One(tag) => nexthop::Tags::One(tag),
+    };
+    Some(Below { ifindex, tags })
+}
+
 fn resolution(way: Way) -> Resolution {
     match way {
         Way::Here => Resolution::Local,
         Way::Unknown => Resolution::Unresolved(UnresolvedReason::NoRoute),
-        Way::Out { ifindex, mtu } => Resolution::Resolved(NextHop {
+        Way::Out { ifindex, mtu, tags } => Resolution::Resolved(NextHop {
             ifindex,
             interface: String::from("differential"),
             source_mac: [0; 6],
             destination_mac: ROUTER,
             mtu: mtu.into(),
+            below: below(ifindex, tags),
             path_mtu: None,
         }),
     }

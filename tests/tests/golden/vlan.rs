@@ -2,6 +2,8 @@
 
 use xdp_lb_common::reason::PassReason::{NotIp, VlanDepth};
 
+use xdp_lb_tests::prog::Counted;
+
 use super::net::{CLIENT, VIP, VIP_PASS, frame, to};
 use super::{Output, Row, decap, discovery, echo, extensions, fragments, gue, services, tunnels};
 
@@ -11,14 +13,41 @@ const TWO: [u8; 8] = [0x88, 0xa8, 0x0f, 0xff, 0x81, 0x00, 0x60, 0x09];
 
 /// The row behind tags.
 fn tag(row: Row, what: &str, tags: &[u8]) -> Row {
-    let tagged = |frame: &[u8]| [&frame[..12], tags, &frame[12..]].concat();
+    retag(row, what, tags, tags)
+}
+
+/// The row behind tags, of which others come out.
+fn retag(row: Row, what: &str, tags: &[u8], out: &[u8]) -> Row {
+    let tagged = |frame: &[u8], tags: &[u8]| [&frame[..12], tags, &frame[12..]].concat();
     let output = match row.output {
         Output::Same => Output::Same,
-        Output::Whole(frame) => Output::Whole(tagged(&frame)),
-        Output::Labelled(frame) => Output::Labelled(tagged(&frame)),
-        Output::Gue { expected, checksum } => Output::Gue { expected: tagged(&expected), checksum },
+        Output::Whole(frame) => Output::Whole(tagged(&frame, out)),
+        Output::Labelled(frame) => Output::Labelled(tagged(&frame, out)),
+        Output::Gue { expected, checksum } => Output::Gue { expected: tagged(&expected, out), checksum },
     };
-    Row { name: format!("{what}: {}", row.name), input: tagged(&row.input), output, ..row }
+    Row { name: format!("{what}: {}", row.name), input: tagged(&row.input, tags), output, ..row }
+}
+
+/// What goes to backends behind a VLAN device with this tag, or behind none for an empty one, whatever it comes with.
+pub fn next_hops(out: &[u8]) -> Vec<Row> {
+    let groups = [
+        tunnels::families(),
+        tunnels::padding(),
+        extensions::ipv4(),
+        extensions::ipv6(),
+        fragments::by_client(),
+        gue::sent_rows(),
+    ];
+    let sent = groups.into_iter().flatten().filter(|row| matches!(row.counted[..], [Counted::Forwarded(_)]));
+    let mut rows = Vec::new();
+    for (n, row) in sent.enumerate() {
+        for (what, tags) in [("none", &[][..]), ("one", &ONE), ("two", &TWO)] {
+            rows.push(retag(row.clone(), &format!("{n} {what}"), tags, out));
+        }
+    }
+    // What does not go to a backend goes back where it came from.
+    rows.extend(echo::rows().into_iter().map(|row| tag(row, "one", &ONE)));
+    rows
 }
 
 fn tagged(rows: &[Row]) -> Vec<Row> {

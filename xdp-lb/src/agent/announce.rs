@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_UNRESOLVED};
 
-use super::OnExit;
+use super::{OnExit, interfaces::carrying};
 use crate::{
     bgp::{
         decide::{Facts, Fault, Health},
@@ -105,9 +105,10 @@ pub(super) fn facts(
     failure: Option<String>,
 ) -> Facts {
     let names = || desired.interfaces.iter().map(|Interface { name, .. }| name);
-    let mut faults: BTreeSet<Fault> = names()
-        .filter(|name| !attached.contains(*name))
-        .map(|interface| Fault::NotAttached { interface: interface.clone() })
+    let mut faults: BTreeSet<Fault> = carrying(names(), links)
+        .into_iter()
+        .filter(|name| !attached.contains(name))
+        .map(|interface| Fault::NotAttached { interface })
         .collect();
     if !names().any(|name| links.by_name(name).is_some_and(crate::nexthop::Link::usable)) {
         faults.insert(Fault::NoLink);

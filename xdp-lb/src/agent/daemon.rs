@@ -25,7 +25,7 @@ use super::{
     commands,
     endpoint::{Endpoint, Reporter},
     health::HealthChecks,
-    interfaces::{followed, resolve},
+    interfaces::{carriers, carrying, followed, resolve},
     offloads, packets,
     past::Past,
     peers::Sync,
@@ -46,11 +46,11 @@ use crate::{
     keep::{Keep, Origin},
     model::{Decap, Desired, Interface, LogLevel, Mss},
     netlink::{
-        NextHops as _, Resolver, Timing,
+        NextHops as _, Requests, Resolver, Timing,
         addresses::{HostVips as _, LoopbackVips},
-        settle,
+        links, settle,
     },
-    nexthop::Snapshot,
+    nexthop::{Links, Snapshot, below},
     path_mtu::{Ours, PathMtus},
     peers::Told,
     pools, ramp,
@@ -130,7 +130,7 @@ pub enum Ended {
 pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
     let balances = !desired.services.is_empty() || desired.kubernetes.is_some();
     let role = if balances { Role::Balancer } else { Role::Decap };
-    let loaded = open(root, &desired, role)?;
+    let loaded = open(root, &desired, role).await?;
     let (shutdown, stopped) = watch::channel(false);
     let mut agent = Agent::new(loaded.maps()?, desired, true);
     let followed = agent.followed();
@@ -156,7 +156,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
 
     let root = &options.bpffs;
-    let mut loaded = open(root, &desired, options.role)?;
+    let mut loaded = open(root, &desired, options.role).await?;
     info!(taken_over = loaded.took_over(), pins = %root, "program and maps loaded");
     let (shutdown, stopped) = watch::channel(false);
     let packets = (desired.log.level == LogLevel::Trace)
@@ -236,6 +236,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     }
 
     let mut changes = resolver.changes();
+    let mut runs_on = existing(&agent.desired, options.role, &snapshot.links);
     let mut survey = interval(SURVEY);
     survey.set_missed_tick_behavior(MissedTickBehavior::Delay);
     survey.reset();
@@ -289,7 +290,16 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
                 if changed.is_err() {
                     bail!("the task {} ended; restart the agent, forwarding goes on meanwhile", Resolver::TASK);
                 }
-                agent.try_reconcile(&changes.borrow_and_update().clone());
+                let snapshot = changes.borrow_and_update().clone();
+                agent.try_reconcile(&snapshot);
+                let now = existing(&agent.desired, options.role, &snapshot.links);
+                if now != runs_on {
+                    runs_on = now;
+                    match attach_all(&mut loaded, options, &agent.desired, &snapshot) {
+                        Ok(names) => agent.reporter.runs_on(names),
+                        Err(e) => error!("interfaces came or went: {e:#}"),
+                    }
+                }
             }
             Ok(()) = health_changes.changed() => {
                 let health = health_changes.borrow_and_update().clone();
@@ -369,7 +379,7 @@ async fn either(a: &mut Signal, b: &mut Signal) -> Option<()> {
     }
 }
 
-fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
+async fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
     let machine = load::machine()?;
     let (shape, program) = match role {
         Role::Balancer => (
@@ -379,7 +389,23 @@ fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
         Role::Decap => (Shape::decap_only(&desired.limits, machine), Program::Decap),
     };
     let trace = desired.log.level == LogLevel::Trace;
-    Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program, trace })?)
+    let frags = wants_frags(&interfaces(desired, role)).await;
+    if frags {
+        info!("an MTU is too large for packets in one page: the program takes them in several (xdp.frags)");
+    }
+    Ok(Loaded::open_or_create(root, &Setup { shape, seed: desired.seed, program, trace, frags })?)
+}
+
+/// Whether packets come in several buffers by one of the interfaces. Drivers may be slower that way, so only then.
+async fn wants_frags(wanted: &[Interface]) -> bool {
+    // Who cannot ask finds out when attaching.
+    let links = match Requests::open() {
+        Ok(requests) => links::links(&requests).await.unwrap_or_default(),
+        Err(_) => return false,
+    };
+    let large =
+        |name: &String| links.by_name(name).is_some_and(|link| crate::offloads::needs_frags(link.mtu));
+    load::knows_frags() && carrying(wanted.iter().map(|i| &i.name), &links).iter().any(large)
 }
 
 /// Starts the task that cuts what does not fit. Without it everything else still works.
@@ -401,20 +427,40 @@ pub(super) fn attach_all(
 ) -> Result<Vec<String>> {
     let root = loaded.root().clone();
     let before: BTreeSet<String> = attached(&root)?.into_iter().map(|a| a.interface).collect();
-    let wanted = interfaces(desired, options.role);
-    for Interface { name, mode, .. } in &wanted {
+    let links = &snapshot.links;
+    let wanted = carriers(&interfaces(desired, options.role), links)?;
+    let is_wanted = |name: &String| wanted.iter().any(|(wanted, _)| wanted == name);
+    // One that is above: the kernel allows no program on both.
+    for above in
+        before.iter().filter(|name| !is_wanted(name) && below::carriers(name, links) != Ok(vec![name]))
+    {
+        detach(&root, above)?;
+        info!(interface = %above, "detached: what is below it runs the program");
+    }
+    for (name, mode) in &wanted {
         let done = attach(&root, loaded.program()?, name, *mode, options.replace)?;
         if !(done.updated && before.contains(name)) {
             info!(interface = %name, mode = %done.mode, "attached");
         }
-        offloads::tell(name, done.mode, &snapshot.links);
+        offloads::tell(name, done.mode, links);
     }
-    let names: Vec<String> = wanted.into_iter().map(|i| i.name).collect();
-    for gone in before.iter().filter(|name| !names.contains(name)) {
-        detach(&root, gone)?;
-        info!(interface = %gone, "detached");
+    for gone in before.iter().filter(|name| !is_wanted(name)) {
+        if detach(&root, gone)? {
+            info!(interface = %gone, "detached");
+        }
     }
-    Ok(names)
+    Ok(wanted.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The interfaces that are to run the program and are there, with their indices: one that comes back, or another member
+/// of a bond, is to run it too.
+fn existing(desired: &Desired, role: Role, links: &Links) -> Vec<(String, u32)> {
+    let wanted = interfaces(desired, role);
+    let names = carrying(wanted.iter().map(|i| &i.name), links);
+    names
+        .into_iter()
+        .filter_map(|name| links.by_name(&name).map(|l| l.index).map(|index| (name, index)))
+        .collect()
 }
 
 pub(super) fn interfaces(desired: &Desired, role: Role) -> Vec<Interface> {

@@ -19,6 +19,7 @@ use super::{
     cluster::Cluster,
     daemon::{Agent, RunOptions, SETTLE, attach_all, hold_vips, interfaces, offer_mss},
     endpoint::Endpoint,
+    interfaces::carrying,
     peers::Sync,
 };
 use crate::{
@@ -251,7 +252,8 @@ impl Reach<'_> {
         }
         let (options, desired) = (self.options, &self.agent.desired);
         let wanted = interfaces(desired, options.role);
-        self.agent.reporter.runs_on(wanted.into_iter().map(|i| i.name).collect());
+        let wanted = carrying(wanted.iter().map(|i| &i.name), &snapshot.links);
+        self.agent.reporter.runs_on(wanted.into_iter().collect());
         let attached = attach_all(self.loaded, options, desired, &snapshot).map(drop);
         let listens = self.endpoint.configure(desired).await;
         let offers = offer_mss(self.loaded, self.agent, options.role, &snapshot);

@@ -371,9 +371,14 @@ fn listener(listener: &Listener) -> String {
 /// How packets get to a backend, for people.
 pub fn path(path: &Path) -> String {
     match path {
-        Path::Tunnel { interface, ifindex, next_hop } => {
+        Path::Tunnel { interface, ifindex, next_hop, vlan } => {
             let interface = interface.clone().unwrap_or_else(|| format!("interface {ifindex}"));
-            format!("{} on {interface}", status::mac_text(next_hop))
+            let vlan = match vlan {
+                None => String::new(),
+                Some(0) => ", untagged".to_owned(),
+                Some(id) => format!(", VLAN {id}"),
+            };
+            format!("{} on {interface}{vlan}", status::mac_text(next_hop))
         }
         Path::NotLookedUp => "not looked up without a balancer".to_owned(),
         Path::Local => "this node".to_owned(),

@@ -55,7 +55,7 @@ pub enum AttachError {
         name: String,
     },
     /// The kernel or the driver refused.
-    #[error("attach {program} to {interface} in {mode} mode: {source}{}", hint(*mode, obstacles))]
+    #[error("attach {program} to {interface} in {mode} mode: {source}{}", hint(*mode, obstacles, source))]
     Refused {
         /// Program.
         program: String,
@@ -80,7 +80,13 @@ pub enum AttachError {
     },
 }
 
-fn hint(mode: Mode, obstacles: &[String]) -> String {
+fn hint(mode: Mode, obstacles: &[String], source: &io::Error) -> String {
+    // The mode would be the same; it is an interface above that is in the way.
+    if source.raw_os_error() == Some(libc::EEXIST) {
+        return "; an interface above it (a bond, a VLAN device, a bridge) runs an XDP program, and the kernel allows no \
+                other below: `ip link` shows which; take it away there"
+            .to_owned();
+    }
     match (mode, obstacles) {
         (Mode::Native, []) => {
             "; does the driver know XDP, are there queues enough? `mode: generic` always works".to_owned()

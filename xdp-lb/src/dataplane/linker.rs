@@ -23,6 +23,8 @@ pub struct Marks {
     pub tables: [i32; names::TABLES.len()],
     /// A value for each of [`Constant::ALL`].
     pub constants: [u64; Constant::ALL.len()],
+    /// Programs understand frames in several buffers.
+    pub frags: bool,
 }
 
 /// A copy of `object`, aligned as aya wants it, with every mark replaced; `None` when a table is not marked anywhere.
@@ -48,7 +50,21 @@ pub fn link(object: &[u8], marks: &Marks) -> Option<Linked> {
             set_operand(pair, marks.constants[number]);
         }
     }
+    if !marks.frags {
+        shorten(&mut bytes[..object.len()]);
+    }
     found.iter().all(|&found| found).then_some(Linked { words, len: object.len() })
+}
+
+/// Cuts the name of the programs' section short, wherever it is told: in the table of sections, and in the types of
+/// functions.
+fn shorten(object: &mut [u8]) {
+    let name = names::FRAGS_SECTION;
+    let mut at = 0;
+    while let Some(found) = object[at..].windows(name.len()).position(|window| window == name) {
+        object[at + found + names::FRAGS_MARK] = 0;
+        at += found + name.len();
+    }
 }
 
 /// The 64-bit operand of a pair of instructions: half in each.
@@ -92,6 +108,7 @@ mod tests {
         let marks = Marks {
             tables: std::array::from_fn(|n| 40 + n as i32),
             constants: std::array::from_fn(|n| 0xffff_0000_0000_0000 + n as u64),
+            frags: true,
         };
         let tables = (0..names::TABLES.len() as u32).map(|n| load(3, names::table_mark(n)));
         let constants = Constant::ALL.map(|constant| load(4, names::constant_mark(constant)));
@@ -105,5 +122,9 @@ mod tests {
         let wanted = tables.into_iter().chain(constants).chain(others).flatten().collect::<Vec<u8>>();
         assert_eq!(link(&object, &marks).unwrap().bytes(), [wanted, vec![7; 5]].concat());
         assert!(link(&object[16..], &marks).is_none(), "a table without a mark");
+        let named = [&object[..], b".relxdp.frags\0xdp.frags\0xdp.fra"].concat();
+        assert!(link(&named, &marks).unwrap().bytes().ends_with(b".relxdp.frags\0xdp.frags\0xdp.fra"));
+        let one_buffer = link(&named, &Marks { frags: false, ..marks }).unwrap();
+        assert!(one_buffer.bytes().ends_with(b".relxdp\0frags\0xdp\0frags\0xdp.fra"));
     }
 }

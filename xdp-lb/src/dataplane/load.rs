@@ -21,6 +21,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, MapInfo, MapType},
     programs::{ProgramError, Xdp},
+    util::KernelVersion,
 };
 use aya_log::EbpfLogger;
 use xdp_lb_common::{
@@ -33,6 +34,7 @@ use super::{
     attach, btf, errors,
     kernel_maps::{Access, Carried, KernelMaps, OpenError, TooSmall},
     linker::{self, Marks},
+    locked,
     mapped::Mapped,
     mss, object,
     root::BpffsRoot,
@@ -79,6 +81,8 @@ pub struct Setup {
     pub program: Program,
     /// The program tells what became of every packet.
     pub trace: bool,
+    /// The program understands frames in several buffers (`xdp.frags`, Linux 5.18), as drivers make them of large packets.
+    pub frags: bool,
 }
 
 /// Why the program could not be loaded.
@@ -198,6 +202,14 @@ pub enum LoadError {
         /// aya's error.
         source: ProgramError,
     },
+    /// A kernel that counts maps as locked memory has no more for us.
+    #[error("{source}: {}", locked::cure(*limit))]
+    LockedMemory {
+        /// What could not be made.
+        source: Box<LoadError>,
+        /// Bytes that may be locked.
+        limit: u64,
+    },
     /// The program cannot be pinned.
     #[error("pin program {name}: {source}")]
     PinProgram {
@@ -247,7 +259,7 @@ impl Loaded {
     /// # Errors
     /// [`LoadError`]; what was pinned before is as it was.
     pub fn with_object(root: &BpffsRoot, setup: &Setup, object: &[u8]) -> Result<Self, LoadError> {
-        sys::lift_memlock();
+        let limit = sys::lift_memlock();
         make_directory(root.path())?;
         if !sys::is_bpffs(root.path()).map_err(pin("look at", root.path()))? {
             return Err(LoadError::NotBpffs(root.clone()));
@@ -257,15 +269,15 @@ impl Loaded {
         let ready = prepare(root, setup)?;
         let took_over = !matches!(ready, Ready::Nothing);
         let clean = |_: &LoadError| drop(remove_tree(&root.new_maps()));
-        let (ebpf, previous) = match ready {
+        let made = match ready {
             Ready::Nothing => {
                 remove_tree(&root.maps())?;
-                let ebpf = create(root, setup, object).inspect_err(clean)?;
-                (ebpf, None)
+                create(root, setup, object).inspect_err(clean).map(|ebpf| (ebpf, None))
             }
-            Ready::Fits => (load(object, setup, &root.maps())?, previous(root)?),
-            Ready::Other => move_over(root, setup, object).inspect_err(clean)?,
+            Ready::Fits => load(object, setup, &root.maps()).and_then(|ebpf| Ok((ebpf, previous(root)?))),
+            Ready::Other => move_over(root, setup, object).inspect_err(clean),
         };
+        let (ebpf, previous) = made.map_err(|error| explained(error, limit))?;
         let mut loaded = Self {
             root: root.clone(),
             ebpf,
@@ -387,6 +399,12 @@ pub fn remove(root: &BpffsRoot) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// Whether this kernel runs XDP on frames in several buffers.
+#[must_use]
+pub fn knows_frags() -> bool {
+    KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 18, 0))
+}
+
 /// What sizes depend on on this machine.
 ///
 /// # Errors
@@ -446,6 +464,7 @@ pub fn link(object: &[u8], setup: &Setup, maps: &Path) -> Result<LinkedObject, L
     let marks = Marks {
         tables: std::array::from_fn(|n| tables.get(n).map_or(-1, |table| table.as_raw_fd())),
         constants: Constant::ALL.map(|constant| value(constant, setup)),
+        frags: setup.frags,
     };
     let linked = linker::link(object, &marks).ok_or(LoadError::Unmarked)?;
     Ok(LinkedObject { linked, _tables: tables })
@@ -453,7 +472,7 @@ pub fn link(object: &[u8], setup: &Setup, maps: &Path) -> Result<LinkedObject, L
 
 /// What the program is loaded with.
 fn value(constant: Constant, setup: &Setup) -> u64 {
-    let Setup { shape, seed, program, trace } = setup;
+    let Setup { shape, seed, program, trace, frags } = setup;
     let capacity = &shape.capacity;
     let number = match constant {
         Constant::Seed => return *seed,
@@ -470,6 +489,7 @@ fn value(constant: Constant, setup: &Setup) -> u64 {
         Constant::SecondShift => shape.second_shift,
         Constant::ServerIdMask => capacity.server_ids - 1,
         Constant::Trace => u32::from(*trace),
+        Constant::Frags => u32::from(*frags),
         Constant::FragmentSetMask => shape.fragment_sets - 1,
         Constant::Decap => u32::from(*program == Program::Balancer { decap: true }),
     };
@@ -738,6 +758,18 @@ fn remove_tree(path: &Path) -> Result<(), LoadError> {
 
 fn pin(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LoadError {
     move |source| LoadError::Pin { what, path: path.to_owned(), source }
+}
+
+/// An error that a limit on locked memory explains says so.
+fn explained(error: LoadError, limit: Option<u64>) -> LoadError {
+    let errno = match &error {
+        LoadError::Object(error) => locked::errno(error),
+        error => locked::errno(error),
+    };
+    match limit.filter(|_| locked::explains(errno, KernelVersion::current().ok())) {
+        Some(limit) => LoadError::LockedMemory { source: Box::new(error), limit },
+        None => error,
+    }
 }
 
 /// An error with its causes: aya's own words alone rarely name the errno.

@@ -19,6 +19,7 @@ pub mod health_map;
 pub mod kernel_maps;
 mod linker;
 pub mod load;
+mod locked;
 mod mapped;
 pub mod mss;
 mod netlink_xdp;

@@ -78,12 +78,18 @@ pub fn hz() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other(format!("a coarse clock of {nanos} ns")))
 }
 
-/// Lifts the limit on locked memory, which kernels before 5.11 charge maps to. Newer ones do not ask, so
-/// failure is for the map's creation to report.
-pub fn lift_memlock() {
+/// Lifts the limit on locked memory, which kernels before 5.11 charge maps to. The limit in bytes that stays, if one does:
+/// what it means is for [`super::locked`] to say.
+pub fn lift_memlock() -> Option<u64> {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: reads one rlimit, ours.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } == 0 {
+        return None;
+    }
+    let mut limit = unlimited;
+    // SAFETY: writes one rlimit, ours.
+    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Lifts the limit on open files to what is allowed: every health check under way has a socket. Failure shows when

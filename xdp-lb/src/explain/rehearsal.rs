@@ -87,5 +87,13 @@ fn next_hop(desired: &Desired) -> NextHop {
         });
     let (ifindex, interface, destination_mac) = configured.unwrap_or((NOT_LOOKED_UP, String::new(), [0; 6]));
     // Nobody looked at the interface either: the tunnel takes what IP can say, or what the file does.
-    NextHop { ifindex, interface, source_mac: [0; 6], destination_mac, mtu: u16::MAX.into(), path_mtu: None }
+    NextHop {
+        ifindex,
+        below: None,
+        interface,
+        source_mac: [0; 6],
+        destination_mac,
+        mtu: u16::MAX.into(),
+        path_mtu: None,
+    }
 }

@@ -77,6 +77,7 @@ fn resolve(address: IpAddr) -> Resolution {
             source_mac: [2, 0, 0, 0, 0, 1],
             destination_mac: [2, 0, 0, 0, 0, 2],
             mtu: 65_535,
+            below: None,
             path_mtu: None,
         }),
     }
@@ -238,7 +239,8 @@ fn every_way_out_has_its_reason() {
     assert!(unresolved.unresolved.unwrap().contains("no route"));
     let sent = to(Protocol::Tcp, "203.0.113.10:80", [10, 0, 0, 1]);
     assert_eq!(sent.outcome, Outcome::Forward);
-    let path = Path::Tunnel { interface: Some("eth0".into()), ifindex: 2, next_hop: [2, 0, 0, 0, 0, 2] };
+    let path =
+        Path::Tunnel { interface: Some("eth0".into()), ifindex: 2, next_hop: [2, 0, 0, 0, 0, 2], vlan: None };
     assert_eq!(sent.path, Some(path));
     let oversize =
         Query { len: u16::MAX, ..query(Protocol::Tcp, &sent.source.to_string(), "203.0.113.10:80") };

@@ -224,6 +224,7 @@ fn equal_tunnels_share_a_mark_and_marks_are_given_in_a_circle() {
         source_mac: [2; 6],
         destination_mac: [4; 6],
         mtu: 1500,
+        below: None,
         path_mtu: None,
     };
     let mut two = desired("keep", &[(1, ""), (2, "")]);
@@ -267,6 +268,7 @@ fn the_last_next_hop_is_tried_while_only_the_neighbour_is_in_doubt() {
         source_mac: [2; 6],
         destination_mac: [4; 6],
         mtu: 1500,
+        below: None,
         path_mtu: None,
     };
     way(&mut ways, Resolution::Resolved(hop));

@@ -13,7 +13,7 @@ use super::board::{Key, Target};
 use super::check::Via;
 use crate::{
     model::{Desired, Encap, Protocol},
-    nexthop::{Resolution, UnresolvedReason},
+    nexthop::{NextHop, Resolution, UnresolvedReason},
     template,
 };
 
@@ -104,7 +104,7 @@ impl Ways {
         resolution: &Resolution,
         writes: &mut Vec<(u32, Template)>,
     ) -> Way {
-        let fresh = template::build(&to.0, to.1, resolution);
+        let fresh = template::build(&to.0, to.1, &by_the_stack(resolution));
         if fresh.kind == KIND_LOCAL {
             return Way::Local;
         }
@@ -138,5 +138,13 @@ impl Ways {
         self.taken.insert(mark);
         self.given.insert(to, mark);
         Some(mark)
+    }
+}
+
+/// Questions leave by the kernel's own devices: a VLAN device adds its tag to them, and a bond chooses a member.
+fn by_the_stack(resolution: &Resolution) -> Resolution {
+    match resolution {
+        Resolution::Resolved(hop) => Resolution::Resolved(NextHop { below: None, ..hop.clone() }),
+        other => other.clone(),
     }
 }

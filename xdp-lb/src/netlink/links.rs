@@ -1,9 +1,12 @@
 //! This node's interfaces as the kernel names them: for attach (index, MAC, MTU), `status`, and the resolver.
 
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BondPortState, InfoBondPort, InfoData, InfoPortData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage, VlanProtocol,
+};
 
 use super::{NetlinkError, Requests, requests};
-use crate::nexthop::{Link, Links};
+use crate::nexthop::{Link, Links, Tag};
 
 /// All interfaces of the namespace.
 ///
@@ -28,6 +31,8 @@ fn decode(message: &LinkMessage) -> Option<Link> {
         kind: None,
         lower: None,
         controller: None,
+        vlan: None,
+        backup: false,
     };
     // The index means an interface of another namespace.
     let mut elsewhere = false;
@@ -49,10 +54,71 @@ fn decode(message: &LinkMessage) -> Option<Link> {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
                     _ => None,
                 });
+                for info in infos {
+                    match info {
+                        LinkInfo::Data(InfoData::Vlan(parts)) => link.vlan = tag(parts),
+                        LinkInfo::PortData(InfoPortData::BondPort(parts)) => {
+                            link.backup = parts.contains(&InfoBondPort::BondPortState(BondPortState::Backup));
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
     }
     link.lower = link.lower.filter(|_| !elsewhere);
     (!link.name.is_empty()).then_some(link)
+}
+
+/// The tag of a VLAN device's packets, of priority 0. Kernels that do not tell the protocol know 802.1Q alone.
+fn tag(parts: &[InfoVlan]) -> Option<Tag> {
+    let id = parts.iter().find_map(|part| match part {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })?;
+    let ad = parts.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+    let [p0, p1] = if ad { [0x88, 0xa8] } else { [0x81, 0x00] };
+    let [i0, i1] = id.to_be_bytes();
+    Some([p0, p1, i0, i1])
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::InfoKind;
+
+    use super::*;
+
+    fn message(kind: InfoKind, more: LinkInfo) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0.100".into()),
+            LinkAttribute::Link(2),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), more]),
+        ];
+        message
+    }
+
+    #[test]
+    fn a_vlan_device_has_a_tag_and_something_below() {
+        let vlan = |parts| decode(&message(InfoKind::Vlan, LinkInfo::Data(InfoData::Vlan(parts)))).unwrap();
+        let plain = vlan(vec![InfoVlan::Id(100), InfoVlan::Protocol(VlanProtocol::Ieee8021Q)]);
+        assert_eq!(
+            (plain.kind.as_deref(), plain.lower, plain.vlan),
+            (Some("vlan"), Some(2), Some([0x81, 0, 0, 100]))
+        );
+        let service = vlan(vec![InfoVlan::Protocol(VlanProtocol::Ieee8021Ad), InfoVlan::Id(4094)]);
+        assert_eq!(service.vlan, Some([0x88, 0xa8, 0x0f, 0xfe]));
+    }
+
+    #[test]
+    fn a_member_of_a_bond_may_wait_for_another_to_fail() {
+        let member = |state| {
+            let parts = vec![InfoBondPort::LinkFailureCount(1), InfoBondPort::BondPortState(state)];
+            decode(&message(InfoKind::Veth, LinkInfo::PortData(InfoPortData::BondPort(parts)))).unwrap()
+        };
+        assert!(member(BondPortState::Backup).backup);
+        assert!(!member(BondPortState::Active).backup);
+    }
 }

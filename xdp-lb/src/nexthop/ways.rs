@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use xdp_lb_common::hash::mix;
 
-use super::{Links, Resolution, UnresolvedReason};
+use super::{Link, Links, Resolution, UnresolvedReason};
 use crate::gates::neg_log2;
 
 /// Keeps these hashes apart from other uses of [`mix`].
@@ -53,6 +53,12 @@ pub(super) fn best(
     ways.iter().map(ranked).min_by(better).map(|(.., resolution)| resolution)
 }
 
+/// The link that an address likes best, by the same hash; `None` of none.
+pub(super) fn favourite<'a>(address: IpAddr, links: impl Iterator<Item = &'a Link>) -> Option<&'a Link> {
+    let ranked = links.map(|link| (Claim::by_name(address, &Way::only(link.index, None), &link.name), link));
+    ranked.min_by(|a, b| Claim::order(&a.0, &b.0)).map(|(_, link)| link)
+}
+
 /// 0 is best.
 fn class(resolution: &Resolution) -> u8 {
     match resolution {
@@ -73,7 +79,10 @@ struct Claim {
 
 impl Claim {
     fn of(address: IpAddr, way: &Way, links: &Links) -> Self {
-        let name = links.by_index(way.interface).map_or("", |link| &link.name);
+        Self::by_name(address, way, links.by_index(way.interface).map_or("", |link| &link.name))
+    }
+
+    fn by_name(address: IpAddr, way: &Way, name: &str) -> Self {
         let hash = fold(fold(DOMAIN, &octets(Some(address))), &octets(way.gateway));
         let hash = fold(hash, name.as_bytes());
         Self { cost: neg_log2(hash), weight: way.weight.max(1).into(), hash }
@@ -108,7 +117,7 @@ fn fold(hash: u64, bytes: &[u8]) -> u64 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::{Link, Neighbour, Neighbours, NextHop, Route, decide};
+    use super::super::{Neighbour, Neighbours, NextHop, Route, decide};
     use super::*;
 
     /// Uplinks `up0`, `up1`, ... with indices from `first` on, each with a router of its own.
@@ -131,6 +140,8 @@ mod tests {
                 kind: None,
                 lower: None,
                 controller: None,
+                vlan: None,
+                backup: false,
             };
             let count = weights.len() as u32;
             let usable = |i: u32| Neighbour::Usable { mac: Some([4, 0, 0, 0, 0, i as u8]) };

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use bytemuck::Zeroable;
 use xdp_lb_common::backend::{
-    BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED, Backend, KIND_UNRESOLVED, Template,
+    BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED, Backend, KIND_UNRESOLVED, NO_TAG, Template,
 };
 
 use super::Inputs;
 use crate::{
     model::{self, AdminState, DrainMode, DrainPolicy},
-    nexthop::{NextHop, Resolution},
+    nexthop::{Below, NextHop, Resolution, Tags},
     template::{self, map_address},
 };
 
@@ -106,11 +106,16 @@ impl<'a> Ways<'a> {
     }
 }
 
+fn tags(tag: [u8; 4]) -> Tags {
+    if tag == NO_TAG { Tags::None } else { Tags::One(tag) }
+}
+
 /// The way that a header leads.
 fn next_hop(template: &Template) -> NextHop {
     let [destination_mac, source_mac] = [0, 6].map(|at| std::array::from_fn(|n| template.bytes[at + n]));
     NextHop {
-        ifindex: template.ifindex,
+        ifindex: template.leaves_by(),
+        below: template.tag().map(|tag| Below { ifindex: template.leaves_by(), tags: tags(tag) }),
         interface: String::new(),
         source_mac,
         destination_mac,

@@ -229,8 +229,8 @@ fn tx_ports(early: &[MapOp], live: &[MapOp], observed: &Observed) -> BTreeSet<u3
             MapOp::SetTemplate { template, .. } => Some(**template),
             _ => None,
         })
-        .filter(|t| t.is_tunnel() && t.ifindex < observed.capacity.tx_ports)
-        .map(|t| t.ifindex)
+        .filter(|t| t.is_tunnel() && t.leaves_by() < observed.capacity.tx_ports)
+        .map(|t| t.leaves_by())
         .collect()
 }
 

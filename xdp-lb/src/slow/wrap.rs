@@ -2,7 +2,9 @@
 //! and the tags that the packet had.
 
 use xdp_lb_common::{
-    backend::{KIND_GUE_IPV4, KIND_GUE_IPV6, KIND_GUE1_IPV4, KIND_GUE1_IPV6, KIND_IPV4, KIND_IPV6, Template},
+    backend::{
+        KIND_GUE_IPV4, KIND_GUE_IPV6, KIND_GUE1_IPV4, KIND_GUE1_IPV6, KIND_IPV4, KIND_IPV6, NO_TAG, Template,
+    },
     cut::CutRequest,
     encap::{self, Inner, V4_HEADER, V6_HEADER},
     gue::{self, V4_GUE, V4_GUE1, V6_GUE, V6_GUE1},
@@ -42,13 +44,19 @@ pub fn frames(
     let tags = rest.get(MACS..request.l3.into()).and_then(|t| t.get(..t.len().checked_sub(2)?));
     let tags = tags.ok_or(Uncut::Malformed)?;
     let template = template(request.backend).filter(Template::is_tunnel).ok_or(Unwrapped::NoTunnel)?;
+    let own = template.tag();
+    let tags = match &own {
+        Some(tag) if *tag == NO_TAG => &[],
+        Some(tag) => tag.as_slice(),
+        None => tags,
+    };
     let fragments = fragment::cut(packet, template.max_inner.into())?;
     let frames = fragments.into_iter().map(|inner| {
         let mut frame = wrap(&template, FlowHash(request.hash), &inner)?;
         frame.splice(MACS..MACS, tags.iter().copied());
         Some(frame)
     });
-    Ok((template.ifindex, frames.collect::<Option<_>>().ok_or(Unwrapped::NoTunnel)?))
+    Ok((template.leaves_by(), frames.collect::<Option<_>>().ok_or(Unwrapped::NoTunnel)?))
 }
 
 /// The tunnel's header and `inner`, as the kernel half does it, with the same code; `None` for a kind of tunnel that
@@ -77,4 +85,39 @@ fn header<const N: usize>(write: impl FnOnce(&mut [u8; N])) -> Vec<u8> {
 fn sum(inner: &[u8]) -> Option<u64> {
     let addresses = parse::addresses(inner, 0, Version::V4)?;
     gue::inner_sum(inner, &parse::ip(inner, addresses).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+
+    use super::*;
+
+    /// An IPv4 packet of 60 bytes without DF in one tag, to a backend whose template is `template`.
+    fn sent(template: Template) -> (u32, Vec<Vec<u8>>) {
+        let mut packet = [0; 60];
+        packet[..4].copy_from_slice(&[0x45, 0, 0, 60]);
+        (packet[8], packet[9]) = (64, 17);
+        let sum = u32::from(u16::from_be_bytes([0x45, 0])) + 60 + 0x4011;
+        packet[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        let frame = [&[2; 12][..], &[0x81, 0, 0, 7], &[8, 0], &packet].concat();
+        let request = CutRequest { hash: 1, backend: 0, l3: 18, len: frame.len() as u16 };
+        let event = [bytemuck::bytes_of(&request), &frame].concat();
+        frames(&event, |_| Some(template)).unwrap()
+    }
+
+    #[test]
+    fn fragments_leave_in_the_vlan_of_their_next_hop() {
+        let mut template = Template { kind: KIND_IPV4, max_inner: 44, ifindex: 5, ..Template::zeroed() };
+        template.bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+        for (template, tags) in [
+            (template, &[0x81, 0, 0, 7][..]),
+            (template.with_tag([0x88, 0xa8, 0, 9]), &[0x88, 0xa8, 0, 9]),
+            (template.with_tag(NO_TAG), &[]),
+        ] {
+            let (ifindex, frames) = sent(template);
+            assert_eq!((ifindex, frames.len()), (5, 2));
+            assert!(frames.iter().all(|frame| frame[12..].starts_with(&[tags, &[8, 0, 0x45]].concat()[..])));
+        }
+    }
 }

@@ -60,6 +60,7 @@ fn observed() -> Observed {
             source_mac: [2, 0, 0, 0, 0, 1],
             destination_mac: [2, 0, 0, 0, 0, 0xfe],
             mtu: 65_535,
+            below: None,
             path_mtu: None,
         })
     };
@@ -126,7 +127,7 @@ fn backends_are_sorted_and_their_slots_are_all_slots() {
     assert_eq!((down.state, down.slots, down.since), (MemberState::Down, 0, 1000));
     assert_eq!(
         down.path,
-        Path::Tunnel { interface: None, ifindex: 2, next_hop: [2, 0, 0, 0, 0, 0xfe] },
+        Path::Tunnel { interface: None, ifindex: 2, next_hop: [2, 0, 0, 0, 0, 0xfe], vlan: None },
         "ready for its return"
     );
     let none = status.services.iter().find(|s| s.name == "none").unwrap();

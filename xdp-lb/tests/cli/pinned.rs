@@ -73,8 +73,13 @@ fn fill(root: &BpffsRoot) {
     let text = fs::read_to_string(example("lab")).unwrap();
     let desired = config::parse(&text).unwrap().desired;
     let shape = Shape::balancer(&desired.limits, &desired.flow_table, load::machine().unwrap());
-    let setup =
-        Setup { shape, seed: desired.seed, program: Program::Balancer { decap: false }, trace: false };
+    let setup = Setup {
+        shape,
+        seed: desired.seed,
+        program: Program::Balancer { decap: false },
+        trace: false,
+        frags: false,
+    };
     let mut loaded = Loaded::open_or_create(root, &setup).unwrap();
     let mut maps = loaded.maps().unwrap();
     let out = NextHop {
@@ -83,6 +88,7 @@ fn fill(root: &BpffsRoot) {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 0xfe],
         mtu: 65_535,
+        below: None,
         path_mtu: None,
     };
     let plan = plan::plan(&Inputs {

@@ -178,6 +178,7 @@ fn resolve(address: IpAddr) -> Resolution {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 1, last],
         mtu: 65_535,
+        below: None,
         path_mtu: None,
     })
 }

@@ -1,12 +1,16 @@
 //! The program on interfaces.
 
+use std::sync::mpsc;
+
+use nix::sched::{CloneFlags, unshare};
 use xdp_lb::dataplane::{AttachError, Loaded, Mode, Program, Setup, Shape, attach, ethtool, load};
 use xdp_lb::model::AttachMode;
+use xdp_lb::netlink::{Requests, links};
 use xdp_lb::state::{MapOp, Maps as _};
 use xdp_lb_common::backend::Template;
 
 use crate::fill::{XDP_DROP, XDP_REDIRECT, fill, run, template, udp};
-use crate::stand::{TempRoot, command, in_namespace, limits, make_pair, open};
+use crate::stand::{TempRoot, command, in_namespace, limits, make_pair, open, setup, skip};
 
 #[test]
 fn a_link_outlives_its_maker_and_is_updated_in_place() {
@@ -91,7 +95,7 @@ fn a_foreign_program_is_refused_by_name_and_replaced_on_demand() {
         // Somebody else's: the decap program under another root, once on a link and once without.
         let other = TempRoot::new();
         let shape = Shape::decap_only(&limits(), load::machine().unwrap());
-        let theirs = Setup { shape, seed: 0, program: Program::Decap, trace: false };
+        let theirs = Setup { shape, seed: 0, program: Program::Decap, trace: false, frags: false };
         let mut foreign = Loaded::open_or_create(&other, &theirs).unwrap();
         let mut ours = open(root);
         for by_link in [true, false] {
@@ -135,6 +139,57 @@ fn a_large_mtu_is_named_when_native_mode_is_refused() {
         command("ip", "link set v0 mtu 3498");
         let native = attach::attach(root, program, "v0", AttachMode::Native, false).unwrap();
         assert_eq!(native.mode, Mode::Native);
+    });
+}
+
+/// A program that understands several buffers runs where one is too small.
+#[test]
+fn a_large_mtu_takes_a_program_for_several_buffers() {
+    if !load::knows_frags() {
+        return skip("the kernel knows XDP with one buffer alone; Linux 5.18 knows more");
+    }
+    in_namespace(|root| {
+        let mut loaded = Loaded::open_or_create(root, &Setup { frags: true, ..setup() }).unwrap();
+        command("ip", "link set p0 mtu 9000");
+        command("ip", "link set v0 mtu 9000");
+        let program = loaded.program().unwrap();
+        let native = attach::attach(root, program, "v0", AttachMode::Native, false).unwrap();
+        assert_eq!(native.mode, Mode::Native);
+    });
+}
+
+/// What is said of a veth depends on its other end, which may be out of sight.
+#[test]
+fn the_other_end_of_a_veth_is_looked_at_where_it_can_be_seen() {
+    in_namespace(|_| {
+        let links = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { links::links(&Requests::open().unwrap()).await.unwrap() })
+        };
+        let said = |native| {
+            let all = ethtool::findings("v0", native, &links()).unwrap();
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        ethtool::switch("v0", ethtool::Offload::Gro, false).unwrap();
+        assert!(said(true)[0].ends_with("ethtool -K p0 tx off"), "{:?}", said(true));
+        assert_eq!(said(false), [""; 0], "in generic mode the kernel keeps track");
+        ethtool::switch("v0", ethtool::Offload::Gro, true).unwrap();
+        assert!(said(false)[0].contains("ethtool -K v0 gro off"), "{:?}", said(false));
+        ethtool::switch("p0", ethtool::Offload::Checksum, false).unwrap();
+        assert_eq!(said(true), [""; 0]);
+        // Gone to the namespace of a thread that waits.
+        let (there, here) = (mpsc::channel(), mpsc::channel::<()>());
+        let (tell, ended) = (there.0, here.1);
+        let other = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            tell.send(nix::unistd::gettid()).unwrap();
+            let _ = ended.recv();
+        });
+        command("ip", &format!("link set p0 netns {}", there.1.recv().unwrap()));
+        let unseen = said(true);
+        drop(here.0);
+        other.join().unwrap();
+        assert!(unseen[0].contains("in another network namespace"), "{unseen:?}");
     });
 }
 

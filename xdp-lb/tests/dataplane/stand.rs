@@ -33,7 +33,7 @@ pub fn flow_table() -> FlowTable {
 
 pub fn setup() -> Setup {
     let shape = Shape::balancer(&limits(), &flow_table(), load::machine().unwrap());
-    Setup { shape, seed: SEED, program: Program::Balancer { decap: false }, trace: false }
+    Setup { shape, seed: SEED, program: Program::Balancer { decap: false }, trace: false, frags: false }
 }
 
 #[track_caller]

@@ -76,7 +76,7 @@ fn nothing_pinned_and_no_bpffs_say_so() {
 fn the_backend_side_loads_with_small_maps() {
     let Some(root) = root() else { return };
     let shape = Shape::decap_only(&limits(), load::machine().unwrap());
-    let setup = Setup { shape, seed: 0, program: Program::Decap, trace: false };
+    let setup = Setup { shape, seed: 0, program: Program::Decap, trace: false, frags: false };
     let mut loaded = Loaded::open_or_create(&root, &setup).unwrap();
     assert_eq!(loaded.program().unwrap().info().unwrap().name_as_str(), Some("xdp_decap"));
     let maps = loaded.maps().unwrap();

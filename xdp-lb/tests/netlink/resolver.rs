@@ -87,6 +87,7 @@ async fn hop(wire: usize, source_mac: Mac, destination_mac: Mac) -> Resolution {
         source_mac,
         destination_mac,
         mtu: 1500,
+        below: None,
         path_mtu: None,
     })
 }

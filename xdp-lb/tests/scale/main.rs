@@ -162,6 +162,7 @@ fn way(_: IpAddr) -> Resolution {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
         mtu: 9000,
+        below: None,
         path_mtu: None,
     })
 }

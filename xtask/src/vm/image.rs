@@ -9,7 +9,7 @@ use super::guest::Guest;
 use super::kernel::Kernel;
 
 /// What the checks need and clouds' kernels have as modules.
-const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
+const MODULES: [&str; 5] = ["veth", "sch_ingress", "cls_bpf", "8021q", "bonding"];
 
 /// Builds the initramfs for `kernel`.
 ///
