@@ -79,7 +79,7 @@ pub fn hz() -> io::Result<u32> {
 }
 
 /// Lifts the limit on locked memory, which kernels before 5.11 charge maps to. The limit in bytes that stays, if one does:
-/// what it means is for [`super::locked`] to say.
+/// what it means is for the module `locked` to say.
 pub fn lift_memlock() -> Option<u64> {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: reads one rlimit, ours.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The program runs on `eth0`, on `eth1` and `eth2`: [`carriers`]. Where a backend's packets leave is decided with its
-//! next hop: [`way_out`].
+//! next hop: `way_out`.
 
 use std::net::IpAddr;
 
