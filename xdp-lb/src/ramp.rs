@@ -17,7 +17,7 @@ use std::time::Duration;
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend as Member};
 
 use crate::{
-    model::{AdminState, Backend, Desired, Service, Share},
+    model::{AdminState, Backend, Desired, Service, Share, share_lists},
     plan,
     state::Observed,
     template::map_address,
@@ -33,7 +33,12 @@ const STEPS: u64 = 20;
 /// must carry the load.
 pub fn apply(desired: &mut Desired, observed: &Observed, now: u64) -> Option<u64> {
     let ramping = desired.services.iter_mut().filter(|service| service.slow_start > Duration::ZERO);
-    ramping.filter_map(|service| ramp(service, observed, now)).min()
+    let next = ramping.filter_map(|service| ramp(service, observed, now)).min();
+    if next.is_some() {
+        // Those that changed alike are one list again.
+        share_lists(&mut desired.services);
+    }
+    next
 }
 
 /// True when some service starts its backends slowly: the maps need not be looked at otherwise.

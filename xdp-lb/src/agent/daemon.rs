@@ -785,7 +785,7 @@ impl Agent {
     fn tell(&mut self, peers: &Sync) {
         self.reporter.synced(peers.counts());
         if self.unsettled {
-            match peers.look(self.reconciler.maps(), &self.desired) {
+            match peers.look(&self.reconciler.observe(), self.reconciler.maps(), &self.desired) {
                 Ok(unsettled) => self.unsettled = unsettled,
                 Err(e) => error!("flows for peers: {e:#}"),
             }
@@ -794,7 +794,7 @@ impl Agent {
 
     /// Takes in what a peer tells.
     fn learn(&self, peers: &mut Sync, told: Told) {
-        if let Err(e) = peers.learn(told, self.reconciler.maps(), &self.desired) {
+        if let Err(e) = peers.learn(told, &self.reconciler.observe(), self.reconciler.maps(), &self.desired) {
             error!("flows from a peer: {e:#}");
         }
         self.reporter.synced(peers.counts());

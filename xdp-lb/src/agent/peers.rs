@@ -15,7 +15,7 @@ use crate::{
         link::{Look, Settings},
         message::{Answer, Hashing},
     },
-    state::Maps as _,
+    state::Observed,
 };
 
 /// What runs, if the file names peers.
@@ -70,14 +70,13 @@ impl Sync {
     }
 
     /// Looks for exceptions and has them told; false when no slot is dirty.
-    pub(super) fn look(&self, maps: &KernelMaps, desired: &Desired) -> Result<bool> {
+    pub(super) fn look(&self, observed: &Observed, maps: &KernelMaps, desired: &Desired) -> Result<bool> {
         let Some((_, peers)) = &self.running else { return Ok(false) };
-        let observed = maps.observe();
-        if !exceptions::possible(&observed) {
+        if !exceptions::possible(observed) {
             return Ok(false);
         }
         let tick = maps.tick().context("read the flow table's clock")?;
-        let found = exceptions::find(&observed, &desired.services, maps.flow_sets(), tick);
+        let found = exceptions::find(observed, &desired.services, maps.flow_sets(), tick);
         let hashing = |service: &model::Service| {
             (service.name.clone(), Hashing::of(desired.seed, service, observed.capacity.flow_sets))
         };
@@ -86,8 +85,14 @@ impl Sync {
     }
 
     /// Remembers what a peer has told, where it means something here, and answers.
-    pub(super) fn learn(&mut self, told: Told, maps: &KernelMaps, desired: &Desired) -> Result<()> {
-        let (taken, refused) = sift(&told, maps, desired)?;
+    pub(super) fn learn(
+        &mut self,
+        told: Told,
+        observed: &Observed,
+        maps: &KernelMaps,
+        desired: &Desired,
+    ) -> Result<()> {
+        let (taken, refused) = sift(&told, observed, maps, desired)?;
         debug!(node = told.node, taken = taken.len(), refused, "flows told by a peer");
         if let Some((_, peers)) = &self.running {
             peers.learned(&taken);
@@ -107,8 +112,12 @@ impl Sync {
 }
 
 /// The flows that are known here afterwards, and how many are not.
-fn sift(told: &Told, maps: &KernelMaps, desired: &Desired) -> Result<(Vec<Exception>, u32)> {
-    let observed = maps.observe();
+fn sift(
+    told: &Told,
+    observed: &Observed,
+    maps: &KernelMaps,
+    desired: &Desired,
+) -> Result<(Vec<Exception>, u32)> {
     let ours = desired.services.iter().find(|service| service.name == told.flows.service);
     let ours = ours.map(|service| Hashing::of(desired.seed, service, observed.capacity.flow_sets));
     let total = told.flows.flows.len() as u32;
@@ -118,7 +127,7 @@ fn sift(told: &Told, maps: &KernelMaps, desired: &Desired) -> Result<(Vec<Except
     let tick = maps.tick().context("read the flow table's clock")?;
     let mut taken = Vec::new();
     for exception in told.flows.unpack() {
-        let done = match exceptions::place(&observed, &exception, tick) {
+        let done = match exceptions::place(observed, &exception, tick) {
             Ok(placement) => maps.remember(placement, tick).context("write map flow_table")?,
             Err(refusal) => Err(refusal),
         };

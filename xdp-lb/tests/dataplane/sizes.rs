@@ -109,6 +109,7 @@ fn what_finds_no_room_is_refused_and_nothing_changes() {
     let at_first = busy(&root);
     for (limits, small) in [
         (Limits { services: 3, ..limits() }, TooSmall { map: "services", needed: 6, wanted: 4 }),
+        (Limits { port_pages: 1, ..limits() }, TooSmall { map: "ports", needed: 3, wanted: 2 }),
         (Limits { ring_slots: 8, ..limits() }, TooSmall { map: "rings", needed: 11, wanted: 8 }),
     ] {
         let error = Loaded::open_or_create(&root, &sized(&limits, 1024)).unwrap_err();

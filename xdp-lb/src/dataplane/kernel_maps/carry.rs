@@ -14,7 +14,7 @@ use xdp_lb_common::{
     backend::BACKEND_USED,
     control::Control,
     flow::FlowEntry,
-    names::{BACKEND_STATS, BACKENDS, RINGS, SERVICES},
+    names::{BACKEND_STATS, BACKENDS, PORTS, RINGS, SERVICES},
     service::{Service, ServiceConfig},
     stats::NO_STATS,
 };
@@ -61,8 +61,11 @@ impl KernelMaps {
         let stats =
             counted.map(|config: &ServiceConfig| u64::from(config.stats_base) + block(&Place::of(config)));
         let services = observed.services.keys().map(|&id| u64::from(id) + 1);
+        // A service's port slices keep their pages.
+        let pages = observed.pages.keys().map(|&page| u64::from(page) + 1);
         let needs = [
             (SERVICES, services.max(), into.services),
+            (PORTS, pages.max(), into.port_pages),
             (BACKENDS, members.max(), into.backends),
             (RINGS, slots.max(), into.ring_slots),
             (BACKEND_STATS, stats.max(), into.backend_stats),
