@@ -25,6 +25,7 @@
 //! | `product` | the `xdp-lb` binary in a namespace |
 //! | `files`, `tier` | configuration files, and the product on all edge nodes and backends with them |
 //! | `http` | one question to a server in a namespace |
+//! | `pods` | pods behind the backends, and nftables as their service proxy |
 //! | `apiserver` | a stand-in for a Kubernetes API server |
 //! | `bgp` | BGP between a lab's edge nodes and FRR on its router |
 //! | `rig`, `routers` | a smaller network drawn link by link; FRR and BIRD |
@@ -45,6 +46,7 @@ pub mod leaks;
 pub mod namespace;
 pub mod netlink;
 pub mod plan;
+pub mod pods;
 pub mod process;
 pub mod product;
 pub mod remains;
@@ -64,6 +66,7 @@ pub use leaks::Leaks;
 pub use namespace::{Lifetime, Namespace};
 pub use netlink::Counters;
 pub use plan::{Dual, Role};
+pub use pods::Pod;
 pub use process::{Process, Signal, Stream};
 pub use product::{Daemon, Product};
 pub use rig::Rig;

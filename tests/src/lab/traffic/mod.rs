@@ -6,6 +6,7 @@
 //! | UDP streams | [`Server`] | [`Datagrams`] | loss, reordering, moves |
 //! | both at once | [`Server`] | [`Calls`] | the same |
 //! | short requests (HTTP/1.0) | [`Server`], [`Nginx`] | [`Load`], [`curl()`] | rate, share of each server, failures |
+//! | large bodies | [`Bulk`] | [`download()`], [`upload()`] | bytes |
 //! | RTP and RTCP | [`Server`] | [`Media`] | loss, reordering, jitter |
 //! | QUIC | [`QuicServer`] | [`migrate()`] | who answers, before and after a move |
 //! | STUN and media | [`IceServer`] | [`IceClient`] | who answers |
@@ -14,6 +15,7 @@
 //! Everything is bounded in time and number. Every answer carries the server's name and the client's address as the
 //! server saw it ([`Seen`]), so a test can tell a misdirected packet from a good one and DSR from translation.
 
+mod bulk;
 mod calls;
 mod connections;
 mod curl;
@@ -27,6 +29,7 @@ mod quic;
 mod seen;
 mod server;
 
+pub use bulk::{Bulk, download, upload};
 pub use calls::{CallReport, Calls};
 pub use connections::{Connection, ConnectionOptions, Connections, End};
 pub use curl::{curl, url};
