@@ -11,6 +11,10 @@
 mod bgp;
 mod check;
 mod completions;
+#[cfg(feature = "kubernetes")]
+mod controller;
+#[cfg(feature = "kubernetes")]
+mod crds;
 mod decap;
 mod detach;
 mod drain;
@@ -101,6 +105,12 @@ enum Command {
     Undrain(drain::UndrainArgs),
     /// Go back to an earlier configuration
     Rollback(rollback::Args),
+    /// Give addresses to Services of a Kubernetes cluster and write their status
+    #[cfg(feature = "kubernetes")]
+    Controller(controller::Args),
+    /// Print the definitions of our Kubernetes resources, for `kubectl apply -f -`
+    #[cfg(feature = "kubernetes")]
+    Crds(crds::Args),
     /// Stop forwarding and remove every pin
     Detach,
     /// Print the completions of a shell
@@ -128,6 +138,10 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => drain::run(&args, &node),
         Command::Undrain(args) => drain::undrain(&args, &node),
         Command::Rollback(args) => rollback::run(&args, &node),
+        #[cfg(feature = "kubernetes")]
+        Command::Controller(args) => controller::run(args),
+        #[cfg(feature = "kubernetes")]
+        Command::Crds(args) => crds::run(&args),
         Command::Detach => detach::run(&bpffs),
         Command::Completions(args) => completions::run(&args),
         Command::Man => man::run(),

@@ -1,6 +1,7 @@
 //! What single values mean, for sources that hold them outside of a service's words. Called by `kube`.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::leaf;
 use crate::model::Share;
@@ -27,4 +28,15 @@ pub fn weight(text: &str) -> Result<u16, String> {
 /// What it must be, for whoever wrote it.
 pub fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     leaf::port_range(text)
+}
+
+/// How long an address rests where nothing is said.
+pub const RELEASE_DELAY: Duration = Duration::from_secs(60);
+
+/// How long an address that was released rests, up to 30 days.
+///
+/// # Errors
+/// What it must be, for whoever wrote it.
+pub fn release_delay(text: &str) -> Result<Duration, String> {
+    leaf::duration(Duration::ZERO..=Duration::from_secs(30 * 24 * 3600))(text)
 }

@@ -23,7 +23,7 @@ pub enum Change {
 }
 
 impl Change {
-    fn of(differs: bool) -> Self {
+    pub(super) fn of(differs: bool) -> Self {
         if differs { Self::Yes } else { Self::No }
     }
 }

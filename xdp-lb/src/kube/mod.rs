@@ -12,6 +12,8 @@
 //! order they came, give the same services on every edge node. docs/kubernetes.md says what is promised.
 
 mod cluster;
+pub mod controller;
+pub mod crd;
 #[cfg(feature = "agent")]
 pub mod io;
 pub mod ipam;

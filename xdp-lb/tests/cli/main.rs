@@ -218,8 +218,20 @@ fn help_names_every_command_and_none_of_later_work() {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     let commands = [
-        "run", "decap", "check", "plan", "load", "status", "explain", "drain", "undrain", "rollback",
-        "detach", "help",
+        "run",
+        "decap",
+        "check",
+        "plan",
+        "load",
+        "status",
+        "explain",
+        "drain",
+        "undrain",
+        "rollback",
+        "controller",
+        "crds",
+        "detach",
+        "help",
     ];
     assert_eq!(listed, commands);
     for command in &listed[..listed.len() - 1] {

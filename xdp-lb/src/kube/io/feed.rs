@@ -147,11 +147,11 @@ fn all<K: Resource<DynamicType = ()> + 'static>(
 
 /// The list of one kind.
 #[derive(Debug, Default)]
-struct List {
+pub(super) struct List {
     /// Who is in the list that is being read.
     there: BTreeSet<Key>,
     /// One has been read to its end.
-    is_known: bool,
+    pub(super) is_known: bool,
 }
 
 struct Run {
@@ -257,13 +257,13 @@ impl Run {
 }
 
 /// Takes an event in. `None`: it says nothing of the cluster yet.
-fn turn<K: Resource>(
+pub(super) fn turn<C, K: Resource>(
     list: &mut List,
     event: Event<K>,
-    cluster: &mut Cluster,
-    there: fn(&mut Cluster, &K) -> Change,
-    gone: fn(&mut Cluster, &K) -> Change,
-    are: fn(&mut Cluster, &BTreeSet<Key>) -> Change,
+    cluster: &mut C,
+    there: fn(&mut C, &K) -> Change,
+    gone: fn(&mut C, &K) -> Change,
+    are: fn(&mut C, &BTreeSet<Key>) -> Change,
 ) -> Option<Change> {
     Some(match event {
         Event::Apply(object) => there(cluster, &object),

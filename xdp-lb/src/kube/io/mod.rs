@@ -3,8 +3,13 @@
 mod client;
 mod feed;
 mod follow;
+mod leader;
+mod steer;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use self::client::{Unreachable, client};
 pub use self::feed::{Feed, Pace};
+pub use self::leader::{Candidate, Lead};
+pub use self::steer::steer;

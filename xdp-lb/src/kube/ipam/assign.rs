@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::{Family, Given, Inputs, Outcome, Pool, Wish};
+use super::{Family, Given, Inputs, Kept, Outcome, Pool, Wish};
 use crate::kube::Key;
 use crate::model::Protocol;
 
@@ -46,7 +46,9 @@ struct Table<'a> {
 enum No {
     Elsewhere(IpAddr),
     NotFor(String),
+    NotOf(IpAddr, String),
     Held(IpAddr),
+    NotShared(IpAddr, String),
     Quota(String, usize),
     Released(IpAddr, i64),
 }
@@ -56,9 +58,17 @@ impl No {
         match self {
             Self::Elsewhere(address) => format!("{address} is in no pool"),
             Self::NotFor(pool) => format!("pool {pool} is not for this Service: see its selectors"),
+            Self::NotOf(address, pool) => {
+                format!("{address} is not of pool {pool}, which xdp-lb.io/pool names")
+            }
             Self::Held(address) => {
                 format!(
                     "{address} is another Service's; to share it both must say the same xdp-lb.io/sharing-key, and their ports must differ"
+                )
+            }
+            Self::NotShared(address, pool) => {
+                format!(
+                    "{address} is another Service's, and pool {pool} lets nobody share (`sharing: false`)"
                 )
             }
             Self::Quota(pool, quota) => format!("the namespace has all its {quota} addresses of pool {pool}"),
@@ -107,16 +117,41 @@ impl<'a> Table<'a> {
             let is_wished = wish.families.contains(&family) && !self.has(&wish.key, family);
             let is_asked =
                 wish.addresses.iter().all(|asked| Family::of(*asked) != family || *asked == address);
-            let is_pools = |pool: &&Pool| wish.pool.as_ref().is_none_or(|name| *name == pool.name);
-            if is_wished && is_asked && self.pool_of(address).as_ref().is_some_and(is_pools) {
+            let named = wish.pool.as_ref().filter(|name| self.pools.iter().any(|pool| pool.name == **name));
+            let is_pools =
+                named.is_none_or(|name| self.pool_of(address).is_some_and(|pool| pool.name == *name));
+            if !(is_wished && is_asked && is_pools) {
+                continue;
+            }
+            match self.take(wish, address) {
                 // Why not is said where another address cannot be had either.
-                let _ = self.take(wish, address);
+                Ok(()) | Err(No::Held(_) | No::NotShared(..) | No::Released(..)) => {}
+                Err(no @ (No::Elsewhere(_) | No::NotFor(_) | No::NotOf(..) | No::Quota(..))) => {
+                    if let Some(pool) = self.pool_of(address).filter(|_| !self.holders.contains_key(&address))
+                    {
+                        *self.outcome.used.entry(pool.name.clone()).or_default() += 1;
+                    }
+                    self.hold(wish, address);
+                    let kept = self.outcome.kept.entry(wish.key.clone()).or_default();
+                    kept.push(Kept { address, why: no.say() });
+                    kept.sort();
+                }
             }
         }
     }
 
     fn has(&self, key: &Key, family: Family) -> bool {
-        self.outcome.given.get(key).into_iter().flatten().any(|given| Family::of(given.address) == family)
+        let given = self.outcome.given.get(key).into_iter().flatten().map(|given| given.address);
+        let kept = self.outcome.kept.get(key).into_iter().flatten().map(|kept| kept.address);
+        given.chain(kept).any(|address| Family::of(address) == family)
+    }
+
+    /// Puts an address down as this Service's.
+    fn hold(&mut self, wish: &Wish, address: IpAddr) {
+        self.taken.insert(address);
+        let held = self.holders.entry(address).or_default();
+        held.sharing = wish.sharing.clone().map(|sharing| (wish.key.namespace.clone(), sharing));
+        held.ports.extend(&wish.ports);
     }
 
     fn fulfil(&mut self, wish: &Wish) {
@@ -242,23 +277,21 @@ impl<'a> Table<'a> {
     }
 
     fn take(&mut self, wish: &Wish, address: IpAddr) -> Result<(), No> {
+        let is_new = !self.holders.contains_key(&address);
+        if let Some(held) = self.holders.get(&address) {
+            let sharing = wish.sharing.clone().map(|sharing| (wish.key.namespace.clone(), sharing));
+            if held.sharing.is_none() || held.sharing != sharing || !held.ports.is_disjoint(&wish.ports) {
+                return Err(No::Held(address));
+            }
+        }
         let pool = self.pool_of(address).ok_or(No::Elsewhere(address))?;
         if let Some(name) = wish.pool.as_ref().filter(|name| **name != pool.name) {
-            return Err(No::NotFor(name.clone()));
+            return Err(No::NotOf(address, name.clone()));
         }
         self.may(wish, pool)?;
-        let sharing = wish.sharing.clone().map(|sharing| (wish.key.namespace.clone(), sharing));
-        let is_new = match self.holders.get(&address) {
-            None => true,
-            Some(held)
-                if held.sharing.is_some()
-                    && held.sharing == sharing
-                    && held.ports.is_disjoint(&wish.ports) =>
-            {
-                false
-            }
-            Some(_) => return Err(No::Held(address)),
-        };
+        if !is_new && !pool.sharing {
+            return Err(No::NotShared(address, pool.name.clone()));
+        }
         let is_his = self.inputs.released.get(&address).is_some_and(|released| released.by == wish.key)
             || wish.has.contains(&address);
         if let Some(until) = self.free_again(address).filter(|_| is_new && !is_his) {
@@ -274,10 +307,7 @@ impl<'a> Table<'a> {
             *count += 1;
             *self.outcome.used.entry(pool.name.clone()).or_default() += 1;
         }
-        self.taken.insert(address);
-        let held = self.holders.entry(address).or_default();
-        held.sharing = sharing;
-        held.ports.extend(&wish.ports);
+        self.hold(wish, address);
         let given = self.outcome.given.entry(wish.key.clone()).or_default();
         given.push(Given { address, pool: pool.name.clone() });
         given.sort();

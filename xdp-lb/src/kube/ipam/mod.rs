@@ -1,7 +1,8 @@
 //! Who gets which address. Pure: pools, wishes and what was released go in, addresses and reasons come out.
 //!
 //! Nothing is remembered between two calls: what a Service has is in its status, so a restarted controller gives the same
-//! answer. Who has a good address keeps it, whatever else happens; then older Services come before younger ones.
+//! answer. Who has an address keeps it, whatever else happens, also when its pool goes or would not give it any more: an
+//! edited pool takes no address out of use. Then older Services come before younger ones.
 //!
 //! ```text
 //!   keep what is held -> addresses that were asked for -> shared ones -> the first free one of the best pool
@@ -40,6 +41,8 @@ pub struct Pool {
     pub services: Selector,
     /// At most so many addresses for each namespace.
     pub quota: Option<usize>,
+    /// Services may share addresses, if they say so.
+    pub sharing: bool,
     /// An address that was released is not given to somebody else for so long.
     pub release_delay: Duration,
 }
@@ -119,11 +122,22 @@ pub struct Given {
     pub pool: String,
 }
 
+/// An address that stays with who has it although it would not be given again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kept {
+    /// The address.
+    pub address: IpAddr,
+    /// Why it would not be given.
+    pub why: String,
+}
+
 /// Who has what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Addresses of everybody who has one, sorted.
     pub given: BTreeMap<Key, Vec<Given>>,
+    /// Addresses that stay with who has them, sorted.
+    pub kept: BTreeMap<Key, Vec<Kept>>,
     /// What somebody wants and has not, in words for an Event. Who is here may have addresses as well.
     pub refused: BTreeMap<Key, Vec<String>>,
     /// Addresses in use by pool.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Family, Given, Inputs, Operator, Outcome, Pool, Released, Requirement, Selector, Wish, assign};
+use super::{
+    Family, Given, Inputs, Kept, Operator, Outcome, Pool, Released, Requirement, Selector, Wish, assign,
+};
 use crate::kube::Key;
 use crate::model::Protocol;
 
@@ -15,6 +17,7 @@ fn pool(name: &str, ranges: &[&str]) -> Pool {
         name: name.to_owned(),
         ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
         auto_assign: true,
+        sharing: true,
         ..Pool::default()
     }
 }
@@ -179,6 +182,20 @@ fn an_address_is_shared_by_who_says_so() {
 }
 
 #[test]
+fn a_pool_may_forbid_sharing() {
+    let alone = Pool { sharing: false, ..pool("p", &["203.0.113.0"]) };
+    let sharer = |name: &str, created, port| Wish {
+        sharing: Some("k".to_owned()),
+        ports: BTreeSet::from([(Protocol::Tcp, port)]),
+        addresses: vec![ip("203.0.113.0")],
+        ..wish(name, created)
+    };
+    let outcome = assign(&inputs(vec![alone], vec![sharer("a", 1, 80), sharer("b", 2, 81)]));
+    assert_eq!(shown(&outcome), "a=203.0.113.0");
+    assert!(refused(&outcome, "b").contains("lets nobody share"), "{outcome:?}");
+}
+
+#[test]
 fn what_is_held_stays() {
     let pools = vec![pool("p", &["203.0.113.0/29"])];
     let held = |name: &str, created, address: &str| Wish { has: vec![ip(address)], ..wish(name, created) };
@@ -188,11 +205,40 @@ fn what_is_held_stays() {
     let outcome =
         assign(&inputs(pools.clone(), vec![held("b", 2, "203.0.113.3"), held("a", 1, "203.0.113.3")]));
     assert_eq!(shown(&outcome), "a=203.0.113.3 b=203.0.113.0");
-    // What is in no pool any more, of another family, or not what is asked for now, is given up.
+    // What is of another family, or not what is asked for now, is given up.
     let moved = Wish { addresses: vec![ip("203.0.113.6")], ..held("a", 1, "203.0.113.3") };
-    let outcome =
-        assign(&inputs(pools, vec![moved, held("b", 2, "198.51.100.1"), held("c", 3, "2001:db8::1")]));
+    let named = Wish { pool: Some("p".to_owned()), ..held("b", 2, "198.51.100.1") };
+    let outcome = assign(&inputs(pools, vec![moved, named, held("c", 3, "2001:db8::1")]));
     assert_eq!(shown(&outcome), "a=203.0.113.6 b=203.0.113.0 c=203.0.113.1");
+}
+
+/// Whatever is done to a pool, nobody loses an address by it, and nobody else gets that.
+#[test]
+fn an_edited_pool_takes_nothing_away() {
+    let held = |name: &str, created, address: &str| Wish { has: vec![ip(address)], ..wish(name, created) };
+    let wishes = || vec![held("a", 1, "203.0.113.0"), held("b", 2, "203.0.113.1"), wish("c", 3)];
+    let kept = |pool: Pool| {
+        let outcome = assign(&inputs(vec![pool], wishes()));
+        let show =
+            |(key, kept): (&Key, &Vec<Kept>)| format!("{} {}: {}", key.name, kept[0].address, kept[0].why);
+        (outcome.kept.iter().map(show).collect::<Vec<_>>().join("; "), shown(&outcome), outcome.used["p"])
+    };
+    let whole = pool("p", &["203.0.113.0/29"]);
+    let smaller = pool("p", &["203.0.113.1-203.0.113.3"]);
+    assert_eq!(
+        kept(smaller),
+        ("a 203.0.113.0: 203.0.113.0 is in no pool".to_owned(), "b=203.0.113.1 c=203.0.113.2".to_owned(), 2)
+    );
+    let quota = Pool { quota: Some(1), ..whole.clone() };
+    let why = "b 203.0.113.1: the namespace has all its 1 addresses of pool p";
+    assert_eq!(kept(quota), (why.to_owned(), "a=203.0.113.0".to_owned(), 2));
+    let choosy = Requirement { key: "team".to_owned(), operator: Operator::Exists, values: BTreeSet::new() };
+    let (all, given, used) = kept(Pool { services: Selector(vec![choosy]), ..whole });
+    assert!(
+        all.contains("a 203.0.113.0: pool p is not for") && all.contains("b 203.0.113.1: pool p is not for"),
+        "{all}"
+    );
+    assert_eq!((given.as_str(), used), ("", 2));
 }
 
 #[test]
@@ -324,11 +370,17 @@ fn any_inputs() -> impl Strategy<Value = Inputs> {
     )
 }
 
+/// All addresses of a Service.
+fn has(outcome: &Outcome, key: &Key) -> BTreeSet<IpAddr> {
+    let given = outcome.given.get(key).into_iter().flatten().map(|given| given.address);
+    given.chain(outcome.kept.get(key).into_iter().flatten().map(|kept| kept.address)).collect()
+}
+
 /// The same Services, with what they were given as their status.
 fn after(inputs: &Inputs, outcome: &Outcome) -> Inputs {
     let mut inputs = inputs.clone();
     for wish in &mut inputs.wishes {
-        wish.has = outcome.given.get(&wish.key).into_iter().flatten().map(|given| given.address).collect();
+        wish.has = has(outcome, &wish.key).into_iter().collect();
     }
     inputs
 }
@@ -340,6 +392,13 @@ proptest! {
         let outcome = assign(&inputs);
         let wishes: BTreeMap<&Key, &Wish> = inputs.wishes.iter().map(|wish| (&wish.key, wish)).collect();
         let mut holders: BTreeMap<IpAddr, Vec<&Wish>> = BTreeMap::new();
+        for (key, kept) in &outcome.kept {
+            for Kept { address, .. } in kept {
+                prop_assert!(wishes[key].has.contains(address));
+                holders.entry(*address).or_default().push(wishes[key]);
+            }
+        }
+        let kept: BTreeSet<IpAddr> = outcome.kept.values().flatten().map(|kept| kept.address).collect();
         for (key, given) in &outcome.given {
             let wish = wishes[key];
             let families: BTreeSet<Family> = given.iter().map(|given| Family::of(given.address)).collect();
@@ -360,13 +419,13 @@ proptest! {
         for pool in &inputs.pools {
             let own = holders.iter().filter(|(address, _)| pool.ranges.iter().any(|range| range.contains(**address)));
             let mut by_namespace: BTreeMap<&str, usize> = BTreeMap::new();
-            own.clone().for_each(|(_, of)| *by_namespace.entry(&of[0].key.namespace).or_default() += 1);
+            own.clone().filter(|(address, _)| !kept.contains(address)).for_each(|(_, of)| *by_namespace.entry(&of[0].key.namespace).or_default() += 1);
             prop_assert!(by_namespace.values().all(|count| pool.quota.is_none_or(|quota| *count <= quota)));
             prop_assert_eq!(outcome.used[&pool.name], own.count());
         }
         // Who has not all of what it needs is told why.
         for wish in &inputs.wishes {
-            let got = outcome.given.get(&wish.key).map_or(0, Vec::len);
+            let got = outcome.given.get(&wish.key).map_or(0, Vec::len) + outcome.kept.get(&wish.key).map_or(0, Vec::len);
             prop_assert_eq!(got < wish.families.len(), !refused_of(&outcome, wish).is_empty() && got < wish.families.len());
         }
     }
@@ -376,7 +435,9 @@ proptest! {
     fn a_restart_changes_nothing(inputs in any_inputs()) {
         let outcome = assign(&inputs);
         let again = assign(&after(&inputs, &outcome));
-        prop_assert_eq!(&again.given, &outcome.given);
+        for wish in &inputs.wishes {
+            prop_assert_eq!(has(&again, &wish.key), has(&outcome, &wish.key));
+        }
     }
 
     /// Whoever comes or goes, everybody else keeps what they have.
@@ -386,13 +447,11 @@ proptest! {
         let settled = after(&inputs, &outcome);
         if !settled.wishes.is_empty() {
             let mut fewer = settled.clone();
-            let gone = fewer.wishes.remove(who.index(settled.wishes.len()));
+            fewer.wishes.remove(who.index(settled.wishes.len()));
             let without = assign(&fewer);
-            for (key, given) in &outcome.given {
-                if *key != gone.key {
-                    let now = &without.given[key];
-                    prop_assert!(given.iter().all(|given| now.contains(given)), "{} moved", key);
-                }
+            for wish in fewer.wishes {
+                // Whether it would be given again may change, and it may get what was missing.
+                prop_assert!(has(&without, &wish.key).is_superset(&has(&outcome, &wish.key)), "{} moved", wish.key);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod faults;
 mod live;
+mod writes;
 
 use crate::config::import::Imported;
 use crate::kube::Mapped;

@@ -1,0 +1,31 @@
+//! Our custom resources: types, and the definitions that are made from them.
+//!
+//! `deploy/kustomize/crds` holds what [`all`] gives; a test compares both, and `xdp-lb crds` prints it. What a schema
+//! can say is refused by the API server already; the rest is told in the object's conditions.
+
+mod selector;
+#[cfg(test)]
+mod tests;
+mod vip_pool;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+
+pub use self::selector::{LabelSelector, SelectorOperator, SelectorRequirement};
+pub use self::vip_pool::{Resting, VipPool, VipPoolSpec, VipPoolStatus};
+
+/// Every definition.
+#[must_use]
+pub fn all() -> Vec<CustomResourceDefinition> {
+    vec![VipPool::crd()]
+}
+
+/// Every definition as YAML, by its plural: `vippools`.
+///
+/// # Errors
+/// Never, as a test knows.
+pub fn texts() -> Result<Vec<(String, String)>, serde_yaml::Error> {
+    let text =
+        |crd: &CustomResourceDefinition| Ok((crd.spec.names.plural.clone(), serde_yaml::to_string(crd)?));
+    all().iter().map(text).collect()
+}

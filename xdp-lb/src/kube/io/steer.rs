@@ -1,0 +1,288 @@
+//! The controller at work: follows Services, Namespaces and pools, and while it leads carries its plans out.
+//!
+//! ```text
+//!   Services, Namespaces, VipPools --follow--> Controller --quiet for a moment, leads--> plan --> writes
+//! ```
+//!
+//! Nothing is planned before all three kinds have been listed once. A write that fails leaves the rest as it is; the whole
+//! is planned again after a pause.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::stream::{BoxStream, StreamExt as _, select_all};
+use k8s_openapi::api::core::v1 as core;
+use kube::runtime::watcher::{Error, Event};
+use kube::{Api, Client, Resource};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use super::feed::{List, Pace, turn};
+use super::follow::follow;
+use super::leader::{Candidate, Lead};
+use super::write::{Done, write};
+use crate::kube::controller::{Controller, Plan};
+use crate::kube::crd::VipPool;
+use crate::kube::{Change, Key};
+
+/// How long the API server may take for a write.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long what the Lease said is believed.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// Runs until it is told to end, then gives the Lease back.
+///
+/// # Errors
+/// The task that renews the Lease has died.
+pub async fn steer(
+    client: &Client,
+    controller: Controller,
+    candidate: Candidate,
+    pace: Pace,
+    ended: watch::Receiver<bool>,
+) -> Result<(), watch::error::RecvError> {
+    let identity = candidate.identity.clone();
+    let mut lead = Lead::start(client, candidate);
+    let mut steer = Steer {
+        client: client.clone(),
+        identity,
+        controller,
+        lists: Default::default(),
+        trouble: None,
+        leads: false,
+        due: None,
+        failed: 0,
+        pace,
+        ended,
+    };
+    let outcome = steer.run(&mut lead).await;
+    lead.end().await;
+    outcome
+}
+
+/// An event of any kind.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on its way")]
+enum Item {
+    Service(Event<core::Service>),
+    Namespace(Event<core::Namespace>),
+    Pool(Event<VipPool>),
+}
+
+type Told = Result<Item, (&'static str, Error)>;
+
+struct Steer {
+    client: Client,
+    identity: String,
+    controller: Controller,
+    /// Of Services, Namespaces, pools.
+    lists: [List; 3],
+    trouble: Option<&'static str>,
+    leads: bool,
+    /// First change that was not planned for, and when it will be.
+    due: Option<(Instant, Instant)>,
+    /// Plans that failed, one after the other.
+    failed: u32,
+    pace: Pace,
+    ended: watch::Receiver<bool>,
+}
+
+impl Steer {
+    async fn run(&mut self, lead: &mut Lead) -> Result<(), watch::error::RecvError> {
+        let mut events = self.events();
+        loop {
+            let due = self.due.map(|(_, at)| at).filter(|_| self.leads);
+            let quiet = async {
+                match due {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut ended = self.ended.clone();
+            let is_over = async { ended.wait_for(|ended| *ended).await.map_or((), drop) };
+            tokio::select! {
+                biased;
+                () = is_over => return Ok(()),
+                leads = lead.changed() => {
+                    self.leads = leads?;
+                    self.change(Change::Yes);
+                }
+                () = quiet => self.carry_out(lead).await,
+                Some(event) = events.next() => self.take(event),
+            }
+        }
+    }
+
+    fn events(&self) -> BoxStream<'static, Told> {
+        fn all<K: Resource + 'static>(
+            stream: BoxStream<'static, Result<Event<K>, Error>>,
+            kind: &'static str,
+            item: fn(Event<K>) -> Item,
+        ) -> BoxStream<'static, Told> {
+            stream.map(move |event| event.map(item).map_err(|error| (kind, error))).boxed()
+        }
+        let (client, pace) = (&self.client, self.pace);
+        select_all([
+            all(follow(Api::all(client.clone()), None, pace), "Services", Item::Service),
+            all(follow(Api::all(client.clone()), None, pace), "Namespaces", Item::Namespace),
+            all(follow(Api::all(client.clone()), None, pace), "VipPools", Item::Pool),
+        ])
+        .boxed()
+    }
+
+    fn take(&mut self, told: Told) {
+        let item = match told {
+            Ok(item) => item,
+            Err((kind, error)) => {
+                if self.trouble.replace(kind).is_none() {
+                    warn!(objects = kind, "{error}; what is known stays, and it is tried again");
+                }
+                return;
+            }
+        };
+        let was_known = self.is_known();
+        let controller = &mut self.controller;
+        let change = match item {
+            Item::Service(event) => turn(
+                &mut self.lists[0],
+                event,
+                controller,
+                Controller::service,
+                |controller, service| controller.service_gone(&Key::of(&service.metadata)),
+                Controller::services_are,
+            ),
+            Item::Namespace(event) => turn(
+                &mut self.lists[1],
+                event,
+                controller,
+                Controller::namespace,
+                |controller, space| {
+                    controller.namespace_gone(space.metadata.name.as_deref().unwrap_or_default())
+                },
+                Controller::namespaces_are,
+            ),
+            Item::Pool(event) => turn(
+                &mut self.lists[2],
+                event,
+                controller,
+                Controller::pool,
+                |controller, pool| controller.pool_gone(pool.metadata.name.as_deref().unwrap_or_default()),
+                Controller::pools_are,
+            ),
+        };
+        let Some(change) = change else { return };
+        if self.trouble.take().is_some() {
+            info!("the API server answers again");
+        }
+        let is_first = self.is_known() && !was_known;
+        self.change(if is_first { Change::Yes } else { change });
+    }
+
+    /// All kinds have been listed.
+    fn is_known(&self) -> bool {
+        self.lists.iter().all(|list| list.is_known)
+    }
+
+    /// Notes that there is something to plan, soon.
+    fn change(&mut self, change: Change) {
+        if change == Change::No {
+            return;
+        }
+        let now = Instant::now();
+        let first = self.due.map_or(now, |(first, _)| first);
+        // After failures changes wait with everything else.
+        let at = (now + self.pace.quiet).min(first + self.pace.longest).max(now + self.pause());
+        self.due = Some((first, at));
+    }
+
+    /// Pause before the next try.
+    fn pause(&self) -> Duration {
+        match self.failed {
+            0 => Duration::ZERO,
+            failed => {
+                (self.pace.retry * 2_u32.saturating_pow((failed - 1).min(16))).min(self.pace.retry_limit)
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, lead: &Lead) {
+        self.due = None;
+        if !self.is_known() {
+            // The end of the last list is a change.
+            return;
+        }
+        match self.try_to(lead).await {
+            Ok(wake) => {
+                self.failed = 0;
+                let pause = wake.map(|at| Duration::from_secs(u64::try_from(at - seconds()).unwrap_or(0)));
+                let at = pause.map(|pause| Instant::now() + pause.max(self.pace.longest));
+                self.due = self.due.or(at.map(|at| (at, at)));
+            }
+            Err(Failed) => {
+                self.failed = self.failed.saturating_add(1);
+                self.change(Change::Yes);
+            }
+        }
+    }
+
+    /// Plans and writes; what failed has been told.
+    async fn try_to(&mut self, lead: &Lead) -> Result<Option<i64>, Failed> {
+        let Plan { writes, wake } = self.controller.plan(seconds());
+        let mut outcome = Ok(wake);
+        let mut asked: Option<Instant> = None;
+        for planned in &writes {
+            if *self.ended.borrow() {
+                break;
+            }
+            if asked.is_none_or(|asked| asked.elapsed() > TRUSTED) {
+                holds(lead).await?;
+                asked = Some(Instant::now());
+            }
+            let answer = timeout(ANSWER, write(&self.client, &self.identity, planned)).await;
+            match answer.unwrap_or(Err(kube::Error::Service("no answer".into()))) {
+                // What is written is known at once, or the next plan would write it again.
+                Ok(Done::Service(service)) => _ = self.controller.service(&service),
+                Ok(Done::Pool(pool)) => _ = self.controller.pool(&pool),
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                    debug!(?planned, "{status}; it is another by now");
+                    outcome = Err(Failed);
+                }
+                Err(error) => {
+                    warn!(?planned, "{error}; it is tried again");
+                    outcome = Err(Failed);
+                    if !is_about_one(&error) {
+                        break;
+                    }
+                }
+            }
+        }
+        outcome
+    }
+}
+
+/// Whether an error says nothing about other writes. Whoever cannot be reached, or has enough, is left alone for a while.
+fn is_about_one(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code != 429 && status.code < 500,
+        kube::Error::SerdeError(_) => true,
+        _ => false,
+    }
+}
+
+async fn holds(lead: &Lead) -> Result<(), Failed> {
+    match timeout(ANSWER, lead.holds()).await {
+        Ok(Ok(true)) => return Ok(()),
+        Ok(Ok(false)) => warn!("the Lease is somebody else's or has expired: nothing is written"),
+        Ok(Err(error)) => warn!("read the Lease: {error}; nothing is written"),
+        Err(_) => warn!("read the Lease: no answer; nothing is written"),
+    }
+    Err(Failed)
+}
+
+/// What failed has been told.
+struct Failed;
+
+/// Seconds since 1970.
+fn seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
