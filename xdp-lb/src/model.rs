@@ -84,6 +84,8 @@ pub struct Inherited {
     pub encap: Encap,
     /// `maglev.table_size`.
     pub table_size: TableSize,
+    /// `node.zone`.
+    pub zone: Option<String>,
     /// `vips`, those that no service of the file uses included, by address.
     pub policies: BTreeMap<IpAddr, Policy>,
 }

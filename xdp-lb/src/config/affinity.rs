@@ -91,7 +91,7 @@ pub(super) fn claim(
 }
 
 /// Two to sixteen hexadecimal digits.
-fn hex(text: &str) -> Leaf<ServerIdBytes> {
+pub(super) fn hex(text: &str) -> Leaf<ServerIdBytes> {
     let what = "1 to 8 bytes as pairs of hexadecimal digits, as in \"0a01\"";
     let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
     let Some(digits) = digits.filter(|digits| digits.len().is_multiple_of(2)) else {
@@ -102,7 +102,7 @@ fn hex(text: &str) -> Leaf<ServerIdBytes> {
 }
 
 /// The first characters of a ufrag (`ice-char` of RFC 8839 section 5.4).
-fn ufrag(text: &str) -> Leaf<ServerIdBytes> {
+pub(super) fn ufrag(text: &str) -> Leaf<ServerIdBytes> {
     let is_ice = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/');
     match ServerIdBytes::new(text.as_bytes()) {
         Some(id) if is_ice => Ok(id),

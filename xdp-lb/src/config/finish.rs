@@ -27,6 +27,7 @@ pub(super) fn desired(draft: Draft) -> Option<Desired> {
     let inherited = Inherited {
         encap: encap(&draft.encap),
         table_size: draft.table_size.map_or(TableSize::DEFAULT, |size| size.value),
+        zone: draft.node.zone.clone(),
         policies,
     };
     let bgp = match draft.bgp {

@@ -9,7 +9,7 @@ use super::draft::{Claim, EncapDraft, Kind, PlacedList, Written};
 use super::finding::{ConfigError, ConfigWarning, Findings, Placed, Spot};
 use super::reader::Item;
 use super::tree::{self, Node};
-use super::{affinity, bgp, check, finish, service};
+use super::{affinity, bgp, check, finish, service, zones};
 use crate::bgp::settings::When;
 use crate::model::{Affinity, Backend, Encap, EncapKind, Inherited, Removal, Service};
 
@@ -51,6 +51,8 @@ pub struct Member {
     pub backend: Backend,
     /// For whoever must mend it.
     pub origin: String,
+    /// The backend's server id, and where it was said.
+    pub server_id: Option<(String, String)>,
 }
 
 /// A service that can be used.
@@ -105,24 +107,39 @@ fn read(import: &Import, inherited: &Inherited, findings: &Findings) -> Option<(
     let root = Item::root(&node, findings);
     let size = Placed { value: inherited.table_size, spot: Spot::default() };
     let mut draft = service::read(&root, &encap(&inherited.encap), Some(&size))?;
-    let mut backends: Vec<Placed<Backend>> = import.backends.iter().map(place).collect();
-    backends.sort_by_key(|backend| backend.value.address);
     let affinity = draft.affinity.as_ref().map(|affinity| affinity.value).unwrap_or_default();
+    let mut backends: Vec<Placed<Backend>> =
+        import.backends.iter().map(|member| place(member, affinity, findings)).collect();
+    backends.sort_by_key(|backend| backend.value.address);
     draft.claims = backends.iter().map(|backend| claim(backend, affinity)).collect();
     draft.backends = Some(PlacedList { spot: Spot::default().key("backends", tree::FIRST), items: backends });
     check::table_holds_backends(&draft, findings);
     check::tunnel_sources(&draft, findings);
     check::somebody_takes_flows(&draft, findings);
     affinity::check(&draft, findings);
+    zones::check(&draft, inherited.zone.as_deref(), findings);
     bgp::enough_backends(&draft, findings);
     let when = draft.advertise.when;
     let service = finish::service(draft)?;
     Some((Service { removal: Removal::Down, ..service }, when))
 }
 
-fn place(member: &Member) -> Placed<Backend> {
-    let spot = Spot { pos: tree::FIRST, path: member.origin.clone() };
-    Placed { value: member.backend.clone(), spot }
+fn place(member: &Member, affinity: Affinity, findings: &Findings) -> Placed<Backend> {
+    let spot = |path: &str| Spot { pos: tree::FIRST, path: path.to_owned() };
+    let mut value = member.backend.clone();
+    if let Some((text, origin)) = &member.server_id {
+        let read = match affinity {
+            Affinity::QuicCid => affinity::hex(text),
+            Affinity::IceUfrag => affinity::ufrag(text),
+            _ => Err("has no meaning without `affinity: quic-cid` or `ice-ufrag`; remove it or set that"
+                .to_owned()),
+        };
+        match read {
+            Ok(id) => value.server_id = Some(id),
+            Err(message) => findings.error(&spot(origin), message),
+        }
+    }
+    Placed { value, spot: spot(&member.origin) }
 }
 
 fn claim(backend: &Placed<Backend>, affinity: Affinity) -> Claim {

@@ -213,6 +213,14 @@ impl Cluster {
                 ));
                 continue;
             };
+            let server_id = policy.server_ids.get(name);
+            if server_id.is_none() && !policy.server_ids.is_empty() {
+                notes.push(Note::warning(
+                    "NoServerId",
+                    format!("node {name} is not in {OURS}server-ids, and gets nothing"),
+                ));
+                continue;
+            }
             let gate = policy.shares.get(name).copied().unwrap_or(Share::FULL);
             let share = f64::from(count.ready) / steps * f64::from(gate.get()) / f64::from(Share::FULL.get());
             let state = match count {
@@ -233,7 +241,8 @@ impl Cluster {
                 backup: false,
             };
             let origin = format!("node {name}");
-            if let Some(other) = members.insert(address, Member { backend, origin }) {
+            let server_id = server_id.map(|id| (id.clone(), format!("{OURS}server-ids")));
+            if let Some(other) = members.insert(address, Member { backend, origin, server_id }) {
                 let message = format!("{} and node {name} have the same address {address}", other.origin);
                 notes.push(Note::warning("SameNodeAddress", message));
             }

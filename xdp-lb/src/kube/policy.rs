@@ -24,6 +24,8 @@ pub(super) struct Policy {
     pub shares: BTreeMap<String, Share>,
     /// Slices of `affinity: dest-port` by node.
     pub slices: BTreeMap<String, Vec<RangeInclusive<u16>>>,
+    /// Server ids of `affinity: quic-cid` and `ice-ufrag` by node, as written: which it is says how they are read.
+    pub server_ids: BTreeMap<String, String>,
 }
 
 /// Annotations that are a key of a file's service, whose values are written as there.
@@ -42,10 +44,12 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("advertise", &["advertise", "when"]),
     ("dscp", &["encap", "dscp"]),
     ("mtu", &["encap", "mtu"]),
+    ("zone-policy", &["zone_policy"]),
 ];
 
 /// Annotations with a meaning of their own.
-pub(super) const OTHERS: &[&str] = &["delivery", "deny-source-ranges", "ports", "shares", "slices"];
+pub(super) const OTHERS: &[&str] =
+    &["delivery", "deny-source-ranges", "ports", "server-ids", "shares", "slices"];
 
 /// Annotations that the controller reads.
 pub(super) const CONTROLLERS: &[&str] = &["addresses", "pool", "sharing-key"];
@@ -87,6 +91,7 @@ impl Policy {
                 self.ports =
                     by_name(text, |text| ranges(text).map(|ranges| ranges.iter().map(show).collect()))?
             }
+            "server-ids" => self.server_ids = by_name(text, server_id)?,
             "shares" => self.shares = by_name(text, values::share)?,
             "slices" => self.slices = by_name(text, ranges)?,
             _ => {
@@ -136,6 +141,10 @@ fn by_name<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<BT
         }
     }
     Ok(all)
+}
+
+fn server_id(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("must be a server id, is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// Ports and ranges with blanks between.

@@ -98,6 +98,11 @@ pub fn desired(services: Vec<Service>) -> Desired {
         decap: None,
         bgp: None,
         kubernetes: None,
-        inherited: Inherited { encap: encap(), table_size: TableSize::DEFAULT, policies: BTreeMap::new() },
+        inherited: Inherited {
+            encap: encap(),
+            table_size: TableSize::DEFAULT,
+            zone: None,
+            policies: BTreeMap::new(),
+        },
     }
 }

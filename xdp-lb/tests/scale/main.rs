@@ -151,7 +151,7 @@ fn zone() -> Desired {
         decap: None,
         bgp: None,
         kubernetes: None,
-        inherited: Inherited { encap, table_size: TableSize::DEFAULT, policies: BTreeMap::new() },
+        inherited: Inherited { encap, table_size: TableSize::DEFAULT, zone: None, policies: BTreeMap::new() },
     }
 }
 

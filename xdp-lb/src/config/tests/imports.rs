@@ -50,7 +50,7 @@ fn member(address: &str) -> Member {
         server_id: None,
         backup: false,
     };
-    Member { backend, origin: format!("node of {address}") }
+    Member { backend, origin: format!("node of {address}"), server_id: None }
 }
 
 fn service(name: &str, vip: &str, port: &str, more: Vec<Word>, backends: &[&str]) -> Import {

@@ -277,3 +277,33 @@ fn annotations_say_what_kubernetes_cannot() {
     assert_eq!(format!("{:?}", service.encap.dscp), "Set(46)");
     assert_eq!(service.source_ranges.deny.len(), 2);
 }
+
+/// QUIC by connection ids: a node's id is its own, and a node without one gets nothing, which is said.
+#[test]
+fn server_ids_and_zones() {
+    let annotations = json!({ "xdp-lb.io/affinity": "quic-cid", "xdp-lb.io/server-ids": "n1=0a01, n2=0a02" });
+    let quic = service(
+        json!({ "metadata": { "annotations": annotations }, "spec": { "ports": [{ "name": "https", "protocol": "UDP", "port": 443 }] } }),
+    );
+    let endpoints = [ready("n1", 1), ready("n2", 1), ready("n3", 1)].concat();
+    let mut slice = slice("web-1", endpoints);
+    slice["ports"] = json!([{ "name": "https", "protocol": "UDP", "port": 443 }]);
+    let mapped = map(&[quic, slice]);
+    let said: Vec<&str> = notes(&mapped).into_iter().map(|(reason, _)| reason).collect();
+    assert!(said.contains(&"NoServerId"), "{:?}", mapped.notes);
+    let imported = only(mapped);
+    let id = |last| crate::model::ServerIdBytes::new(&[0x0a, last]);
+    let ids: Vec<_> =
+        imported.service.backends.iter().map(|b| (b.address.to_string(), b.server_id)).collect();
+    assert_eq!(ids, [("10.0.0.1".to_owned(), id(1)), ("10.0.0.2".to_owned(), id(2))]);
+
+    let zoned = service(
+        json!({ "metadata": { "annotations": { "xdp-lb.io/zone-policy": "{ prefer: local, spill_below: 40% }" } } }),
+    );
+    let mut cluster = cluster(Settings::default(), &[zoned, super::objects::slice("web-1", ready("n1", 1))]);
+    let mut inherited = file().inherited;
+    assert!(cluster.map(&inherited).services.is_empty(), "an edge node of no zone cannot prefer its own");
+    inherited.zone = Some("a".to_owned());
+    let imported = only(cluster.map(&inherited));
+    assert!(imported.service.zone_policy.is_some());
+}

@@ -39,6 +39,8 @@ fn every_annotation_is_checked() {
         ("ports", "https=0", "1..=65535"),
         ("shares", "n1=200%", "0%..=100%"),
         ("slices", "n1=x", "port"),
+        ("zone-policy", "{ prefer: remote }", "local"),
+        ("server-ids", "n1=0a01", "quic-cid"),
         ("afinity", "client-ip", "unknown"),
     ];
     use super::super::policy::{KEYS, OTHERS};
