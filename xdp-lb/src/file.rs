@@ -2,6 +2,7 @@
 //! terminals make clickable. Every command that takes a configuration calls [`read`]; the agent's intake does when
 //! something changes.
 
+mod environment;
 mod secret;
 pub mod stamp;
 
@@ -140,7 +141,9 @@ fn contents(path: &Path, name: &str, stamp: &Stamp) -> anyhow::Result<Kind> {
 
 fn utf8(name: &str, bytes: io::Result<Vec<u8>>) -> anyhow::Result<String> {
     let bytes = bytes.with_context(|| format!("cannot read the configuration {name}"))?;
-    String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))
+    let text = String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))?;
+    let refused = |errors| Refused { file: name.to_owned(), errors };
+    Ok(environment::expand(&text, |name| std::env::var(name).ok()).map_err(refused)?)
 }
 
 fn to_end(from: impl io::Read) -> io::Result<Vec<u8>> {
