@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use xdp_lb_tests::lab::apiserver::ApiServer;
 use xdp_lb_tests::lab::files::{self, VIP, WEB};
 use xdp_lb_tests::lab::traffic::{ConnectionOptions, Connections, Load, LoadOptions, LoadReport};
-use xdp_lb_tests::lab::{EdgeFile, Lab, Mode, Options, Role, Tier, plan, skip, wait_until};
+use xdp_lb_tests::lab::{Daemon, EdgeFile, Lab, Mode, Node, Options, Role, Tier, plan, skip, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -132,5 +132,71 @@ fn a_cluster_is_followed_and_outlived() -> Result<()> {
     wait_until("the service to go", BOUND, || load(&lab, 4).is_ok_and(|report| report.answers() == 0))?;
     let shown = tier.edges[0].command("status", &["-o", "json"])?;
     ensure!(!shown.stdout.contains("default/web"), "{}", shown.stdout);
+    Ok(())
+}
+
+/// The edge node as a Node; without the label it is none.
+fn edge_node(is_edge: bool) -> Value {
+    let sources = plan::tunnel_sources(1).map(|(ip, length)| format!("{ip}/{length}")).join(",");
+    let labels = if is_edge { json!({ "xdp-lb.io/edge": "true" }) } else { json!({}) };
+    json!({ "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": "edge1", "labels": labels, "annotations": { "xdp-lb.io/sources": sources } },
+        "status": { "addresses": [{ "type": "InternalIP", "address": Role::Edge(1).address().both()[0] }] } })
+}
+
+#[test]
+fn a_backends_node_takes_off_what_the_cluster_names() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let _servers = files::serve(lab.backends())?;
+    let api = ApiServer::start(&lab.backend(1).ns)?;
+    let mut other = service();
+    other["metadata"]["name"] = "other".into();
+    other["status"]["loadBalancer"]["ingress"][0]["ip"] = "203.0.113.99".into();
+    api.put("services", other);
+    api.put("nodes", edge_node(false));
+    let kubeconfig = lab.scratch().write("kubeconfig", &api.kubeconfig())?;
+    let decap = format!(
+        "version: 1\ndecap: {{ interfaces: [{{ name: eth0 }}] }}\nkubernetes: {{ kubeconfig: {} }}\n",
+        kubeconfig.display()
+    );
+    let edge = EdgeFile::new(1);
+    let mut decap = Node::start(&lab, lab.backend(1), Daemon::Decap, &decap)?;
+    let mut edge = Node::start(&lab, lab.edge(1), Daemon::Run, &edge.text(1))?;
+    decap.product.wait_ready()?;
+    edge.product.wait_ready()?;
+    let answers = || load(&lab, 20).map(|report| report.answers());
+    let refused = |decap: &Node<'_>| -> Result<u64> {
+        let shown: Value = serde_json::from_str(&decap.command("status", &["-o", "json"])?.stdout)?;
+        let rows = shown["drops"].as_array().cloned().unwrap_or_default();
+        let row = rows.iter().find(|row| row["reason"] == "tunnel_source");
+        Ok(row.and_then(|row| row["packets"].as_u64()).unwrap_or(0))
+    };
+    assert_eq!(answers()?, 0, "nobody has said that this is a VIP, nor that this is an edge node");
+
+    // The VIP alone lets nobody in, and says so.
+    api.put("services", service());
+    wait_until("strangers' tunnels to be counted", BOUND, || {
+        answers().is_ok_and(|answers| answers == 0) && refused(&decap).is_ok_and(|count| count > 0)
+    })?;
+    api.put("nodes", edge_node(true));
+    wait_until("the edge node to be let in", BOUND, || answers().is_ok_and(|answers| answers == 20))?;
+
+    // Nobody to ask: what was let in stays so, whoever runs.
+    api.away(true);
+    decap.product.kill();
+    assert_eq!(answers()?, 20);
+    decap.restart()?;
+    assert_eq!(answers()?, 20, "what nobody knows of stays");
+    api.put("nodes", edge_node(false));
+    api.away(false);
+    wait_until("who is no edge node any more to be shut out", BOUND, || {
+        answers().is_ok_and(|answers| answers == 0)
+    })?;
+    let before = refused(&decap)?;
+    assert_eq!(answers()?, 0);
+    ensure!(refused(&decap)? > before, "dropped and not counted");
     Ok(())
 }

@@ -65,6 +65,8 @@ pub struct Kubernetes {
     pub delivery: Delivery,
     /// Endpoints that are hinted for other zones than the node's take no new flows.
     pub hints: bool,
+    /// Label selector of the Nodes whose tunnels a backend's node takes off.
+    pub edge_nodes: String,
 }
 
 /// Where tunnels end.
@@ -102,6 +104,13 @@ pub struct Policy {
 }
 
 impl Desired {
+    /// Whether this is an edge node. A cluster beside `decap` without `interfaces` is there for the backend side.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        let cluster = self.kubernetes.is_some() && (self.decap.is_none() || !self.interfaces.is_empty());
+        !self.services.is_empty() || cluster
+    }
+
     /// Who is at an address: places in `services`, by protocol, TCP first.
     #[must_use]
     pub fn listeners(&self) -> HashMap<IpAddr, [Vec<usize>; 2]> {
@@ -666,12 +675,15 @@ pub struct Decap {
     pub ipip: bool,
     /// GUE to this port is taken off.
     pub gue: Option<u16>,
-    /// Outer sources that may speak to us: network address and prefix length. Never empty.
+    /// Outer sources that may speak to us: network address and prefix length. Empty, and nobody let in, only while a cluster
+    /// names none.
     pub allow_sources: Vec<(IpAddr, u8)>,
-    /// Inner destinations, sorted, unique, never empty.
+    /// Inner destinations, sorted, unique; empty only while a cluster names none.
     pub vips: Vec<IpAddr>,
-    /// Put the VIPs on `lo` and take them away on detach.
+    /// Put VIPs on `lo` and take them away on detach.
     pub vip_on_lo: bool,
+    /// Which of `vips`, sorted: the file's, and of a cluster's those that end at the host. Empty without `vip_on_lo`.
+    pub on_lo: Vec<IpAddr>,
     /// What our side offers clients as the largest segment.
     pub mss: Mss,
 }

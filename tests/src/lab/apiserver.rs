@@ -131,10 +131,14 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
         stream,
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     )?;
+    let selector = asked("labelSelector").and_then(Label::read);
+    let is_selected = |object: &Value| selector.as_ref().is_none_or(|label| label.is_of(object));
     let mut at = if asked("sendInitialEvents") == Some("true") {
         let (objects, version) = {
             let state = shared.lock();
-            let of = |((of, _), object): (&(String, String), &Value)| (of == plural).then(|| object.clone());
+            let of = |((of, _), object): (&(String, String), &Value)| {
+                (of == plural && is_selected(object)).then(|| object.clone())
+            };
             (state.objects.iter().filter_map(of).collect::<Vec<_>>(), state.events.len())
         };
         for object in objects {
@@ -173,9 +177,28 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
             at = state.events.len();
             new.iter().filter(|(of, _)| of == plural).map(|(_, event)| event.clone()).collect()
         };
-        for event in events {
+        for mut event in events {
+            // Who leaves a selection is gone, for who watches it.
+            if !is_selected(&event["object"]) {
+                event["type"] = "DELETED".into();
+            }
             chunk(&mut stream, &event)?;
         }
+    }
+}
+
+/// A selector of one label and its value; what others ask for is sent whole.
+struct Label(String, String);
+
+impl Label {
+    fn read(text: &str) -> Option<Self> {
+        let text = text.replace("%2F", "/").replace("%3D", "=");
+        let (key, value) = text.split_once('=')?;
+        Some(Self(key.to_owned(), value.to_owned()))
+    }
+
+    fn is_of(&self, object: &Value) -> bool {
+        object["metadata"]["labels"][&self.0] == *self.1
     }
 }
 

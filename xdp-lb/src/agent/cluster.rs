@@ -1,16 +1,22 @@
-//! The cluster's services beside the file's, as the daemon's loop sees them.
+//! The cluster beside the file, as the daemon's loop sees it: services of an edge node, and whom and what a node that
+//! takes tunnels off lets in.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::sync::watch::error::RecvError;
 use tracing::{error, info, warn};
 
+use super::Role;
 use crate::{
-    config::beside::{Beside, beside},
+    config::{
+        accept::{LeftOut, accept},
+        beside::{Beside, beside},
+    },
     kube::{
-        Mapped, Note, Settings, Severity, Subject,
+        Ended, Mapped, Note, Settings, Severity, Subject,
         io::{Feed, Pace, client},
     },
     model::{Desired, Kubernetes},
@@ -20,45 +26,84 @@ use crate::{
 const FIRST: Duration = Duration::from_secs(3);
 
 /// What is followed, if the file names a cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cluster {
-    running: Option<(Kubernetes, Option<String>, Feed)>,
+    role: Role,
+    running: Option<Running>,
     /// What it asked for last.
-    latest: Option<Arc<Mapped>>,
+    services: Option<Arc<Mapped>>,
+    /// What it lets in last.
+    ends: Option<Arc<Ended>>,
     /// What has been said.
     said: BTreeSet<(Subject, Note)>,
+    left_out: LeftOut,
     /// What it asks for could not be carried out, and is tried again.
     is_behind: bool,
 }
 
+/// The feeds, and what they were begun with.
+#[derive(Debug)]
+struct Running {
+    of: Of,
+    services: Option<Feed>,
+    ends: Option<Feed<Ended>>,
+}
+
+/// What of the file the feeds depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Of {
+    kubernetes: Kubernetes,
+    zone: Option<String>,
+    takes_tunnels_off: bool,
+}
+
 impl Cluster {
+    /// Nothing is followed yet.
+    pub(super) fn new(role: Role) -> Self {
+        Self {
+            role,
+            running: None,
+            services: None,
+            ends: None,
+            said: BTreeSet::new(),
+            left_out: LeftOut::default(),
+            is_behind: false,
+        }
+    }
+
     /// Follows the file. What runs goes on if nothing has changed.
     ///
     /// # Errors
     /// When there is no client for the API server; what was followed before is followed on.
     pub(super) async fn configure(&mut self, file: &Desired) -> Result<()> {
-        let zone = file.node.zone.clone();
-        let same = |(settings, of, _): &(Kubernetes, Option<String>, Feed)| {
-            file.kubernetes.as_ref() == Some(settings) && *of == zone
-        };
-        if let Some((_, _, feed)) = self.running.as_ref().filter(|running| same(running)) {
-            feed.inherit(&file.inherited);
-            return Ok(());
-        }
         let Some(kubernetes) = &file.kubernetes else {
-            self.latest = None;
+            (self.services, self.ends) = (None, None);
             return self.end().await;
         };
+        let of = Of {
+            kubernetes: kubernetes.clone(),
+            zone: file.node.zone.clone(),
+            takes_tunnels_off: file.decap.is_some(),
+        };
+        if let Some(running) = self.running.as_ref().filter(|running| running.of == of) {
+            running.services.iter().for_each(|feed| feed.inherit(&file.inherited));
+            return Ok(());
+        }
         let client = client(kubernetes.kubeconfig.as_deref()).await.context("kubernetes")?;
         self.end().await?;
         let settings = Settings {
             class: kubernetes.class.clone(),
             classless: kubernetes.classless,
             delivery: kubernetes.delivery,
-            hints_for: zone.clone().filter(|_| kubernetes.hints),
+            hints_for: of.zone.clone().filter(|_| kubernetes.hints),
         };
-        let feed = Feed::start(&client, settings, file.inherited.clone(), Pace::default());
-        self.running = Some((kubernetes.clone(), zone, feed));
+        let pace = Pace::default();
+        let services = (self.role == Role::Balancer)
+            .then(|| Feed::start(&client, settings.clone(), file.inherited.clone(), pace));
+        let ends = of
+            .takes_tunnels_off
+            .then(|| Feed::ends(&client, settings, &kubernetes.edge_nodes, file.inherited.clone(), pace));
+        self.running = Some(Running { of, services, ends });
         Ok(())
     }
 
@@ -67,45 +112,78 @@ impl Cluster {
     /// # Errors
     /// When it had died.
     pub(super) async fn end(&mut self) -> Result<()> {
-        match self.running.take() {
-            Some((_, _, feed)) => feed.end().await.context("end the task of the cluster"),
-            None => Ok(()),
+        let Some(Running { services, ends, .. }) = self.running.take() else { return Ok(()) };
+        if let Some(feed) = services {
+            feed.end().await.context("end the task of the cluster's services")?;
         }
+        if let Some(feed) = ends {
+            feed.end().await.context("end the task of the cluster's edge nodes")?;
+        }
+        Ok(())
     }
 
-    /// Gives the first list a moment to come. False if it has not: the cluster is not known yet.
+    /// Gives the first lists a moment to come. False if they have not: the cluster is not known yet.
     pub(super) async fn first(&mut self) -> bool {
-        let Some(_) = self.running else { return true };
-        let came = tokio::time::timeout(FIRST, self.changed()).await.is_ok();
+        let all = async {
+            while !self.is_known() {
+                self.changed().await;
+            }
+        };
+        let came = tokio::time::timeout(FIRST, all).await.is_ok();
         if !came {
             warn!("the API server has told nothing yet: what is forwarded for the cluster stays as it is");
         }
         came
     }
 
+    /// Whether everything that is followed has been listed once.
+    pub(super) fn is_known(&self) -> bool {
+        let Some(running) = &self.running else { return true };
+        (running.services.is_none() || self.services.is_some())
+            && (running.ends.is_none() || self.ends.is_some())
+    }
+
     /// Waits until it asks for something else; for ever without a cluster.
     pub(super) async fn changed(&mut self) {
-        let Some((_, _, feed)) = &mut self.running else { return std::future::pending().await };
-        if feed.changed().await.is_err() {
+        let Some(Running { services, ends, .. }) = &mut self.running else {
+            return std::future::pending().await;
+        };
+        let changed = tokio::select! {
+            changed = of(services) => changed.map(|told| self.services = told),
+            changed = of(ends) => changed.map(|told| self.ends = told),
+        };
+        if changed.is_err() {
             error!(
                 "the task that follows the cluster has ended; restart the agent, forwarding goes on meanwhile"
             );
-            return std::future::pending().await;
+            std::future::pending().await
         }
-        self.latest = feed.latest();
     }
 
-    /// The file's services and the cluster's. What is wrong is said once.
+    /// The file's state and the cluster's. What is wrong is said once.
     pub(super) fn beside(&mut self, file: &Desired) -> Desired {
-        let Some(latest) = self.latest.as_ref().filter(|_| file.kubernetes.is_some()) else {
+        if file.kubernetes.is_none() {
             return file.clone();
-        };
-        let Beside { desired, refused } = beside(file, &latest.services);
-        let mut notes = latest.notes.clone();
-        notes.extend(refused.into_iter().map(|(at, message)| {
-            let note = Note { severity: Severity::Warning, reason: "Refused", message };
-            (Subject::Service(latest.owners[at].clone()), note)
-        }));
+        }
+        let mut notes = BTreeSet::new();
+        let mut desired = file.clone();
+        if let Some(ends) = &self.ends {
+            let (opened, left) = accept(file, &ends.accepted);
+            desired = opened;
+            notes.extend(ends.notes.iter().cloned());
+            tell_left(&left, &self.left_out);
+            self.left_out = left;
+        }
+        if let Some(services) = &self.services {
+            let put = beside(&desired, &services.services);
+            let Beside { desired: all, refused } = put;
+            desired = all;
+            notes.extend(services.notes.iter().cloned());
+            notes.extend(refused.into_iter().map(|(at, message)| {
+                let note = Note { severity: Severity::Warning, reason: "Refused", message };
+                (Subject::Service(services.owners[at].clone()), note)
+            }));
+        }
         for (subject, Note { severity, reason, message }) in notes.difference(&self.said) {
             match severity {
                 Severity::Warning => warn!(%subject, reason, "{message}"),
@@ -124,5 +202,29 @@ impl Cluster {
     /// Whether what it asks for waits for another try.
     pub(super) fn is_behind(&self) -> bool {
         self.is_behind
+    }
+}
+
+/// Waits for a feed; for ever without one.
+async fn of<T: PartialEq + Send + Sync + 'static>(
+    feed: &mut Option<Feed<T>>,
+) -> Result<Option<Arc<T>>, RecvError> {
+    let Some(feed) = feed else { return std::future::pending().await };
+    feed.changed().await?;
+    Ok(feed.latest())
+}
+
+fn tell_left(left: &LeftOut, before: &LeftOut) {
+    if left.vips.len() > before.vips.len() {
+        let count = left.vips.len();
+        warn!(count, first = ?left.vips.first(), "VIPs of the cluster do not fit: raise `limits.vips`");
+    }
+    if left.sources.len() > before.sources.len() {
+        warn!(
+            count = left.sources.len(),
+            first = ?left.sources.first(),
+            "too many edge nodes to compare with: their tunnels are dropped; give them sources of one prefix and name it in \
+             `decap.allow_sources`"
+        );
     }
 }

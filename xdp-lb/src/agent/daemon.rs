@@ -128,8 +128,7 @@ pub enum Ended {
 /// # Errors
 /// What failed, on what.
 pub async fn load(desired: Desired, root: &BpffsRoot) -> Result<()> {
-    let balances = !desired.services.is_empty() || desired.kubernetes.is_some();
-    let role = if balances { Role::Balancer } else { Role::Decap };
+    let role = if desired.balances() { Role::Balancer } else { Role::Decap };
     let loaded = open(root, &desired, role).await?;
     let (shutdown, stopped) = watch::channel(false);
     let mut agent = Agent::new(loaded.maps()?, desired, true);
@@ -168,7 +167,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
         Role::Balancer => Some(HealthChecks::start(root, len, &desired, stopped.clone()).await?),
         Role::Decap => None,
     };
-    let mut cluster = Cluster::default();
+    let mut cluster = Cluster::new(options.role);
     cluster.configure(&desired).await?;
     let is_known = cluster.first().await;
     let (file, desired) = (desired.clone(), cluster.beside(&desired));
@@ -210,7 +209,8 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
         // They cost memory; what they remembered until the last moment is missing.
         Err(e) => warn!("{e}"),
     }
-    let mut vips = hold_vips(&agent.desired).await?;
+    // Nor may the cluster's VIPs leave `lo`.
+    let mut vips = if agent.is_held { None } else { hold_vips(&agent.desired).await? };
     if let Err(e) = offer_mss(&mut loaded, &agent, options.role, &snapshot) {
         // Senders of segments that are too large are told by ICMP instead.
         warn!("servers offer what MSS they will: {e:#}");
@@ -505,7 +505,8 @@ pub(super) async fn hold_vips(desired: &Desired) -> Result<Option<LoopbackVips>>
     let mut vips = LoopbackVips::open()?;
     let quiet: Vec<String> =
         decap.interfaces.iter().chain(&desired.interfaces).map(|i| i.name.clone()).collect();
-    let put = vips.hold(&decap.vips.iter().copied().collect(), &quiet).await.context("put the VIPs on lo")?;
+    let put =
+        vips.hold(&decap.on_lo.iter().copied().collect(), &quiet).await.context("put the VIPs on lo")?;
     info!(?put, "VIPs on lo");
     Ok(Some(vips))
 }

@@ -2,13 +2,22 @@
 
 use anyhow::{Result, bail};
 
+use super::Role;
 use crate::model::Desired;
 
 /// No cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cluster;
 
 impl Cluster {
+    pub(super) fn new(_: Role) -> Self {
+        Self
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        true
+    }
+
     pub(super) async fn configure(&mut self, file: &Desired) -> Result<()> {
         if file.kubernetes.is_some() {
             bail!("kubernetes: this xdp-lb was built without it");

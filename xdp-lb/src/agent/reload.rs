@@ -183,9 +183,13 @@ impl Reach<'_> {
     /// # Errors
     /// When the speaker of BGP has died.
     pub(super) async fn follow_cluster(&mut self) -> Result<()> {
+        // Half of what it says would look like the loss of the other half.
+        if self.agent.is_held && !self.cluster.is_known() {
+            return Ok(());
+        }
         let desired = self.cluster.beside(&self.agent.file);
-        self.agent.is_held = false;
-        if desired == self.agent.desired && !self.cluster.is_behind() {
+        let was_held = std::mem::take(&mut self.agent.is_held);
+        if desired == self.agent.desired && !was_held && !self.cluster.is_behind() {
             return Ok(());
         }
         if let Some(announcer) = self.announcer.as_mut() {
@@ -197,6 +201,7 @@ impl Reach<'_> {
         self.resolver.follow(after);
         let (snapshot, _) = settle(self.resolver, &fresh, FRESH).await;
         self.agent.prepare_health(&desired).await;
+        let lets_in_others = desired.decap != self.agent.desired.decap;
         let outcome = self.agent.follow(desired, &snapshot);
         self.cluster.carried_out(outcome.is_ok());
         if let Err(why) = outcome {
@@ -206,7 +211,13 @@ impl Reach<'_> {
             }
             return Ok(());
         }
-        if let Err(e) = self.endpoint.configure(&self.agent.desired).await {
+        let (role, desired) = (self.options.role, &self.agent.desired);
+        let mut outcomes = vec![self.endpoint.configure(desired).await];
+        if lets_in_others || was_held {
+            outcomes.push(offer_mss(self.loaded, self.agent, role, &snapshot));
+            outcomes.push(hold_vips(desired).await.map(|held| *self.vips = held));
+        }
+        for e in outcomes.into_iter().filter_map(Result::err) {
             error!("the cluster's services: {e:#}");
         }
         let (generation, services) = (self.agent.generation(), self.agent.desired.services.len());

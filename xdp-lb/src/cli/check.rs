@@ -163,7 +163,7 @@ impl Costs {
             .collect();
         // A machine that does not say still gets its answer: memory depends on the CPUs alone.
         let machine = load::machine().unwrap_or(Machine { hz: 250, cpus: 1 });
-        let shape = if desired.services.is_empty() && desired.decap.is_some() {
+        let shape = if !desired.balances() && desired.decap.is_some() {
             Shape::decap_only(&desired.limits, machine)
         } else {
             Shape::balancer(&desired.limits, &desired.flow_table, machine)

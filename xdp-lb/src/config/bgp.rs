@@ -318,7 +318,7 @@ pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Finding
     let Some(BgpDraft { spot, bgp, peers, aggregates }) = &draft.bgp else {
         return without(draft, services, findings);
     };
-    if services.is_empty() {
+    if services.is_empty() && draft.kubernetes.is_none() {
         findings.warn(spot, "there are no services, so there is nothing to announce");
     }
     for service in services {

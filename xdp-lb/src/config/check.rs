@@ -19,7 +19,7 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
         open_sources(decap, findings);
     }
     vips_are_not_backends(draft, findings);
-    if draft.services.is_none() && draft.kubernetes.is_none() {
+    if !balances(draft) {
         super::bgp::check(draft, &[], findings);
         return;
     }
@@ -46,10 +46,15 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
     seed(draft, findings);
 }
 
+/// Whether the file asks for the balancer. A cluster beside `decap` without `interfaces` is there for the backend side.
+fn balances(draft: &Draft) -> bool {
+    let cluster = draft.kubernetes.is_some() && (draft.decap.is_none() || draft.interfaces.is_some());
+    draft.services.is_some() || cluster
+}
+
 /// Which programs the file asks for, and whether it says where.
 fn roles(draft: &Draft, findings: &Findings) {
-    let balances = draft.services.is_some() || draft.kubernetes.is_some();
-    match (balances, &draft.interfaces) {
+    match (balances(draft), &draft.interfaces) {
         (true, None) => findings.error(
             &draft.spot.key("interfaces", draft.spot.pos),
             "missing; services need the interfaces their packets come in by: add `interfaces: [{ name: eth0 }]`",
@@ -64,7 +69,7 @@ fn roles(draft: &Draft, findings: &Findings) {
 
 fn decap_interfaces(draft: &Draft, decap: &DecapDraft, findings: &Findings) {
     let Some(interfaces) = &decap.interfaces else {
-        if draft.services.is_none() && draft.kubernetes.is_none() {
+        if !balances(draft) {
             let spot = decap.spot.key("interfaces", decap.spot.pos);
             findings.error(&spot, "missing; add `interfaces: [{ name: eth0 }]`");
         }

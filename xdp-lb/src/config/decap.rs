@@ -10,8 +10,8 @@ use super::reader::Item;
 use super::sections::{addresses, interfaces};
 use crate::model::Mss;
 
-/// Reads the section. `None` if it is no mapping.
-pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
+/// Reads the section. `None` if it is no mapping. With a cluster, that names sources and VIPs.
+pub(super) fn read(item: &Item<'_>, has_cluster: bool) -> Option<DecapDraft> {
     let keys = item.mapping(&keys::DECAP)?;
     let accept: Option<Vec<Kind>> = keys.get("accept").map(|item| {
         let kind =
@@ -21,8 +21,9 @@ pub(super) fn read(item: &Item<'_>) -> Option<DecapDraft> {
     let accepts = |kind| accept.as_ref().map_or(kind == Kind::Ipip, |kinds| kinds.contains(&kind));
     let gue_port = keys.leaf("gue_port", GUE_PORT, leaf::number(1..=u16::MAX)).unwrap_or_default();
     let mss = keys.leaf("mss", Mss::Auto, leaf::choice(&[("auto", Mss::Auto), ("off", Mss::Off)], &[]));
-    let allow_sources = keys.required("allow_sources", "[172.16.0.0/16]").map(|item| allow_sources(&item));
-    let vips = keys.required("vips", "[203.0.113.10]").map(|item| addresses(&item));
+    let needed = |key, example| if has_cluster { keys.get(key) } else { keys.required(key, example) };
+    let allow_sources = needed("allow_sources", "[172.16.0.0/16]").map(|item| allow_sources(&item));
+    let vips = needed("vips", "[203.0.113.10]").map(|item| addresses(&item));
     Some(DecapDraft {
         spot: keys.spot.clone(),
         interfaces: keys.get("interfaces").map(|item| interfaces(&item, &keys::DECAP_INTERFACE)),

@@ -125,12 +125,14 @@ pub(super) fn encap(draft: &EncapDraft) -> Encap {
 }
 
 fn decap(draft: DecapDraft) -> Decap {
+    let vips = sorted(draft.vips);
     Decap {
         interfaces: interfaces(draft.interfaces),
         ipip: draft.ipip,
         gue: draft.gue,
         allow_sources: sorted(draft.allow_sources),
-        vips: sorted(draft.vips),
+        on_lo: if draft.vip_on_lo { vips.clone() } else { Vec::new() },
+        vips,
         vip_on_lo: draft.vip_on_lo,
         mss: draft.mss,
     }

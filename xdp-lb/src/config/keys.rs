@@ -64,6 +64,7 @@ sections! {
     METRICS "metrics" [now("listen"), now("per_backend")]
     KUBERNETES "kubernetes" [
         now("enabled"), now("kubeconfig"), now("load_balancer_class"), now("classless"), now("delivery"), now("hints"),
+        now("edge_nodes"),
     ]
     PEERS "peers" [now("listen"), now("key_file"), now("nodes")]
     LOG "log" [now("format"), now("level")]

@@ -6,6 +6,7 @@ use super::reader::{Item, Leaf, must_be};
 use crate::model::{Delivery, Kubernetes};
 
 const CLASS: &str = "xdp-lb.io/edge";
+const EDGE_NODES: &str = "xdp-lb.io/edge=true";
 
 /// Reads the section. `None`: it is off, or cannot be read.
 pub(super) fn read(item: &Item<'_>) -> Option<Kubernetes> {
@@ -16,8 +17,15 @@ pub(super) fn read(item: &Item<'_>) -> Option<Kubernetes> {
     let classless = keys.leaf("classless", false, boolean);
     let delivery = keys.leaf("delivery", Delivery::Node, delivery);
     let hints = keys.leaf("hints", false, boolean);
-    let read =
-        Kubernetes { kubeconfig, class: class?, classless: classless?, delivery: delivery?, hints: hints? };
+    let edge_nodes = keys.leaf("edge_nodes", EDGE_NODES.to_owned(), selector);
+    let read = Kubernetes {
+        kubeconfig,
+        class: class?,
+        classless: classless?,
+        delivery: delivery?,
+        hints: hints?,
+        edge_nodes: edge_nodes?,
+    };
     enabled.unwrap_or(true).then_some(read)
 }
 
@@ -32,6 +40,16 @@ fn class(text: &str) -> Leaf<String> {
         Ok(text.to_owned())
     } else {
         must_be("a class, as in xdp-lb.io/edge", text)
+    }
+}
+
+/// A label selector. The API server judges it; this keeps out what is none at all.
+fn selector(text: &str) -> Leaf<String> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_./=!,() ".contains(c);
+    if text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '!') && text.chars().all(is_fine) {
+        Ok(text.to_owned())
+    } else {
+        must_be("a label selector, as in xdp-lb.io/edge=true", text)
     }
 }
 

@@ -11,6 +11,7 @@
 //! mistake is one error. What is no file (a Kubernetes object) comes in by [`import`] and is put beside the file's by
 //! [`beside`]. The module is pure: it opens no file and asks no clock.
 
+pub mod accept;
 mod affinity;
 pub mod beside;
 mod bgp;

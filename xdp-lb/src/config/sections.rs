@@ -34,6 +34,7 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         file.get("encap").map(|item| encap(&item, &keys::ENCAP, &keys::ENCAP_GUE)).unwrap_or_default();
     let (table_size, seed) = maglev(&file);
     let kubernetes = file.get("kubernetes").and_then(|item| kubernetes::read(&item));
+    let decap = file.get("decap").and_then(|item| decap::read(&item, kubernetes.is_some()));
     if file.get("services").is_none() && file.get("decap").is_none() && file.get("kubernetes").is_none() {
         root.fail("nothing to do; add `services` to balance, `decap` to take tunnels off, or both");
     }
@@ -57,7 +58,7 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         admin: admin(&file),
         policies,
         services,
-        decap: file.get("decap").and_then(|item| decap::read(&item)),
+        decap,
         bgp: file.get("bgp").and_then(|item| bgp::read(&item)),
         announcements,
         peers: file.get("peers").and_then(|item| peers::read(&item)),

@@ -1,5 +1,6 @@
 //! What single values mean, for sources that hold them outside of a service's words. Called by `kube`.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -39,4 +40,18 @@ pub const RELEASE_DELAY: Duration = Duration::from_secs(60);
 /// What it must be, for whoever wrote it.
 pub fn release_delay(text: &str) -> Result<Duration, String> {
     leaf::duration(Duration::ZERO..=Duration::from_secs(30 * 24 * 3600))(text)
+}
+
+/// A prefix without host bits, as in 172.16.0.0/16.
+///
+/// # Errors
+/// What it must be, for whoever wrote it.
+pub fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
+    leaf::prefix(text)
+}
+
+/// Whether a VIP can be this address.
+#[must_use]
+pub fn is_host(address: IpAddr) -> bool {
+    leaf::host_address(&address.to_string()).is_ok()
 }

@@ -4,6 +4,8 @@
 //!   Service -------> wanted: addresses, ports, policy in the file's words --+
 //!   EndpointSlice -> slice: how many endpoints on which node, in what state  +-> cluster --map--> imported services
 //!   Node ----------> node: where tunnels end, weight, drain ----------------+         `--------> notes: Events
+//!
+//!   Service, edge Node -> ends: VIPs and outer sources of a node that takes tunnels off
 //! ```
 //!
 //! Objects are folded as they come, and nothing else of them is kept: ten thousand EndpointSlices are a few megabytes.
@@ -14,6 +16,7 @@
 mod cluster;
 pub mod controller;
 pub mod crd;
+mod ends;
 #[cfg(feature = "agent")]
 pub mod io;
 pub mod ipam;
@@ -28,6 +31,7 @@ mod tests;
 mod wanted;
 
 pub use self::cluster::{Change, Cluster};
+pub use self::ends::{Ended, Ends};
 pub use self::map::Mapped;
 pub use self::names::{CLASS, Key};
 pub use self::note::{Note, Severity, Subject};

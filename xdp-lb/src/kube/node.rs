@@ -35,7 +35,9 @@ impl Node {
                 "weight" => values::weight(text).map(|w| weight = w),
                 "address" => addresses(text).map(|a| own = Some(a)),
                 "drain" => boolean(text).map(|b| drains = b),
-                _ => Err("is unknown; known on a Node: address, drain, weight".to_owned()),
+                // Of edge nodes, for those that take their tunnels off: `ends` reads it.
+                "sources" => Ok(()),
+                _ => Err("is unknown; known on a Node: address, drain, sources, weight".to_owned()),
             };
             if let Err(why) = read {
                 notes.push(Note::warning("InvalidAnnotation", format!("{OURS}{name}: {why}")));

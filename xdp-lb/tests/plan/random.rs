@@ -46,6 +46,7 @@ fn configuration(pool: Vec<Common>) -> impl Strategy<Value = Desired> {
             allow_sources: vec![([172, 16, 0, 0].into(), 12), (vip(1), 64)],
             vips: vips.into_iter().map(vip).collect(),
             vip_on_lo: false,
+            on_lo: Vec::new(),
             mss: Mss::Off,
         });
         desired

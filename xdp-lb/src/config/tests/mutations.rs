@@ -91,6 +91,7 @@ const ROWS: &[Row] = &[
     ("kubernetes.classless", "  classless: _", "true", &["yes", "1"]),
     ("kubernetes.delivery", "  delivery: _", "host", &["pod", "vip"]),
     ("kubernetes.hints", "  hints: _", "true", &["auto"]),
+    ("kubernetes.edge_nodes", "  edge_nodes: _", "role in (a, b)", &["\"\"", "a;b", "[a]"]),
     ("", "peers:", "", &[]),
     ("peers.listen", "  listen: _", "10.0.0.11:9411", &["9411", "10.0.0.11", "10.0.0.11:0", "x:1", "[a]"]),
     ("peers.key_file", "  key_file: _", "/etc/key", &["key", "/etc/"]),

@@ -297,6 +297,23 @@ fn a_cluster_is_a_reason_to_balance() {
 }
 
 #[test]
+fn a_cluster_names_vips_and_sources_of_a_backend_side() {
+    let file = |decap: &str, more: &str| format!("version: 1\ndecap: {{ {decap} }}\n{more}");
+    let checked = good(&file("interfaces: [{ name: eth0 }]", "kubernetes: {}\n"));
+    let decap = checked.desired.decap.clone().unwrap();
+    assert_eq!((decap.vips, decap.allow_sources, checked.warnings), (vec![], vec![], vec![]));
+    assert!(!checked.desired.balances(), "it is no edge node");
+    assert_eq!(checked.desired.kubernetes.unwrap().edge_nodes, "xdp-lb.io/edge=true");
+    only(&file("mss: off", "kubernetes: {}\n"), "decap.interfaces", "missing");
+    let empty = file("interfaces: [{ name: eth0 }], allow_sources: []", "kubernetes: {}\n");
+    only(&empty, "decap.allow_sources", "let nobody in");
+    let both = good(&file("", "kubernetes: {}\ninterfaces: [{ name: eth0 }]\nmaglev: { seed: 1 }\n"));
+    assert!(both.desired.balances(), "edge node and backend");
+    let off = file("interfaces: [{ name: eth0 }], vips: 203.0.113.1", "kubernetes: { enabled: false }\n");
+    only(&off, "decap.allow_sources", "missing");
+}
+
+#[test]
 fn a_zone_policy_needs_zones_and_says_what_it_costs() {
     let text = |node: &str, policy: &str, zones: [&str; 2]| {
         let [a, b] =

@@ -1,31 +1,27 @@
-//! The cluster, followed: a task that folds what the API server sends and tells what it asks for.
+//! A picture of the cluster, followed: a task that folds what the API server sends and tells what comes of it.
 //!
 //! ```text
-//!   Services, EndpointSlices, Nodes --follow--> Cluster --quiet for a moment--> map --> Mapped
+//!   objects --follow--> Picture --quiet for a moment--> what it tells
 //! ```
 //!
-//! Nothing is told before all three kinds have been listed once, for half a list looks like a cluster that lost half of
-//! its services. While the API server is away, what was told last stays.
+//! Nothing is told before all kinds of object have been listed once, for half a list looks like a cluster that lost half of
+//! what it has. While the API server is away, what was told last stays. Which objects, and what is told of them, is
+//! [`super::services`]' and [`super::ends`]' business.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, StreamExt as _, select_all};
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use futures::stream::{BoxStream, StreamExt as _};
+use kube::Resource;
 use kube::runtime::watcher::{Error, Event};
-use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::follow::follow;
-use crate::kube::{Change, Cluster, Key, Mapped, Settings};
+use crate::kube::{Change, Key, Mapped};
 use crate::model::Inherited;
-
-/// Slices of Services with an address of their own.
-const SLICES: &str = "kubernetes.io/service-name,!service.kubernetes.io/headless";
 
 /// How the feed goes with time.
 #[derive(Clone, Copy, Debug)]
@@ -51,51 +47,60 @@ impl Default for Pace {
     }
 }
 
-/// What a cluster asks for, as it changes.
+/// What a picture tells, as it changes: what a cluster asks for of an edge node, unless said otherwise.
 #[derive(Debug)]
-pub struct Feed {
-    mapped: watch::Receiver<Option<Arc<Mapped>>>,
+pub struct Feed<T = Mapped> {
+    told: watch::Receiver<Option<Arc<T>>>,
     inherited: watch::Sender<Inherited>,
     task: JoinHandle<()>,
 }
 
-impl Feed {
+/// What is folded.
+pub(super) trait Picture: Send + 'static {
+    /// An event of any kind of object.
+    type Item: Send + 'static;
+    /// What is told.
+    type Told: PartialEq + Send + Sync + 'static;
+
+    /// Takes an event in. `None`: it says nothing of the cluster yet.
+    fn take(&mut self, item: Self::Item) -> Option<Change>;
+
+    /// Whether every kind has been listed.
+    fn is_known(&self) -> bool;
+
+    /// What comes of it.
+    fn tell(&mut self, inherited: &Inherited) -> Self::Told;
+}
+
+/// What the streams tell: an event, or an error with the kind of object it is about.
+pub(super) type Events<I> = BoxStream<'static, Result<I, (&'static str, Error)>>;
+
+impl<T: PartialEq + Send + Sync + 'static> Feed<T> {
     /// Begins to follow.
-    #[must_use]
-    pub fn start(client: &Client, settings: Settings, inherited: Inherited, pace: Pace) -> Self {
-        let (told, mapped) = watch::channel(None);
+    pub(super) fn of<P: Picture<Told = T>>(
+        picture: P,
+        events: Events<P::Item>,
+        inherited: Inherited,
+        pace: Pace,
+    ) -> Self {
+        let (tell, told) = watch::channel(None);
         let (inherited, follows) = watch::channel(inherited);
-        let events = select_all([
-            all(follow(Api::<core::Service>::all(client.clone()), None, pace), Item::Service),
-            all(
-                follow(Api::<discovery::EndpointSlice>::all(client.clone()), Some(SLICES), pace),
-                Item::Slice,
-            ),
-            all(follow(Api::<core::Node>::all(client.clone()), None, pace), Item::Node),
-        ]);
-        let run = Run {
-            cluster: Cluster::new(settings),
-            lists: Default::default(),
-            trouble: None,
-            due: None,
-            pace,
-            told,
-        };
-        Self { mapped, inherited, task: tokio::spawn(run.run(events.boxed(), follows)) }
+        let run = Run { picture, trouble: None, due: None, pace, told: tell };
+        Self { told, inherited, task: tokio::spawn(run.run(events, follows)) }
     }
 
-    /// What it asks for; `None` before the first full list.
+    /// What it tells; `None` before the first full list.
     #[must_use]
-    pub fn latest(&mut self) -> Option<Arc<Mapped>> {
-        self.mapped.borrow_and_update().clone()
+    pub fn latest(&mut self) -> Option<Arc<T>> {
+        self.told.borrow_and_update().clone()
     }
 
-    /// Waits until it asks for something else. Nothing is lost if the wait is given up.
+    /// Waits until it tells something else. Nothing is lost if the wait is given up.
     ///
     /// # Errors
     /// The task has died.
     pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
-        self.mapped.changed().await
+        self.told.changed().await
     }
 
     /// Services take other things from the file now.
@@ -122,26 +127,16 @@ impl Feed {
     }
 }
 
-/// An event of any kind.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, on its way")]
-enum Item {
-    Service(Event<core::Service>),
-    Slice(Event<discovery::EndpointSlice>),
-    Node(Event<core::Node>),
-}
-
-/// What the streams tell: an event, or an error with the kind of object it is about.
-type Told = Result<Item, (&'static str, Error)>;
-
-fn all<K: Resource<DynamicType = ()> + 'static>(
+/// Events of a kind as items.
+pub(super) fn all<K, I>(
+    kind: &'static str,
     stream: BoxStream<'static, Result<Event<K>, Error>>,
-    item: fn(Event<K>) -> Item,
-) -> BoxStream<'static, Told> {
-    let kind: &'static str = match K::kind(&()).as_ref() {
-        "Service" => "Services",
-        "Node" => "Nodes",
-        _ => "EndpointSlices",
-    };
+    item: fn(Event<K>) -> I,
+) -> Events<I>
+where
+    K: Resource + 'static,
+    I: 'static,
+{
     stream.map(move |event| event.map(item).map_err(|error| (kind, error))).boxed()
 }
 
@@ -154,20 +149,18 @@ pub(super) struct List {
     pub(super) is_known: bool,
 }
 
-struct Run {
-    cluster: Cluster,
-    /// Of Services, EndpointSlices, Nodes.
-    lists: [List; 3],
+struct Run<P: Picture> {
+    picture: P,
     /// What does not work.
     trouble: Option<&'static str>,
     /// First change that was not told, and when it will be.
     due: Option<(Instant, Instant)>,
     pace: Pace,
-    told: watch::Sender<Option<Arc<Mapped>>>,
+    told: watch::Sender<Option<Arc<P::Told>>>,
 }
 
-impl Run {
-    async fn run(mut self, mut events: BoxStream<'static, Told>, mut inherited: watch::Receiver<Inherited>) {
+impl<P: Picture> Run<P> {
+    async fn run(mut self, mut events: Events<P::Item>, mut inherited: watch::Receiver<Inherited>) {
         loop {
             let due = self.due.map(|(_, at)| at);
             let quiet = async {
@@ -188,7 +181,7 @@ impl Run {
         }
     }
 
-    fn take(&mut self, told: Told) {
+    fn take(&mut self, told: Result<P::Item, (&'static str, Error)>) {
         let item = match told {
             Ok(item) => item,
             Err((kind, error)) => {
@@ -198,34 +191,7 @@ impl Run {
                 return;
             }
         };
-        let cluster = &mut self.cluster;
-        let change = match item {
-            Item::Service(event) => turn(
-                &mut self.lists[0],
-                event,
-                cluster,
-                Cluster::service,
-                |cluster, service| cluster.service_gone(&Key::of(&service.metadata)),
-                Cluster::services_are,
-            ),
-            Item::Slice(event) => turn(
-                &mut self.lists[1],
-                event,
-                cluster,
-                Cluster::slice,
-                |cluster, slice| cluster.slice_gone(&Key::of(&slice.metadata)),
-                Cluster::slices_are,
-            ),
-            Item::Node(event) => turn(
-                &mut self.lists[2],
-                event,
-                cluster,
-                Cluster::node,
-                |cluster, node| cluster.node_gone(node.metadata.name.as_deref().unwrap_or_default()),
-                Cluster::nodes_are,
-            ),
-        };
-        let Some(change) = change else { return };
+        let Some(change) = self.picture.take(item) else { return };
         if self.trouble.take().is_some() {
             info!("the API server answers again");
         }
@@ -234,7 +200,7 @@ impl Run {
 
     /// Notes that there is something to tell, soon.
     fn change(&mut self, change: Change) {
-        let is_known = self.lists.iter().all(|list| list.is_known);
+        let is_known = self.picture.is_known();
         let is_first = self.told.borrow().is_none();
         if is_known && (change == Change::Yes || is_first) {
             let now = Instant::now();
@@ -245,11 +211,11 @@ impl Run {
 
     fn tell(&mut self, inherited: &Inherited) {
         self.due = None;
-        let mapped = self.cluster.map(inherited);
+        let tells = self.picture.tell(inherited);
         self.told.send_if_modified(|told| {
-            let differs = told.as_deref() != Some(&mapped);
+            let differs = told.as_deref() != Some(&tells);
             if differs {
-                *told = Some(Arc::new(mapped));
+                *told = Some(Arc::new(tells));
             }
             differs
         });

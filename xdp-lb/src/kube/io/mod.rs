@@ -1,10 +1,12 @@
 //! The API server: who we are there, and what is followed.
 
 mod client;
+mod ends;
 mod feed;
 mod follow;
 mod leader;
 mod steer;
+mod services;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -1,5 +1,6 @@
 //! The mapping, from JSON as an API server sends it.
 
+mod ends;
 mod meaning;
 mod mistakes;
 pub(in crate::kube) mod objects;

@@ -257,3 +257,41 @@ async fn another_file_is_another_picture() {
     stand.until(&[], &["default/web/https "]).await;
     stand.feed.end().await.unwrap();
 }
+
+/// A node that takes tunnels off asks for less, and shuts nobody out while it does not know.
+#[tokio::test]
+async fn a_backends_side_asks_for_services_and_edge_nodes_alone() {
+    let mut edges = list("Node", &[node(1, json!({}))]);
+    edges.push(event("DELETED", &node(1, json!({}))));
+    edges.push(error(410));
+    let scripts: Scripts = Arc::new(Mutex::new(BTreeMap::from([
+        ("services", vec![Act::Fail(403), web()].into()),
+        (
+            "nodes",
+            vec![Act::Cut(edges), Act::Fail(500), Act::Lines(list("Node", &[node(2, json!({}))]))].into(),
+        ),
+    ])));
+    let asked = Arc::default();
+    let ms = Duration::from_millis;
+    let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: ms(4) };
+    let client = client(&scripts, &asked);
+    let mut feed = Feed::ends(&client, Settings::default(), "role=edge", file().inherited, pace);
+    let wait = async {
+        loop {
+            feed.changed().await.unwrap();
+            let accepted = feed.latest().unwrap().accepted.clone();
+            let sources: Vec<String> = accepted.sources.iter().map(|(a, _)| a.to_string()).collect();
+            assert_eq!(accepted.vips.len(), 1, "told before the Services were known");
+            if sources == ["10.0.0.2"] {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the picture never came");
+    let asked = asked.lock().unwrap();
+    assert!(
+        asked.iter().all(|uri| !uri.contains("nodes") || uri.contains("labelSelector=role%3Dedge")),
+        "{asked:?}"
+    );
+    assert!(asked.iter().all(|uri| !uri.contains("endpointslices")), "{asked:?}");
+}

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
@@ -117,6 +118,85 @@ async fn a_service_comes_scales_and_goes() {
     slices.delete("web-1", &DeleteParams::default()).await.unwrap();
     nodes.delete(&names[1], &DeleteParams::default()).await.unwrap();
     let _ = namespaces.delete(&namespace, &DeleteParams::default()).await;
+}
+
+/// A node that takes tunnels off: the API server selects the edge nodes.
+#[tokio::test]
+async fn an_edge_node_comes_and_goes() {
+    let Some((admin, agent)) = clients().await else { return };
+    let name = format!("xdp-lb-edge-{}", std::process::id());
+    let label = |value: &str| json!({ "metadata": { "name": name, "labels": { "xdp-lb-test": value } } });
+    let nodes = Api::<core::Node>::all(admin.clone());
+    put(&nodes, &node(7, label("other"))).await;
+    let selector = format!("xdp-lb-test={name}");
+    let mut feed = Feed::ends(&agent, Settings::default(), &selector, file().inherited, Pace::default());
+    let mut until = async |wanted: &[&str]| {
+        let wait = async {
+            loop {
+                feed.changed().await.unwrap();
+                let told = feed.latest().unwrap();
+                let sources: Vec<String> = told.accepted.sources.iter().map(|(a, _)| a.to_string()).collect();
+                if sources == wanted {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(BOUND, wait).await.unwrap_or_else(|_| panic!("{wanted:?} never came"));
+    };
+    until(&[]).await;
+    put(&nodes, &node(7, label(&name))).await;
+    until(&["10.0.0.7"]).await;
+    put(&nodes, &node(7, label("other"))).await;
+    until(&[]).await;
+    nodes.delete(&name, &DeleteParams::default()).await.unwrap();
+}
+
+/// Ten thousand EndpointSlices of ten endpoints: what the agent spends on them, told and not judged.
+#[tokio::test]
+async fn ten_thousand_slices_cost() {
+    const SLICES: usize = 10_000;
+    let Some((admin, agent)) = clients().await else { return };
+    let namespace = format!("xdp-lb-many-{}", std::process::id());
+    let namespaces = Api::<core::Namespace>::all(admin.clone());
+    put(&namespaces, &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } }))
+        .await;
+    let slices = Api::<discovery::EndpointSlice>::namespaced(admin.clone(), &namespace);
+    let begun = Instant::now();
+    let made = futures::stream::iter(0..SLICES).map(|n| {
+        let slices = slices.clone();
+        let mut object = slice(&format!("web-{n}"), ready(&format!("n{}", n % 100), 10));
+        lay(
+            &mut object,
+            json!({ "metadata": { "namespace": namespace, "generateName": null, "labels": { "kubernetes.io/service-name": format!("web-{n}") } } }),
+        );
+        async move {
+            let object = serde_json::from_value(object).unwrap();
+            slices.create(&PostParams::default(), &object).await.map(drop)
+        }
+    });
+    made.buffer_unordered(32).for_each(async |done| done.unwrap()).await;
+    println!("{SLICES} slices made in {:?}", begun.elapsed());
+    let (before, begun) = (resident(), Instant::now());
+    let mut feed = Feed::start(&agent, Settings::default(), file().inherited, Pace::default());
+    tokio::time::timeout(BOUND * 4, feed.changed()).await.expect("a first list").unwrap();
+    let after = resident();
+    println!(
+        "first list of {SLICES} slices: {:?}; resident memory {} MB more, {} MB in all (a reflector's store: 133 MB)",
+        begun.elapsed(),
+        after.saturating_sub(before) >> 20,
+        after >> 20
+    );
+    feed.end().await.unwrap();
+    let all = ListParams::default();
+    let _ = slices.delete_collection(&DeleteParams::default(), &all).await;
+    let _ = namespaces.delete(&namespace, &DeleteParams::default()).await;
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 /// The ClusterRole is enforced, and it is enough for the test above.
