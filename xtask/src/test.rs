@@ -6,7 +6,7 @@
 //! | (no name) | what is left of the integration tests: `xdp-lb/tests/*`, `tests/tests/*` | some | cargo's choice |
 //! | `prog` | `tests/tests/prog_*`: BPF_PROG_TEST_RUN | yes | 2 |
 //! | `lab` | `tests/tests/lab_*`: network namespaces | yes | 1 |
-//! | `kube` | tests of `unit` that want an API server, which `XDP_LB_TEST_KUBECONFIG` names; they say so where there is none | no | cargo's choice |
+//! | `kube` | `tests/tests/deploy`, and tests of `unit` that want an API server, which `XDP_LB_TEST_KUBECONFIG` names; they say so where there is none | no | cargo's choice |
 //!
 //! `vm` is [`crate::vm`]. Without a part: all of the table, and what else the workspace has. cargo's own summary lines come last.
 
@@ -24,6 +24,8 @@ use crate::workspace;
 const KUBECONFIG: &str = "XDP_LB_TEST_KUBECONFIG";
 /// What these tests have in their names.
 const LIVE: &str = "::tests::live::";
+/// Manifests and chart, which an API server judges.
+const MANIFESTS: &str = "deploy";
 
 /// A part of the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,7 +70,7 @@ pub fn run(part: Option<Part>, extra: &[String]) -> Result<()> {
     if part == Some(Part::Kube) && std::env::var_os(KUBECONFIG).is_none() {
         bail!("{KUBECONFIG} must name an administrator's kubeconfig of an API server that may be written to");
     }
-    if !matches!(part, Some(Part::Unit | Part::Kube)) {
+    if part != Some(Part::Unit) {
         // Tests start binaries of other packages, which cargo test alone does not build.
         build::run(false)?;
     }
@@ -112,7 +114,10 @@ fn calls(
         }
         Some(Part::Prog) => prog.into_iter().collect(),
         Some(Part::Lab) => lab.into_iter().collect(),
-        Some(Part::Kube) => vec![call(words(&["-p", "xdp-lb", "--lib", LIVE]), None, false)],
+        Some(Part::Kube) => vec![
+            call(words(&["-p", "xdp-lb", "--lib", LIVE]), None, false),
+            call(words(&["-p", "xdp-lb-tests", "--test", MANIFESTS]), None, false),
+        ],
         Some(Part::Vm | Part::Chroot) => Vec::new(),
         None => {
             // The default members together, as in `cargo build`: another selection would unify features

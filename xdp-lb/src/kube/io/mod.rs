@@ -5,8 +5,8 @@ mod ends;
 mod feed;
 mod follow;
 mod leader;
-mod steer;
 mod services;
+mod steer;
 #[cfg(test)]
 mod tests;
 mod write;
