@@ -355,7 +355,7 @@ pub(super) fn enough_backends(service: &ServiceDraft, findings: &Findings) {
     else {
         return;
     };
-    let count = backends.items.len();
+    let count = backends.items().len();
     if (least as usize) > count {
         findings.warn(spot, format!("wants {least} healthy backends of {count}: it is never announced"));
     }

@@ -44,7 +44,7 @@ pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Finding
         findings.warn(&spot("port_pages"), message);
     }
     let pairs: u64 =
-        services.iter().filter_map(|s| s.backends.as_ref()).map(|list| list.items.len() as u64).sum();
+        services.iter().filter_map(|s| s.backends.as_ref()).map(|list| list.items().len() as u64).sum();
     let counted = limits.backend_stats;
     if pairs > u64::from(counted) && counted > 0 {
         let message = format!(
@@ -65,17 +65,24 @@ fn vips(draft: &Draft, services: &[ServiceDraft]) -> u64 {
 /// Backends and slots over all rings that cannot be shared. A service without backends has no ring.
 fn rings(services: &[ServiceDraft]) -> (u64, u64) {
     let mut rings = HashMap::new();
+    // Lists by what a ring holds of them: one number for all that are equal.
+    let mut numbers = HashMap::new();
+    let mut contents = HashMap::new();
     for service in services {
         let (Some(size), Some(backends)) = (&service.table_size, &service.backends) else {
             continue;
         };
-        if backends.items.is_empty() {
+        if backends.items().is_empty() {
             continue;
         }
-        let members: Vec<_> = backends.items.iter().map(|backend| listed(&backend.value)).collect();
+        let members = *numbers.entry(backends.identity()).or_insert_with(|| {
+            let members: Vec<_> = backends.items().iter().map(|backend| listed(&backend.value)).collect();
+            let next = contents.len();
+            *contents.entry(members).or_insert(next)
+        });
         rings.insert(
             (size.value, encap(&service.encap), service.drain, members),
-            (backends.items.len() as u64, u64::from(size.value.get())),
+            (backends.items().len() as u64, u64::from(size.value.get())),
         );
     }
     rings.values().fold((0, 0), |(backends, slots), ring| (backends + ring.0, slots + ring.1))

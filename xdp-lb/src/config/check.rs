@@ -110,16 +110,23 @@ fn vips_are_not_backends(draft: &Draft, findings: &Findings) {
     for vip in balanced.chain(unwrapped) {
         vips.entry(vip.value).or_insert(&vip.spot);
     }
-    for Placed { value, spot } in
-        services.iter().filter_map(|s| s.backends.as_ref()).flat_map(|list| &list.items)
-    {
-        if let Some(vip) = vips.get(&value.address) {
+    let mut innocent = HashSet::new();
+    for list in services.iter().filter_map(|service| service.backends.as_ref()) {
+        if innocent.contains(&list.identity()) {
+            continue;
+        }
+        let mut guilty = list.items().iter().filter(|b| vips.contains_key(&b.value.address)).peekable();
+        if guilty.peek().is_none() {
+            innocent.insert(list.identity());
+        }
+        for Placed { value, spot } in guilty {
+            let (spot, vip) = (list.at(spot), vips[&value.address]);
             let message = format!(
                 "{} is also a VIP ({}); give the backend's own address",
                 value.address,
-                findings.cite(spot, vip)
+                findings.cite(&spot, vip)
             );
-            findings.error(spot, message);
+            findings.error(&spot, message);
         }
     }
 }
@@ -145,7 +152,7 @@ pub(super) fn table_holds_backends(service: &ServiceDraft, findings: &Findings) 
     let Some(backends) = &service.backends else {
         return;
     };
-    let count = backends.items.len();
+    let count = backends.items().len();
     if count > MAX_BACKENDS {
         let message = format!("has {count} backends, at most {MAX_BACKENDS} fit one service; split it");
         findings.error(&backends.spot, message);
@@ -179,9 +186,9 @@ pub(super) fn tunnel_sources(service: &ServiceDraft, findings: &Findings) {
     let Some(backends) = &service.backends else {
         return;
     };
-    for (absent, family, example, v4) in families {
-        let mut of_family = backends.items.iter().filter(|backend| backend.value.address.is_ipv4() == v4);
-        let Some(Placed { value, spot }) = of_family.next().filter(|_| absent) else {
+    for (_, family, example, v4) in families.into_iter().filter(|(absent, ..)| *absent) {
+        let mut of_family = backends.items().iter().filter(|backend| backend.value.address.is_ipv4() == v4);
+        let Some(Placed { value, spot }) = of_family.next() else {
             continue;
         };
         let others = match of_family.count() {
@@ -192,7 +199,7 @@ pub(super) fn tunnel_sources(service: &ServiceDraft, findings: &Findings) {
             "the tunnel to {}{others} needs an {family} outer source; add `{example}` to `encap`",
             value.address
         );
-        findings.error(spot, message);
+        findings.error(&backends.at(spot), message);
     }
 }
 
@@ -201,9 +208,9 @@ pub(super) fn somebody_takes_flows(service: &ServiceDraft, findings: &Findings) 
         return;
     };
     let takes = |b: &Backend| b.state == AdminState::Active && b.weight > 0 && b.share > Share::NONE;
-    if backends.items.is_empty() {
+    if backends.items().is_empty() {
         findings.warn(&backends.spot, "is empty: the service drops its packets");
-    } else if !backends.items.iter().any(|backend| takes(&backend.value)) {
+    } else if !backends.items().iter().any(|backend| takes(&backend.value)) {
         findings.warn(
             &backends.spot,
             "no backend takes new flows: each is drained, down, of weight 0 or of share 0",

@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::backends::BackendsDraft;
 use super::bgp::{AdvertiseDraft, BgpDraft, PolicyDraft};
 use super::finding::{Placed, Spot};
 use crate::health::{Check, OnAllDown};
 use crate::model::{
-    Admin, Affinity, Backend, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface,
-    Kubernetes, Limits, Log, Metrics, Mss, Mtu, Node, Peers, Protocol, ServerIdBytes, TableSize, Tracking,
-    Vip, ZonePolicy,
+    Admin, Affinity, CidFormat, DrainPolicy, Dscp, FlowTable, Fragments, GueVariant, Interface, Kubernetes,
+    Limits, Log, Metrics, Mss, Mtu, Node, Peers, Protocol, ServerIdBytes, TableSize, Tracking, Vip,
+    ZonePolicy,
 };
 
 /// The whole file.
@@ -87,8 +88,8 @@ pub(super) struct ServiceDraft {
     pub on_all_down: OnAllDown,
     pub zone_policy: Option<Placed<ZonePolicy>>,
     /// `None` if the list itself is missing or no list.
-    pub backends: Option<PlacedList<Backend>>,
-    /// What backends claim of the packets, by address.
+    pub backends: Option<BackendsDraft>,
+    /// What backends claim of the packets, by address; perhaps none where the affinity lets them claim nothing.
     pub claims: Vec<Claim>,
     pub advertise: AdvertiseDraft,
 }

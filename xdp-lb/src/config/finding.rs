@@ -149,6 +149,11 @@ impl Findings {
         self.files.get(usize::from(spot.pos.file)).cloned()
     }
 
+    /// Mistakes and warnings so far.
+    pub fn count(&self) -> usize {
+        self.errors.borrow().len() + self.warnings.borrow().len()
+    }
+
     /// Whether any mistake was recorded.
     pub fn failed(&self) -> bool {
         !self.errors.borrow().is_empty()

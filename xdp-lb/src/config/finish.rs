@@ -103,7 +103,7 @@ pub(super) fn service(draft: ServiceDraft) -> Option<Service> {
         health: draft.health?,
         on_all_down: draft.on_all_down,
         zone_policy: draft.zone_policy.map(|policy| policy.value),
-        backends: draft.backends?.items.into_iter().map(|backend| backend.value).collect(),
+        backends: draft.backends?.model(),
     })
 }
 

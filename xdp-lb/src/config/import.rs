@@ -5,7 +5,8 @@
 
 use std::rc::Rc;
 
-use super::draft::{Claim, EncapDraft, Kind, PlacedList, Written};
+use super::backends::{BackendsDraft, Lists};
+use super::draft::{Claim, EncapDraft, Kind, Written};
 use super::finding::{ConfigError, ConfigWarning, Findings, Placed, Spot};
 use super::reader::Item;
 use super::tree::{self, Node};
@@ -106,13 +107,13 @@ fn read(import: &Import, inherited: &Inherited, findings: &Findings) -> Option<(
     let node = tree(&import.words, findings);
     let root = Item::root(&node, findings);
     let size = Placed { value: inherited.table_size, spot: Spot::default() };
-    let mut draft = service::read(&root, &encap(&inherited.encap), Some(&size))?;
+    let mut draft = service::read(&root, &mut Lists::default(), &encap(&inherited.encap), Some(&size))?;
     let affinity = draft.affinity.as_ref().map(|affinity| affinity.value).unwrap_or_default();
     let mut backends: Vec<Placed<Backend>> =
         import.backends.iter().map(|member| place(member, affinity, findings)).collect();
     backends.sort_by_key(|backend| backend.value.address);
     draft.claims = backends.iter().map(|backend| claim(backend, affinity)).collect();
-    draft.backends = Some(PlacedList { spot: Spot::default().key("backends", tree::FIRST), items: backends });
+    draft.backends = Some(BackendsDraft::new(Spot::default().key("backends", tree::FIRST), backends));
     check::table_holds_backends(&draft, findings);
     check::tunnel_sources(&draft, findings);
     check::somebody_takes_flows(&draft, findings);

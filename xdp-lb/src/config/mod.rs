@@ -13,6 +13,7 @@
 
 pub mod accept;
 mod affinity;
+mod backends;
 pub mod beside;
 mod bgp;
 mod capacity;

@@ -31,6 +31,11 @@ impl<'a> Item<'a> {
         Self { node, spot: Spot { pos: node.pos, path: String::new() }, findings }
     }
 
+    /// The node itself: aliases of one anchor are one.
+    pub fn node(&self) -> *const Node {
+        self.node
+    }
+
     /// Records a mistake here.
     pub fn fail(&self, message: impl Into<String>) {
         self.findings.error(&self.spot, message);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::backends::Lists;
 use super::bgp;
 use super::decap;
 use super::draft::{Draft, EncapDraft, Kind, Listed, PlacedList, Written};
@@ -40,8 +41,11 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
     }
     let services = file.get("services").map(|item| {
         let items = item.list().unwrap_or_default();
-        let items =
-            items.iter().filter_map(|item| service::read(item, &encap, table_size.as_ref())).collect();
+        let mut lists = Lists::default();
+        let items = items
+            .iter()
+            .filter_map(|item| service::read(item, &mut lists, &encap, table_size.as_ref()))
+            .collect();
         Listed { spot: item.spot, items }
     });
     let (policies, announcements) = policies(&file);

@@ -1,21 +1,18 @@
-//! Reads one service and its backends. Called by [`super::sections`].
+//! Reads one service. Called by [`super::sections`].
 
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::affinity;
+use super::backends::Lists;
 use super::bgp;
-use super::draft::{Claim, EncapDraft, PlacedList, PortsDraft, ServiceDraft};
+use super::draft::{EncapDraft, PortsDraft, ServiceDraft};
 use super::finding::Placed;
 use super::keys;
 use super::leaf;
 use super::reader::{Item, Mapping};
 use super::sections;
-use crate::model::{
-    AdminState, Affinity, Backend, DrainMode, DrainPolicy, Fragments, Protocol, Share, TableSize, Tracking,
-};
+use crate::model::{Affinity, DrainMode, DrainPolicy, Fragments, Protocol, TableSize, Tracking};
 
 /// The flow table's age range ends here.
 const FLOW_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(130 * 60);
@@ -25,9 +22,11 @@ const DRAIN_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration:
 const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(5 * 3600);
 
-/// Reads a service whose tunnel and table rest on the file's. `None` if it is no mapping.
+/// Reads a service whose tunnel and table rest on the file's, and whose backends may be among the `lists` read before.
+/// `None` if it is no mapping.
 pub(super) fn read(
     item: &Item<'_>,
+    lists: &mut Lists,
     encap: &EncapDraft,
     table_size: Option<&Placed<TableSize>>,
 ) -> Option<ServiceDraft> {
@@ -48,7 +47,8 @@ pub(super) fn read(
     let ports = keys.required("ports", "80").and_then(|item| ports(&item));
     let affinity = keys.placed("affinity", Affinity::FiveTuple, leaf::choice(AFFINITIES, &[]));
     let named = affinity.as_ref().map(|affinity| affinity.value);
-    let (backends, claims) = keys.required("backends", "[]").and_then(|item| backends(&item, named)).unzip();
+    let (backends, claims) =
+        keys.required("backends", "[]").and_then(|item| lists.read(&item, named)).unzip();
     let fragments = keys.leaf("fragments", Fragments::Forward, leaf::choice(FRAGMENTS, &[]));
     let health = super::health::read(&keys, protocol, ports.as_ref());
     let on_all_down = super::health::on_all_down(&keys, health.as_ref().is_none_or(Option::is_some));
@@ -163,52 +163,4 @@ pub(super) fn show(range: &RangeInclusive<u16>) -> String {
     } else {
         format!("{}-{}", range.start(), range.end())
     }
-}
-
-fn backends(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(PlacedList<Backend>, Vec<Claim>)> {
-    let mut claims = Vec::new();
-    let mut seen: HashMap<IpAddr, String> = HashMap::new();
-    let mut items: Vec<Placed<Backend>> = Vec::new();
-    for item in item.list()? {
-        let Some((backend, claim)) = backend(&item, affinity) else {
-            continue;
-        };
-        let address = backend.value.address;
-        if let Some(first) = seen.get(&address) {
-            item.findings
-                .error(&backend.spot, format!("{address} is listed twice, first as {first}; remove one"));
-            continue;
-        }
-        seen.insert(address, backend.spot.path.clone());
-        items.push(backend);
-        claims.push(claim);
-    }
-    items.sort_by_key(|backend| backend.value.address);
-    Some((PlacedList { spot: item.spot.clone(), items }, claims))
-}
-
-/// The place is the address's.
-fn backend(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(Placed<Backend>, Claim)> {
-    const STATES: &[(&str, AdminState)] =
-        &[("active", AdminState::Active), ("drain", AdminState::Drain), ("down", AdminState::Down)];
-    let keys = item.mapping(&keys::BACKEND)?;
-    let weight = keys.leaf("weight", 100, leaf::number(0..=1000));
-    let zone = keys.get("zone").and_then(|item| item.leaf(leaf::label));
-    let state = keys.leaf("state", AdminState::Active, leaf::choice(STATES, &[]));
-    let share = keys.leaf("share", Share::FULL, leaf::share);
-    let backup = keys.leaf("backup", false, leaf::boolean);
-    let address = keys.required("address", "10.1.2.11").and_then(|item| item.placed(leaf::host_address));
-    let claim = affinity::claim(&keys, affinity, address.as_ref());
-    let (Placed { value: address, spot }, claim) = (address?, claim?);
-    let value = Backend {
-        address,
-        weight: weight.unwrap_or_default(),
-        zone,
-        state: state.unwrap_or_default(),
-        share: share.unwrap_or(Share::FULL),
-        slice: claim.slice.iter().flatten().map(|range| range.value.clone()).collect(),
-        server_id: claim.server_id.as_ref().map(|id| id.value),
-        backup: backup.unwrap_or_default(),
-    };
-    Some((Placed { value, spot }, claim))
 }

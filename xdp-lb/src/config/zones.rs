@@ -30,13 +30,13 @@ pub(super) fn check(service: &ServiceDraft, zone: Option<&str>, findings: &Findi
         return findings.error(spot, "needs the zone that this node is in; add `zone` to `node`");
     };
     let is_local = |own: &Option<String>| own.as_deref() == Some(zone);
-    let local = backends.items.iter().filter(|b| is_local(&b.value.zone)).count();
-    if local == 0 && !backends.items.is_empty() {
+    let local = backends.items().iter().filter(|b| is_local(&b.value.zone)).count();
+    if local == 0 && !backends.items().is_empty() {
         findings.warn(
             spot,
             format!("no backend is in this node's zone {zone}: all take flows as if it were not there"),
         );
-    } else if local < backends.items.len() {
+    } else if local < backends.items().len() {
         findings.warn(
             spot,
             "edge nodes of other zones choose otherwise: where routers spread one VIP over nodes of several zones, a flow \

@@ -1,6 +1,6 @@
 //! The backends of a service: one list in memory for all services that have the same.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -29,11 +29,19 @@ impl Backends {
 /// Equal lists of these services become one in memory.
 pub fn share_lists(services: &mut [Service]) {
     let mut lists: HashSet<Backends> = HashSet::new();
+    // Those that are one already are not compared again. Each keeps its list, so no other gets its place in memory.
+    let mut known: HashMap<*const Vec<Backend>, (Backends, Backends)> = HashMap::new();
     for service in services {
-        match lists.get(&service.backends) {
-            Some(list) => service.backends = list.clone(),
-            None => _ = lists.insert(service.backends.clone()),
+        let own = service.backends.clone();
+        if let Some((_, list)) = known.get(&own.identity()) {
+            service.backends = list.clone();
+            continue;
         }
+        match lists.get(&own) {
+            Some(list) => service.backends = list.clone(),
+            None => _ = lists.insert(own.clone()),
+        }
+        known.insert(own.identity(), (own, service.backends.clone()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the whole module, through [`super::parse`].
 
 mod affinities;
+mod aliases;
 mod bgp;
 mod documented;
 mod examples;
