@@ -294,6 +294,50 @@ fn a_drain_by_command_keeps_calls_and_survives_the_agent() -> Result<()> {
     before.check(id)
 }
 
+#[test]
+fn flows_are_listed_and_forgotten_by_command() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let _servers = files::serve(lab.backends())?;
+    let file = EdgeFile::new(3);
+    let mut tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+    let edge = &mut tier.edges[0];
+    let calls = Calls::start(&lab.client(1).ns, (&files::tcp(), 4), (&files::udp(), 24))?;
+    calls.wait(3, BOUND)?;
+    let listed = json(edge, "flows", &["--list", "--limit", "5"])?;
+    assert_eq!(listed["total"], calls.report().flows.len(), "those of TCP are on clean slots: {listed}");
+    assert_eq!(listed["flows"].as_array().map(Vec::len), Some(5));
+
+    // A drain keeps them, away from what their slots say; then they are forgotten.
+    let media6 = both(1)[1].clone();
+    done(edge, "drain", &[&media6, "--service", "media6"])?;
+    let mine = ["--service", "media6", "--backend", &media6];
+    let held = json(edge, "flows", &mine)?;
+    let count = held["total"].as_u64().filter(|n| *n > 0).context("nobody to forget")?;
+    assert_eq!(held["counts"][0]["away"], count, "{held}");
+    let left = usize::try_from(count)?;
+    let before = calls.report().flows_by_server().get("backend1").copied();
+    let forgotten = done(edge, "flows", &[&mine[..], &["--remove"]].concat())?;
+    assert!(forgotten.contains(&format!("{count} flows forgotten")), "{forgotten}");
+    wait_until("the forgotten streams to move", BOUND, || {
+        calls.report().flows_by_server().get("backend1").copied().unwrap_or(0) + left == before.unwrap_or(0)
+    })?;
+    calls.wait(3, BOUND)?;
+    calls.report().except("backend1").unharmed("flows of backend1 were forgotten")?;
+
+    // What cannot be meant is bad usage, or says why. Without the agent they are still listed.
+    assert_eq!(edge.command("flows", &["--remove"])?.status.code(), Some(2));
+    let nobody = edge.command("flows", &["--remove", "--service", "nobody"])?;
+    assert!(nobody.stderr.contains("there is no service nobody"), "{nobody:?}");
+    edge.product.kill();
+    assert_eq!(json(edge, "flows", &mine)?["total"], 0);
+    let refused = edge.command("flows", &[&mine[..], &["--remove"]].concat())?;
+    assert!(refused.stderr.contains("no agent answers"), "{refused:?}");
+    Ok(())
+}
+
 /// The file of edge node 1.
 fn edge_file(lab: &Lab) -> std::path::PathBuf {
     lab.scratch().path().join("edge1.yaml")

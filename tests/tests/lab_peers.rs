@@ -20,6 +20,15 @@ const FLOWS: usize = 32;
 /// Answers, ten a second, in which every edge node looks for exceptions at least once.
 const LOOKED: u64 = 30;
 
+/// Who is told to drain backend1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drains {
+    /// Both edge nodes, by their files.
+    Files,
+    /// Edge 1 alone, by a command.
+    Command,
+}
+
 /// What came of the loss.
 struct Loss {
     told: f64,
@@ -49,9 +58,9 @@ fn synced(node: &Node<'_>, result: &str) -> Result<f64> {
     text.lines().find_map(|line| line.strip_prefix(&name)).context(name.clone())?.parse().context(name)
 }
 
-/// Everything that edge 1 told has been taken in by edge 2.
-fn all_told(tier: &Tier<'_>) -> Result<f64> {
-    let [one, two] = &tier.edges[..] else { anyhow::bail!("two edge nodes") };
+/// Everything that edge `n` told has been taken in by the other one.
+fn all_told(tier: &Tier<'_>, n: usize) -> Result<f64> {
+    let (one, two) = (&tier.edges[n - 1], &tier.edges[2 - n]);
     let mut sent = 0.0;
     wait_until("the flows to be told", BOUND, || {
         let Ok(told) = synced(one, "sent") else { return false };
@@ -62,7 +71,34 @@ fn all_told(tier: &Tier<'_>) -> Result<f64> {
     Ok(sent)
 }
 
-fn lose_an_edge_during_a_drain(with_peers: bool) -> Result<Loss> {
+/// Drains backend1 on edge 1 alone. With peers, edge 2 is told, and shows it, and does not drain.
+fn drain_by_command(tier: &Tier<'_>, with_peers: bool) -> Result<()> {
+    let [one, two] = &tier.edges[..] else { anyhow::bail!("two edge nodes") };
+    let backend = Role::Backend(1).address().both().map(|ip| ip.to_string());
+    for address in &backend {
+        let output = one.command("drain", &[address])?;
+        ensure!(output.status.success(), "{} {}", output.status, output.stderr);
+    }
+    if !with_peers {
+        return Ok(());
+    }
+    let status = || -> Result<serde_json::Value> {
+        let output = two.command("status", &["-o", "json"])?;
+        serde_json::from_str(&output.stdout).with_context(|| output.stderr)
+    };
+    let told = || status().is_ok_and(|s| s["agent"]["peer_drains"].as_array().is_some_and(|d| d.len() == 2));
+    wait_until("edge2 to know of edge1's drains", BOUND, told)?;
+    let status = status()?;
+    let drain = &status["agent"]["peer_drains"][0];
+    ensure!(drain["node"] == "edge1" && drain["backend"] == backend[0].as_str(), "{drain}");
+    ensure!(status["agent"]["drains"] == serde_json::json!([]), "edge2 drains by no command: {status}");
+    let text = two.command("status", &[])?.stdout;
+    let line = format!("{} in all services, by command on edge1; not here", backend[0]);
+    ensure!(text.contains(&line), "{text}");
+    Ok(())
+}
+
+fn lose_an_edge_during_a_drain(drains: Drains, with_peers: bool, lost: usize) -> Result<Loss> {
     let before = Leaks::note()?;
     let lab = Lab::start(&Options::default())?;
     let id = lab.id();
@@ -79,12 +115,18 @@ fn lose_an_edge_during_a_drain(with_peers: bool) -> Result<Loss> {
             ensure!(synced(&tier.edges[0], "sent")? == 0.0, "something was told in steady state");
         }
 
-        tier.reload(|n| drained[usize::from(n) - 1].clone())?;
-        wait_until("backend1 to get nothing new", BOUND, || {
-            let options = LoadOptions { requests: 100, rate: 2000.0, ..LoadOptions::default() };
-            let load = Load::start(client, &files::tcp(), options).and_then(|load| load.finish(BOUND));
-            load.is_ok_and(|report| !report.answered.contains_key("backend1") && report.failures() == 0)
-        })?;
+        match drains {
+            Drains::Command => drain_by_command(&tier, with_peers)?,
+            Drains::Files => {
+                tier.reload(|n| drained[usize::from(n) - 1].clone())?;
+                wait_until("backend1 to get nothing new", BOUND, || {
+                    let options = LoadOptions { requests: 100, rate: 2000.0, ..LoadOptions::default() };
+                    let load =
+                        Load::start(client, &files::tcp(), options).and_then(|load| load.finish(BOUND));
+                    load.is_ok_and(|r| !r.answered.contains_key("backend1") && r.failures() == 0)
+                })?;
+            }
+        }
         let new = Calls::start(client, (&files::tcp(), NEW), (&files::udp(), FLOWS))?;
         new.wait(LOOKED, BOUND)?;
         let all = || {
@@ -94,10 +136,10 @@ fn lose_an_edge_during_a_drain(with_peers: bool) -> Result<Loss> {
             all
         };
         all().unharmed("before the loss")?;
-        let told = if with_peers { all_told(&tier)? } else { 0.0 };
+        let told = if with_peers { all_told(&tier, lost)? } else { 0.0 };
 
-        lab.withdraw_edge(1)?;
-        tier.edges[0].product.kill();
+        lab.withdraw_edge(lost as u8)?;
+        tier.edges[lost - 1].product.kill();
         // Who is cut off gets no more answers: traffic is the clock here, and new requests are traffic.
         let options = LoadOptions { requests: 4000, rate: 1000.0, ..LoadOptions::default() };
         let fresh = Load::start(client, &files::tcp(), options)?.finish(BOUND)?;
@@ -120,7 +162,8 @@ fn with_exception_sync_no_connection_breaks() -> Result<()> {
     if !skip::can_run(skip::LAB) {
         return Ok(());
     }
-    let Loss { told, connections, harmed_connections, harmed_flows } = lose_an_edge_during_a_drain(true)?;
+    let Loss { told, connections, harmed_connections, harmed_flows } =
+        lose_an_edge_during_a_drain(Drains::Files, true, 1)?;
     eprintln!(
         "{told} flows told; of {connections} connections {harmed_connections} broke, {harmed_flows} streams moved"
     );
@@ -134,10 +177,40 @@ fn without_it_the_number_shows() -> Result<()> {
     if !skip::can_run(skip::LAB) {
         return Ok(());
     }
-    let Loss { connections, harmed_connections, harmed_flows, .. } = lose_an_edge_during_a_drain(false)?;
+    let Loss { connections, harmed_connections, harmed_flows, .. } =
+        lose_an_edge_during_a_drain(Drains::Files, false, 1)?;
     eprintln!("of {connections} connections {harmed_connections} broke, {harmed_flows} streams moved");
     // A third of the new ones are on slots of the backend, half of them came by the node that is lost: 27 are expected.
     assert!(harmed_connections >= 5, "{harmed_connections}");
     assert!(harmed_flows >= 1, "{harmed_flows}");
+    Ok(())
+}
+
+#[test]
+fn a_drain_by_command_on_one_edge_breaks_nothing_whichever_is_lost() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    for lost in [1, 2] {
+        let Loss { told, connections, harmed_connections, harmed_flows } =
+            lose_an_edge_during_a_drain(Drains::Command, true, lost)?;
+        eprintln!(
+            "edge{lost} lost: {told} flows told; of {connections} connections {harmed_connections} broke, {harmed_flows} streams moved"
+        );
+        assert_eq!((connections, harmed_connections, harmed_flows), (OLD + NEW, 0, 0));
+    }
+    Ok(())
+}
+
+#[test]
+fn without_peers_a_drain_by_command_shows_in_what_breaks() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let Loss { connections, harmed_connections, .. } =
+        lose_an_edge_during_a_drain(Drains::Command, false, 1)?;
+    eprintln!("of {connections} connections {harmed_connections} broke");
+    // As above: the node that is left sends them to backend1, which it does not drain.
+    assert!(harmed_connections >= 5, "{harmed_connections}");
     Ok(())
 }

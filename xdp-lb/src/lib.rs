@@ -7,6 +7,7 @@ pub mod bgp;
 pub mod config;
 pub mod drains;
 pub mod explain;
+pub mod flows;
 pub mod forecast;
 pub mod fragments;
 pub mod gates;

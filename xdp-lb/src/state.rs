@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use xdp_lb_common::{
     backend::{Backend, Template},
@@ -110,6 +111,13 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// How long a tick of the flow table's clock lasts.
+    #[must_use]
+    pub fn tick_length(&self) -> Duration {
+        let jiffies = 1u32 << self.control.tick_shift.min(31);
+        Duration::from_secs(jiffies.into()) / self.control.hz.max(1)
+    }
+
     /// The ring of a service.
     #[must_use]
     pub fn ring(&self, service: u16) -> Option<&Ring> {

@@ -14,7 +14,7 @@ use xdp_lb_common::{
 };
 
 use crate::{
-    plan::Census,
+    plan::{self, Census},
     scan::{BackendSet, Scan},
     state::{Observed, Slots},
 };
@@ -41,6 +41,19 @@ pub struct Survey {
     pub expired: u64,
     /// Entries of services that are gone.
     pub orphaned: u64,
+}
+
+impl Survey {
+    /// Leaves slots dirty that a service decides on for which `is_held`, by name.
+    pub fn hold(&mut self, observed: &Observed, is_held: impl Fn(&str) -> bool) {
+        let held = |id: &u16| observed.services.get(id).is_some_and(|service| is_held(plan::name(service)));
+        for (place, ring) in &observed.rings {
+            if ring.services.iter().any(held) {
+                let slots = place.slot_base..place.slot_base + place.table_size;
+                self.clean.retain(|clean| !slots.contains(&clean.index));
+            }
+        }
+    }
 }
 
 /// An entry to be cleared.

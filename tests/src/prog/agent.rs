@@ -100,7 +100,7 @@ impl Agent {
     /// # Errors
     /// That it cannot be read.
     pub fn survey(&mut self, desired: &Desired) -> Result<Survey> {
-        self.reconciler.survey(desired, self.uptime).context("survey")
+        self.reconciler.survey(desired, &xdp_lb::peers::Apart::default(), self.uptime).context("survey")
     }
 
     /// The generation that the next configuration follows.

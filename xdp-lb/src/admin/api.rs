@@ -32,6 +32,24 @@ pub struct AgentStatus {
     pub rolled_back_to: Option<u32>,
     /// Backends that drain by command.
     pub drains: Vec<Drain>,
+    /// Those that drain by command at peers, as they have told us.
+    #[serde(default)]
+    pub peer_drains: Vec<PeerDrain>,
+}
+
+/// A drain by command on another edge node. Here the backend goes on as before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PeerDrain {
+    /// The other node's `node.name`.
+    pub node: String,
+    /// Backend.
+    #[schema(value_type = String, example = "10.1.2.11")]
+    pub backend: IpAddr,
+    /// The one service in which it drains; absent: all that have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// When the command was given, on the other node's clock.
+    pub since: u64,
 }
 
 /// A drain by command.
@@ -147,6 +165,60 @@ pub struct File {
     pub text: Option<String>,
 }
 
+/// Flows that are remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Flows {
+    /// How many.
+    pub total: u64,
+    /// The same by service and backend.
+    pub counts: Vec<FlowCount>,
+    /// Some or all of them one by one, as many as were asked for.
+    pub flows: Vec<Flow>,
+}
+
+/// How many flows of a service are at a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlowCount {
+    /// Service.
+    pub service: String,
+    /// Backend; `null` where that is none of the service's any more.
+    #[schema(value_type = Option<String>, example = "10.1.2.11")]
+    pub backend: Option<IpAddr>,
+    /// Flows.
+    pub flows: u64,
+    /// Those of them that are not where their slots send new flows.
+    pub away: u64,
+    /// Those of connections that are closing.
+    pub closing: u64,
+}
+
+/// A flow that is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Flow {
+    /// Service.
+    pub service: String,
+    /// Backend; `null` where that is none of the service's any more.
+    #[schema(value_type = Option<String>, example = "10.1.2.11")]
+    pub backend: Option<IpAddr>,
+    /// What the flow table keeps of its hash, in hexadecimal.
+    pub flow: String,
+    /// Its slot.
+    pub slot: u32,
+    /// It is where its slot sends new flows.
+    pub by_slot: bool,
+    /// A FIN or RST was seen, and no data since.
+    pub closing: bool,
+    /// It is forgotten after so many seconds without a packet.
+    pub expires_in: u64,
+}
+
+/// Flows were forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Forgotten {
+    /// How many.
+    pub flows: u64,
+}
+
 /// Something was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Fault {
@@ -165,6 +237,48 @@ impl From<crate::drains::progress::Left> for Left {
             silent_slots: left.silent_slots,
             waiting: left.waiting,
             until: left.until,
+        }
+    }
+}
+
+impl From<(&str, &crate::drains::Target, &crate::drains::Terms)> for PeerDrain {
+    fn from((node, target, terms): (&str, &crate::drains::Target, &crate::drains::Terms)) -> Self {
+        Self {
+            node: node.to_owned(),
+            backend: target.backend,
+            service: target.service.clone(),
+            since: terms.since,
+        }
+    }
+}
+
+impl From<crate::flows::Listing> for Flows {
+    fn from(crate::flows::Listing { total, counts, flows }: crate::flows::Listing) -> Self {
+        Self {
+            total,
+            counts: counts.into_iter().map(FlowCount::from).collect(),
+            flows: flows.into_iter().map(Flow::from).collect(),
+        }
+    }
+}
+
+impl From<crate::flows::Count> for FlowCount {
+    fn from(count: crate::flows::Count) -> Self {
+        let crate::flows::Count { service, backend, flows, away, closing } = count;
+        Self { service, backend, flows, away, closing }
+    }
+}
+
+impl From<crate::flows::Flow> for Flow {
+    fn from(flow: crate::flows::Flow) -> Self {
+        Self {
+            service: flow.service,
+            backend: flow.backend,
+            flow: format!("{:016x}", flow.flow),
+            slot: flow.slot,
+            by_slot: flow.is_home,
+            closing: flow.is_closing,
+            expires_in: flow.left.as_secs(),
         }
     }
 }

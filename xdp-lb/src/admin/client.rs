@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-use super::api::{AgentStatus, Answer, Drain, DrainRequest, Fault, Generation, RollbackRequest};
+use super::api::{AgentStatus, Answer, Drain, DrainRequest, Fault, Forgotten, Generation, RollbackRequest};
 
 /// A plan of thousands of services takes seconds, and a command waits for the one under way.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -110,6 +110,21 @@ impl Client {
     /// [`ClientError`].
     pub async fn rollback(&self, generation: Option<u32>) -> Result<Answer, ClientError> {
         self.ask(Method::POST, "/v1/rollback", &RollbackRequest { generation }).await
+    }
+
+    /// Has flows forgotten: of a service, at a backend, or both.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn forget(
+        &self,
+        service: Option<&str>,
+        backend: Option<std::net::IpAddr>,
+    ) -> Result<Forgotten, ClientError> {
+        let service = service.map(|name| format!("service={}", escaped(name)));
+        let backend = backend.map(|address| format!("backend={}", escaped(&address.to_string())));
+        let query: Vec<String> = [service, backend].into_iter().flatten().collect();
+        self.ask(Method::DELETE, &format!("/v1/flows?{}", query.join("&")), &()).await
     }
 
     async fn ask<B: Serialize, T: DeserializeOwned>(

@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod client;
+mod flows;
 mod routes;
 mod server;
 mod socket;
@@ -24,8 +25,10 @@ pub use self::server::{Desk, Server};
 pub use self::socket::{BindError, SOCKET};
 use crate::{
     drains::{self, Drains, Target, Terms},
+    flows::{Filter, Unknown},
     keep::Rollback,
     model::Desired,
+    peers::Heard,
 };
 
 /// What the daemon's loop is asked to do.
@@ -37,6 +40,8 @@ pub enum Command {
     Undrain(Target),
     /// Go back to a generation; `None`: the one before.
     Rollback(Option<u32>),
+    /// Forget flows.
+    Forget(Filter),
 }
 
 /// A command, and who waits for what comes of it.
@@ -53,6 +58,8 @@ pub struct Asked {
 pub struct Done {
     /// What did not go as it should: not kept for the next start, or not carried out yet.
     pub warnings: Vec<String>,
+    /// Flows that were forgotten.
+    pub forgotten: u64,
 }
 
 /// Nothing was done.
@@ -61,6 +68,12 @@ pub enum NotDone {
     /// A drain that cannot be.
     #[error(transparent)]
     Drain(#[from] drains::Refused),
+    /// No such flows can be.
+    #[error(transparent)]
+    Flows(#[from] Unknown),
+    /// The flow table cannot be read or written.
+    #[error("{0}")]
+    Maps(String),
     /// That generation is not kept.
     #[error("generation {0} is not in the history: `xdp-lb rollback --list` shows what is")]
     NoGeneration(u32),
@@ -93,6 +106,8 @@ pub struct View {
     pub desired: Arc<Desired>,
     /// Drains by command.
     pub drains: Arc<Drains>,
+    /// Those that peers have told of.
+    pub peer_drains: Arc<Heard>,
     /// A rollback that is in force.
     pub rollback: Option<Arc<Rollback>>,
     /// Generation of the configuration in force.

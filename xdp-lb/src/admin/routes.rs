@@ -20,7 +20,7 @@ use utoipa::{IntoParams, OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Asked, Command, Desk, NotDone,
+    Asked, Command, Desk, Done, NotDone,
     api::{AgentStatus, Answer, Drain, DrainRequest, Fault, File, Generation, Left, RollbackRequest},
 };
 use crate::{
@@ -48,6 +48,7 @@ fn routed() -> (Router<Arc<Desk>>, openapi::OpenApi) {
         .routes(routes!(agent))
         .routes(routes!(drains, drain))
         .routes(routes!(undrain))
+        .routes(routes!(super::flows::list, super::flows::forget))
         .routes(routes!(generations))
         .routes(routes!(generation))
         .routes(routes!(rollback))
@@ -74,9 +75,9 @@ pub(super) fn router(desk: Arc<Desk>) -> Router {
 }
 
 /// An answer that is no success.
-type Failed = (StatusCode, Json<Fault>);
+pub(super) type Failed = (StatusCode, Json<Fault>);
 
-fn fault(status: StatusCode, error: impl ToString) -> Failed {
+pub(super) fn fault(status: StatusCode, error: impl ToString) -> Failed {
     (status, Json(Fault { error: error.to_string() }))
 }
 
@@ -88,7 +89,8 @@ impl From<NotDone> for Failed {
             NotDone::Drain(Refused::InAll(_) | Refused::ByFile(_)) => StatusCode::CONFLICT,
             NotDone::Drain(_) => StatusCode::NOT_FOUND,
             NotDone::Refused { .. } => StatusCode::CONFLICT,
-            NotDone::History(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            NotDone::Flows(_) => StatusCode::NOT_FOUND,
+            NotDone::History(_) | NotDone::Maps(_) => StatusCode::INTERNAL_SERVER_ERROR,
             NotDone::Ending => StatusCode::SERVICE_UNAVAILABLE,
         };
         fault(status, why)
@@ -111,11 +113,16 @@ where
 }
 
 /// Gives a command to the daemon's loop and waits for what comes of it.
-async fn ask(desk: &Desk, command: Command) -> Result<Json<Answer>, Failed> {
+pub(super) async fn carried_out(desk: &Desk, command: Command) -> Result<Done, Failed> {
     let (answer, answered) = oneshot::channel();
     let ending = || Failed::from(NotDone::Ending);
     desk.commands.send(Asked { command, answer }).await.map_err(|_| ending())?;
-    let done = answered.await.map_err(|_| ending())??;
+    Ok(answered.await.map_err(|_| ending())??)
+}
+
+/// The same, and answers with what most commands answer.
+async fn ask(desk: &Desk, command: Command) -> Result<Json<Answer>, Failed> {
+    let done = carried_out(desk, command).await?;
     let generation = desk.view.borrow().generation;
     Ok(Json(Answer { generation, warnings: done.warnings }))
 }
@@ -134,9 +141,10 @@ async fn agent(State(desk): State<Arc<Desk>>) -> Result<Json<AgentStatus>, Faile
         generation: view.generation,
         applied: condition.applied,
         services: view.desired.services.len(),
-        degraded: condition.failure,
+        degraded: condition.degraded(),
         refused: condition.refused,
         rolled_back_to: view.rollback.map(|rollback| rollback.generation),
+        peer_drains: view.peer_drains.iter().map(Into::into).collect(),
         drains,
     }))
 }
@@ -239,7 +247,7 @@ async fn undrain(
 }
 
 /// What a request's line says; one that cannot be understood is answered in JSON.
-struct Parts<T>(T);
+pub(super) struct Parts<T>(pub(super) T);
 
 impl<S: Send + Sync, T: FromRequestParts<S>> FromRequestParts<S> for Parts<T> {
     type Rejection = Failed;

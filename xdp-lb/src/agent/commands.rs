@@ -6,8 +6,8 @@ use anyhow::Result;
 use tracing::{info, warn};
 
 use super::{
-    daemon::Agent,
     reload::{Reach, fixed, warn_of},
+    state::Agent,
 };
 use crate::{
     admin::{Asked, Command, Desk, Done, NotDone, Queue, Server},
@@ -51,6 +51,7 @@ impl Reach<'_> {
         let done = match asked.command {
             Command::Drain(target, terms) => self.drain(target, terms),
             Command::Undrain(target) => self.undrain(&target),
+            Command::Forget(filter) => self.agent.forget(&filter),
             Command::Rollback(generation) => self.rollback(generation).await?,
         };
         // That nobody waits any more changes nothing.
@@ -80,8 +81,7 @@ impl Reach<'_> {
             warn!("the next start of the agent will not know of this drain: {e}");
             done.warnings.push(format!("the next start of the agent will not know of it: {e}"));
         }
-        self.agent.drains = drains;
-        self.agent.show();
+        self.agent.set_drains(drains);
         let snapshot = self.resolver.changes().borrow().clone();
         self.agent.try_reconcile(&snapshot);
         self.behind(&mut done);

@@ -14,6 +14,7 @@
 //! the next one takes over what it finds.
 
 mod announce;
+mod backoff;
 #[cfg_attr(not(feature = "kubernetes"), path = "no_cluster.rs")]
 mod cluster;
 mod commands;
@@ -26,8 +27,10 @@ mod offloads;
 mod packets;
 mod past;
 mod peers;
+mod programs;
 mod reconcile;
 mod reload;
+mod state;
 
 pub use self::daemon::{Ended, OnExit, Role, RunOptions, load, run};
-pub use self::reconcile::{FlowTable, Outcome, ReconcileError, Reconciler, Run};
+pub use self::reconcile::{FlowTable, Outcome, ReconcileError, Reconciler, Run, SurveyError};

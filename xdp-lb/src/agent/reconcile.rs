@@ -13,12 +13,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
-use xdp_lb_common::flow::FlowSet;
+use xdp_lb_common::{flow::FlowSet, names};
 
 use crate::{
+    admin::NotDone,
     dataplane::{KernelMaps, sys},
+    flows::{self, Filter},
     model::Desired,
     nexthop::Resolution,
+    peers::{
+        Apart, Refusal,
+        exceptions::{self, Placement},
+    },
     plan::{self, Census, Inputs, Memo, Plan, PlanError},
     state::{MapOp, Maps, Observed, WriteError},
     survey::{self, Survey},
@@ -37,16 +43,21 @@ pub trait FlowTable {
     fn tick(&self) -> io::Result<u16>;
     /// Every set with its index.
     fn sets(&self) -> impl Iterator<Item = (u32, FlowSet)>;
-    /// Clears a way that still holds `old`.
+    /// Clears a way that still holds `old`, and says whether it did.
     ///
     /// # Errors
     /// When there is no such way.
-    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<()>;
+    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<bool>;
     /// Makes a slot clean that still holds `expected`.
     ///
     /// # Errors
     /// When there is no such slot.
     fn clean_slot(&self, slot: u32, expected: u16) -> io::Result<()>;
+    /// Stores an entry that no packet made, unless its flow is known or its set full.
+    ///
+    /// # Errors
+    /// When there is no such set.
+    fn remember(&self, placement: Placement, tick: u16) -> io::Result<Result<(), Refusal>>;
     /// Waits until no packet is under way that saw the tables as they were.
     fn grace(&self);
 }
@@ -58,11 +69,14 @@ impl FlowTable for KernelMaps {
     fn sets(&self) -> impl Iterator<Item = (u32, FlowSet)> {
         self.flow_sets()
     }
-    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<()> {
-        self.sweep(set, way, old).map(drop)
+    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<bool> {
+        self.sweep(set, way, old)
     }
     fn clean_slot(&self, slot: u32, expected: u16) -> io::Result<()> {
         self.clean_slot(slot, expected).map(drop)
+    }
+    fn remember(&self, placement: Placement, tick: u16) -> io::Result<Result<(), Refusal>> {
+        self.remember(placement, tick)
     }
     fn grace(&self) {
         sys::grace_period();
@@ -76,6 +90,17 @@ pub enum ReconcileError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// A write failed; the rest of the plan waits for the next try.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why the flow table is not tidied.
+#[derive(Debug, thiserror::Error)]
+pub enum SurveyError {
+    /// The clock that entries go by cannot be read: nothing was done.
+    #[error("read the flow table's clock: {0}")]
+    Clock(#[source] io::Error),
+    /// The rest waits for the next time.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -121,6 +146,12 @@ impl<M: Maps + FlowTable> Reconciler<M> {
     /// The maps.
     pub fn maps(&self) -> &M {
         &self.maps
+    }
+
+    /// The maps, to break them.
+    #[cfg(test)]
+    pub(super) fn maps_mut(&mut self) -> &mut M {
+        &mut self.maps
     }
 
     /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
@@ -244,11 +275,55 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         }
     }
 
-    /// Reads the whole flow table once: sweeps what expired, cleans slots that nobody needs dirty any more.
+    /// Remembers flows that another node has told, and has packets look for them: what becomes of each.
+    ///
+    /// `observed` is of now, `tick` the flow table's clock.
     ///
     /// # Errors
-    /// When the flow table's clock cannot be read.
-    pub fn survey(&mut self, desired: &Desired, uptime: Duration) -> io::Result<Survey> {
+    /// [`WriteError`]; what came before it has been written.
+    pub fn remember(
+        &mut self,
+        observed: &Observed,
+        placements: &[Placement],
+        tick: u16,
+        uptime: Duration,
+    ) -> Result<Vec<Result<(), Refusal>>, WriteError> {
+        for op in exceptions::dirty(observed, placements) {
+            self.times.note(&op, observed, uptime + GRACE);
+            self.maps.apply(&op)?;
+        }
+        let remember = |&placement: &Placement| {
+            let failed = |source| WriteError { map: names::FLOWS, key: placement.set, source };
+            self.maps.remember(placement, tick).map_err(failed)
+        };
+        placements.iter().map(remember).collect()
+    }
+
+    /// Forgets the flows that are meant, and says how many they were.
+    ///
+    /// # Errors
+    /// [`NotDone`].
+    pub fn forget(&self, filter: &Filter) -> Result<u64, NotDone> {
+        let failed = |e: io::Error| NotDone::Maps(format!("forget flows: map {}: {e}", names::FLOWS));
+        let tick = self.maps.tick().map_err(failed)?;
+        let mut forgotten = 0;
+        for held in flows::find(&self.observe(), self.maps.sets(), tick, filter)? {
+            forgotten += u64::from(self.maps.sweep(held.set, held.way, held.entry).map_err(failed)?);
+        }
+        Ok(forgotten)
+    }
+
+    /// Reads the whole flow table once: sweeps what expired, cleans slots that nobody needs dirty any more. Where nodes
+    /// drain differently (`apart`), slots stay as they are.
+    ///
+    /// # Errors
+    /// [`SurveyError`]; the next time finds what is left.
+    pub fn survey(
+        &mut self,
+        desired: &Desired,
+        apart: &Apart,
+        uptime: Duration,
+    ) -> Result<Survey, SurveyError> {
         self.maps.grace();
         let observed = self.look(None);
         self.times.keep(&observed);
@@ -259,13 +334,16 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             observed.services.iter().map(|(&id, s)| (id, timeout_of(s))).collect();
         let changed = |base: u32, slot: u32| self.times.changed(base, slot).unwrap_or_default();
         let timeout = |id: u16| timeouts.get(&id).copied().unwrap_or(Duration::ZERO);
-        let survey =
-            survey::survey(&observed, self.maps.sets(), self.maps.tick()?, uptime, &changed, &timeout);
+        let tick = self.maps.tick().map_err(SurveyError::Clock)?;
+        let mut survey = survey::survey(&observed, self.maps.sets(), tick, uptime, &changed, &timeout);
+        survey.hold(&observed, |service| apart.is_in(service));
         for sweep in &survey.sweeps {
-            self.maps.sweep(sweep.set, sweep.way, sweep.old)?;
+            let failed = |source| WriteError { map: names::FLOWS, key: sweep.set, source };
+            self.maps.sweep(sweep.set, sweep.way, sweep.old).map_err(failed)?;
         }
         for clean in &survey.clean {
-            self.maps.clean_slot(clean.index, clean.expected)?;
+            let failed = |source| WriteError { map: names::RINGS, key: clean.index, source };
+            self.maps.clean_slot(clean.index, clean.expected).map_err(failed)?;
         }
         self.census = survey.census.clone();
         debug!(
@@ -297,4 +375,4 @@ pub struct Run<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

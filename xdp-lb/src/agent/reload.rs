@@ -17,10 +17,12 @@ use tracing::{error, info, warn};
 use super::{
     announce::Announcer,
     cluster::Cluster,
-    daemon::{Agent, RunOptions, SETTLE, attach_all, hold_vips, interfaces, offer_mss},
+    daemon::{RunOptions, SETTLE},
     endpoint::Endpoint,
     interfaces::carrying,
     peers::Sync,
+    programs::{attach_all, hold_vips, interfaces, offer_mss},
+    state::Agent,
 };
 use crate::{
     admin::Server,

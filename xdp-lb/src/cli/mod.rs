@@ -19,6 +19,7 @@ mod decap;
 mod detach;
 mod drain;
 mod explain;
+mod flows;
 mod interfaces;
 mod load;
 mod man;
@@ -99,6 +100,8 @@ enum Command {
     Status(status::Args),
     /// Say which backend a packet goes to, and why
     Explain(explain::Args),
+    /// Show which flows are remembered, or have some forgotten
+    Flows(flows::Args),
     /// Take a backend out for new flows on this node, and keep known ones; without a backend: show who drains
     Drain(drain::Args),
     /// Take a drain by command back
@@ -135,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Load(args) => load::run(args),
         Command::Status(args) => status::run(&args, &node),
         Command::Explain(args) => explain::run(&args, &bpffs),
+        Command::Flows(args) => flows::run(&args, &node),
         Command::Drain(args) => drain::run(&args, &node),
         Command::Undrain(args) => drain::undrain(&args, &node),
         Command::Rollback(args) => rollback::run(&args, &node),

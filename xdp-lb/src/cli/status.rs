@@ -17,7 +17,10 @@ use super::{
     table::{self, Align, Table},
 };
 use crate::{
-    admin::{api::AgentStatus, client::ClientError},
+    admin::{
+        api::{AgentStatus, PeerDrain},
+        client::ClientError,
+    },
     dataplane::{BpffsRoot, KernelMaps, Mode, attach, ethtool, health_map},
     drains::{Drains, Written},
     keep::Keep,
@@ -141,10 +144,17 @@ impl Agent {
                     ),
                 ];
                 lines.extend(told.into_iter().filter_map(|(what, told)| Some((what, told?))));
+                lines.extend(status.peer_drains.iter().map(|drain| ("peer drains", peer_drain(drain))));
                 lines
             }
         }
     }
+}
+
+/// `10.1.2.11 in all services, by command on edge-2; not here`.
+fn peer_drain(drain: &PeerDrain) -> String {
+    let service = drain.service.as_ref().map_or("in all services".to_owned(), |s| format!("in {s}"));
+    format!("{} {service}, by command on {}; not here", drain.backend, drain.node)
 }
 
 /// Shows the status.

@@ -104,7 +104,8 @@ impl Sample {
             [event(FlowEvent::SetFull, events.set_full), event(FlowEvent::OverLimit, events.over_limit)],
         )?;
         out.one(&families::FLOW_EXPIRED, self.condition.cleared)?;
-        out.family(&families::FLOWS_MOVED, [event(FlowEvent::Stale, events.stale)])?;
+        let forgotten = ([("reason", "forgotten")], self.condition.forgotten);
+        out.family(&families::FLOWS_MOVED, [event(FlowEvent::Stale, events.stale), forgotten])?;
         let inside = [
             event(FlowEvent::CidKnown, events.cid_known),
             event(FlowEvent::CidUnknown, events.cid_unknown),

@@ -74,7 +74,7 @@ families! {
     FLOW_REMEMBERED "flow_table_remembered_total" Counter "" "Flows that were remembered."
     FLOW_UNREMEMBERED "flow_table_unremembered_total" Counter "reason" "Flows that should have been remembered and were not."
     FLOW_EXPIRED "flow_table_expired_total" Counter "" "Entries that the agent cleared because they had expired or their service was gone; not those that a new flow took over."
-    FLOWS_MOVED "flows_moved_total" Counter "reason" "Remembered flows that were sent to another backend; stale: theirs was gone."
+    FLOWS_MOVED "flows_moved_total" Counter "reason" "Remembered flows that went to another backend; stale: theirs was gone; forgotten: a command had them forgotten."
     AFFINITY "affinity_packets_total" Counter "reason" "Packets by what their QUIC connection id or ICE ufrag named."
     PEER_SYNC "peer_sync_flows_total" Counter "result" "Flows that other edge nodes could not guess: sent, once for each peer; received and remembered; refused, for they mean nothing here or their set is full."
     HEALTH_CHECKS "health_checks_total" Counter "kind, result" "Answers to health checks, good and bad."

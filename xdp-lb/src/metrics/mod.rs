@@ -43,14 +43,26 @@ pub struct Condition {
     pub applied: u64,
     /// Why the maps are not as wanted; `None` while they are.
     pub failure: Option<String>,
+    /// Why the flow table is not tidied; `None` while it is.
+    pub untidy: Option<String>,
     /// Why the configuration that was offered last cannot be used; the one before is in force.
     pub refused: Option<String>,
     /// Flow entries cleared because they had expired or their service was gone.
     pub cleared: u64,
+    /// Flows that commands had forgotten.
+    pub forgotten: u64,
     /// What the last pass over the flow table found.
     pub flows: Option<Arc<Flows>>,
     /// Flows told to and by peers; `None` without peers.
     pub peers: Option<Counts>,
+}
+
+impl Condition {
+    /// What is not as it should be, in words.
+    #[must_use]
+    pub fn degraded(&self) -> Option<String> {
+        self.failure.clone().or_else(|| self.untidy.clone())
+    }
 }
 
 /// What a pass over the flow table found.

@@ -58,6 +58,7 @@ fn full() -> Sample {
             interfaces: vec!["eth0".into()],
             applied: 1_700_000_000,
             cleared: 5,
+            forgotten: 14,
             flows: Some(Arc::new(flows)),
             peers: Some(Counts { sent: 21, received: 22, refused: 23 }),
             ..Condition::default()
@@ -109,6 +110,7 @@ fn figures_stand_behind_their_names() {
         "xdp_lb_flow_table_misses_total 12",
         "xdp_lb_flow_table_expired_total 5",
         r#"xdp_lb_flows_moved_total{reason="stale"} 13"#,
+        r#"xdp_lb_flows_moved_total{reason="forgotten"} 14"#,
         r#"xdp_lb_peer_sync_flows_total{result="sent"} 21"#,
         r#"xdp_lb_peer_sync_flows_total{result="received"} 22"#,
         r#"xdp_lb_peer_sync_flows_total{result="refused"} 23"#,

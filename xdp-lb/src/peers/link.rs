@@ -22,9 +22,11 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+use super::apart::{DRAINS, REPEAT};
 use super::channel::{Channel, Key};
 use super::message::{Answer, Hashing, Message, VERSION};
 use super::{Exception, Flows, Ledger};
+use crate::drains::Written;
 
 /// Longest wait for a connection, a handshake or an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -52,22 +54,26 @@ pub struct Settings {
     pub name: String,
 }
 
-/// What one look at the flow table found.
+/// What there is to tell.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     /// All exceptions.
     pub exceptions: Vec<Exception>,
     /// How the hashes of each service are made.
     pub hashing: HashMap<String, Hashing>,
+    /// Drains by command; more than [`DRAINS`] are not told.
+    pub drains: Vec<Written>,
 }
 
-/// Flows that a peer has told us; it waits for the answer.
+/// What a peer has told us; it waits for the answer.
 #[derive(Debug)]
 pub struct Told {
     /// The peer's `node.name`.
     pub node: String,
-    /// What it told.
-    pub flows: Flows,
+    /// Flows.
+    pub flows: Option<Flows>,
+    /// All its drains by command.
+    pub drains: Option<Vec<Written>>,
     /// Where the answer goes.
     pub answer: oneshot::Sender<Answer>,
 }
@@ -117,8 +123,8 @@ impl Peers {
         for &node in &settings.nodes {
             let ledger = Arc::new(Mutex::new(Ledger::default()));
             ledgers.push(ledger.clone());
-            let teller =
-                Teller { node, settings: settings.clone(), ledger, started, counted: counted.clone() };
+            let (settings, counted, drains) = (settings.clone(), counted.clone(), (Vec::new(), started));
+            let teller = Teller { node, settings, ledger, started, counted, drains };
             tasks.spawn(teller.run(look.clone()));
         }
         tasks.spawn(listen(settings, to_loop));
@@ -155,6 +161,8 @@ struct Teller {
     ledger: Arc<Mutex<Ledger>>,
     started: Instant,
     counted: Arc<watch::Sender<u64>>,
+    /// What the peer was told last of our drains, and when.
+    drains: (Vec<Written>, Instant),
 }
 
 /// A connection, and which start of the peer it leads to.
@@ -164,7 +172,7 @@ struct Open {
 }
 
 impl Teller {
-    async fn run(self, mut looks: watch::Receiver<Arc<Look>>) {
+    async fn run(mut self, mut looks: watch::Receiver<Arc<Look>>) {
         let mut open: Option<Open> = None;
         let mut start = 0;
         let mut reachable = true;
@@ -183,7 +191,7 @@ impl Teller {
             if let Err(e) = &done {
                 open = None;
                 if reachable {
-                    warn!(peer = %self.node, "flows that this peer could not guess are not told to it: {e}");
+                    warn!(peer = %self.node, "flows that this peer could not guess, and drains, are not told to it: {e}");
                 }
             } else if !reachable {
                 info!(peer = %self.node, "reached again, flows are told");
@@ -193,14 +201,15 @@ impl Teller {
     }
 
     /// Tells what is due; on an error what was answered for stays told.
-    async fn tell(&self, look: &Look, open: &mut Option<Open>, start: &mut u64) -> io::Result<()> {
+    async fn tell(&mut self, look: &Look, open: &mut Option<Open>, start: &mut u64) -> io::Result<()> {
+        let (ledger, started) = (self.ledger.clone(), self.started);
         let due = || {
-            let mut ledger = lock(&self.ledger);
-            let now = self.started.elapsed();
+            let mut ledger = lock(&ledger);
+            let now = started.elapsed();
             ledger.expire(now);
             ledger.due(&look.exceptions, now)
         };
-        if due().0.is_empty() {
+        if due().0.is_empty() && !self.owes_drains(look) {
             return Ok(());
         }
         let Open { channel, start: theirs } = match open {
@@ -211,6 +220,11 @@ impl Teller {
         let before = std::mem::replace(start, *theirs);
         if before != 0 && before != *theirs {
             *lock(&self.ledger) = Ledger::default();
+            self.drains.0.clear();
+        }
+        // First, for they say what the flows are told for.
+        if self.owes_drains(look) {
+            self.tell_drains(look, channel).await?;
         }
         let (due, left_out) = due();
         if left_out > 0 {
@@ -218,14 +232,39 @@ impl Teller {
         }
         for flows in Flows::pack(&due, |service| look.hashing.get(service).cloned()) {
             let part = flows.unpack();
-            let message = Message { version: VERSION, node: self.settings.name.clone(), flows };
-            channel.send(&serde_json::to_vec(&message)?).await?;
-            let answer: Answer = serde_json::from_slice(&within(channel.receive()).await?)?;
+            let answer = self.say(channel, Some(flows), None).await?;
             debug!(peer = %self.node, flows = part.len(), ?answer, "flows told");
             lock(&self.ledger).told(&part, self.started.elapsed());
             self.counted.send_modify(|sent| *sent += part.len() as u64);
         }
         Ok(())
+    }
+
+    /// Whether the peer has to be told of our drains: they are others than it knows, or go on and were told long ago.
+    fn owes_drains(&self, look: &Look) -> bool {
+        let (told, when) = &self.drains;
+        *told != look.drains || !told.is_empty() && when.elapsed() >= REPEAT
+    }
+
+    async fn tell_drains(&mut self, look: &Look, channel: &mut Channel<TcpStream>) -> io::Result<()> {
+        let most = look.drains.len().min(DRAINS);
+        if most < look.drains.len() {
+            warn!(peer = %self.node, drains = look.drains.len(), most, "too many drains by command to tell, the last are left out");
+        }
+        self.say(channel, None, Some(look.drains[..most].to_vec())).await?;
+        self.drains = (look.drains.clone(), Instant::now());
+        Ok(())
+    }
+
+    async fn say(
+        &self,
+        channel: &mut Channel<TcpStream>,
+        flows: Option<Flows>,
+        drains: Option<Vec<Written>>,
+    ) -> io::Result<Answer> {
+        let message = Message { version: VERSION, node: self.settings.name.clone(), flows, drains };
+        channel.send(&serde_json::to_vec(&message)?).await?;
+        Ok(serde_json::from_slice(&within(channel.receive()).await?)?)
     }
 
     async fn connect(&self) -> io::Result<Open> {
@@ -315,7 +354,8 @@ async fn visit(
             return Err(io::Error::new(io::ErrorKind::Unsupported, "another version of the protocol"));
         }
         let (answer, answered) = oneshot::channel();
-        let told = Told { node: message.node, flows: message.flows, answer };
+        let Message { node, flows, drains, .. } = message;
+        let told = Told { node, flows, drains, answer };
         if to_loop.send(told).await.is_err() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What edge nodes tell each other, as JSON in one frame each: a service's flows.
+//! What edge nodes tell each other, as JSON in one frame each: a service's flows, or all drains by command.
 //!
 //! A flow is its hash, as far as the sender's flow table keeps it: the tag and as many set bits as the table has sets.
 //! It means the same on both nodes when the hash is made the same way, which [`Hashing`] says.
@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Exception;
+use crate::drains::Written;
 use crate::model::{Affinity, Service};
 
 /// Version of the messages: another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Most flows of one message: it then fits a frame whatever their hashes are.
 pub const FLOWS: usize = 800;
 
@@ -52,8 +53,12 @@ pub struct Message {
     pub version: u32,
     /// The sender's `node.name`.
     pub node: String,
-    /// What it says.
-    pub flows: Flows,
+    /// Flows that the other one cannot guess.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<Flows>,
+    /// Backends that drain by command at the sender: all of them, or none any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drains: Option<Vec<Written>>,
 }
 
 /// Flows of one service.
@@ -124,7 +129,7 @@ impl Flows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::channel::FRAME;
+    use crate::peers::{apart::DRAINS, channel::FRAME};
 
     fn hashing(set_bits: u32) -> Hashing {
         Hashing { seed: 1, client_ip: false, set_bits }
@@ -164,9 +169,20 @@ mod tests {
             .collect();
         let packed = Flows::pack(&all, |_| Some(hashing(4)));
         assert_eq!(packed.iter().map(|f| f.flows.len()).collect::<Vec<_>>(), [FLOWS, 1]);
-        let message = Message { version: VERSION, node: "n".repeat(253), flows: packed[0].clone() };
-        let len = serde_json::to_vec(&message).expect("JSON").len();
-        assert!(len <= FRAME, "{len} bytes");
+        let fits = |flows, drains| {
+            let message = Message { version: VERSION, node: "n".repeat(253), flows, drains };
+            let len = serde_json::to_vec(&message).expect("JSON").len();
+            assert!(len <= FRAME, "{len} bytes");
+        };
+        fits(Some(packed[0].clone()), None);
+        let drain = Written {
+            backend: "fd00:1111:2222:3333:4444:5555:6666:7777".parse().expect("an address"),
+            service: Some("s".repeat(253)),
+            mode: Some(crate::drains::Mode::Stick),
+            max: Some(u64::MAX),
+            since: u64::MAX,
+        };
+        fits(None, Some(vec![drain; DRAINS]));
     }
 
     #[test]

@@ -9,14 +9,19 @@
 //!   the other node: message -> exceptions::place() -> its flow table, if there is a free way
 //! ```
 //!
-//! Everything but [`channel`] and [`link`] is pure. Nothing is sent, and nothing connected, while no slot is dirty.
+//! Drains by command go the same way, for they are one node's: [`apart`] says what follows where nodes drain differently.
+//!
+//! Everything but [`channel`] and [`link`] is pure. Nothing is sent, and nothing connected, while no slot is dirty and no
+//! command drains anybody.
 
+pub mod apart;
 pub mod channel;
 pub mod exceptions;
 pub mod ledger;
 pub mod link;
 pub mod message;
 
+pub use self::apart::{Apart, Heard};
 pub use self::exceptions::{Exception, Refusal};
 pub use self::ledger::Ledger;
 pub use self::link::{Counts, Peers, Told};

@@ -225,6 +225,7 @@ fn help_names_every_command_and_none_of_later_work() {
         "load",
         "status",
         "explain",
+        "flows",
         "drain",
         "undrain",
         "rollback",

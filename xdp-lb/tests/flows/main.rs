@@ -8,6 +8,7 @@ mod cpus;
 mod flood;
 mod lens;
 mod life;
+mod listing;
 mod model;
 mod peers;
 mod sharing;

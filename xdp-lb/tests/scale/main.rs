@@ -20,6 +20,8 @@ use xdp_lb::model::{
     Share, SourceRanges, TableSize, Tracking, Unmatched, Vip,
 };
 use xdp_lb::nexthop::{NextHop, Resolution};
+use xdp_lb::peers::exceptions::Placement;
+use xdp_lb::peers::{Apart, Refusal};
 use xdp_lb::state::{Capacity, MapOp, Maps, Observed, WriteError};
 use xdp_lb_common::control::Control;
 use xdp_lb_common::flow::FlowSet;
@@ -60,13 +62,16 @@ impl FlowTable for Twin {
     fn sets(&self) -> impl Iterator<Item = (u32, FlowSet)> {
         self.0.flow_sets()
     }
-    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<()> {
-        self.0.sweep(set, way, old);
-        Ok(())
+    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<bool> {
+        Ok(self.0.sweep(set, way, old))
     }
     fn clean_slot(&self, slot: u32, expected: u16) -> io::Result<()> {
         self.0.clean(slot, expected);
         Ok(())
+    }
+    /// No peer tells this table of any flow.
+    fn remember(&self, _: Placement, _: u16) -> io::Result<Result<(), Refusal>> {
+        unreachable!("nobody tells of flows here")
     }
     fn grace(&self) {}
 }
@@ -233,7 +238,9 @@ fn ten_thousand_services_over_a_hundred_sets() {
     desired.services[0].backends = desired.services[*SETS as usize].backends.clone();
     timed("as the others again", || agent.reconcile(&at(&desired, 103)).unwrap());
     for _ in 0..3 {
-        timed("survey of the flow table", || agent.survey(&desired, Duration::from_secs(500)).unwrap());
+        timed("survey of the flow table", || {
+            agent.survey(&desired, &Apart::default(), Duration::from_secs(500)).unwrap()
+        });
         timed("nothing to do after it", || agent.reconcile(&at(&desired, 500)).unwrap());
     }
     timed("a new service", || {

@@ -77,12 +77,23 @@ impl Reporter {
         self.condition.send_if_modified(|c| std::mem::replace(&mut c.peers, counts) != counts);
     }
 
+    /// Commands have had so many flows forgotten.
+    pub fn forgot(&self, flows: u64) {
+        self.condition.send_modify(|c| c.forgotten = flows);
+    }
+
+    /// The flow table could not be read, or not tidied.
+    pub fn not_surveyed(&self, why: String) {
+        self.condition.send_modify(|c| c.untidy = Some(why));
+    }
+
     /// The flow table was read.
     pub fn surveyed(&self, survey: &Survey) {
         let flows = Flows { live: survey.live, members: survey.census.members.clone() };
         self.condition.send_modify(|c| {
             c.cleared += survey.sweeps.len() as u64;
             c.flows = Some(Arc::new(flows));
+            c.untidy = None;
         });
     }
 }

@@ -12,13 +12,40 @@ use super::*;
 use crate::config;
 use crate::memory::MemoryMaps;
 use crate::nexthop::NextHop;
-use crate::state::Capacity;
+use crate::state::{Capacity, SlotChange};
 
 /// Maps in memory with a clock that stands until it is set.
-struct Twin {
-    maps: MemoryMaps,
+pub(in crate::agent) struct Twin {
+    pub(in crate::agent) maps: MemoryMaps,
     tick: Cell<u16>,
     graces: Cell<u32>,
+    broken: BTreeSet<&'static str>,
+}
+
+impl Twin {
+    pub(in crate::agent) fn over(maps: MemoryMaps) -> Self {
+        Self { maps, tick: Cell::new(100), graces: Cell::new(0), broken: BTreeSet::new() }
+    }
+
+    /// Makes `clock`, `sweep` and `slot` fail, or work.
+    pub(in crate::agent) fn break_all(&mut self, what: &[&'static str]) {
+        self.broken = what.iter().copied().collect();
+    }
+
+    /// Leaves an entry of nobody in the flow table, and a slot dirty that nobody needs so.
+    pub(in crate::agent) fn litter(&mut self) {
+        let entry = FlowEntry::new(FlowKey::new(9, FlowHash(1)), 0, 200, false);
+        self.maps.remember(1, 1, entry.0);
+        let observed = self.maps.observe();
+        let (place, ring) = observed.rings.iter().next().expect("a ring");
+        let now = ring.slots.now[0];
+        let change = SlotChange { slot: 0, before: Some(Slot(now).backend()), now: Slot::dirty(now).0 };
+        self.maps.set_slots(place.slot_base, &[change]).expect("there");
+    }
+
+    fn works(&self, what: &str) -> io::Result<()> {
+        if self.broken.contains(what) { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+    }
 }
 
 impl Maps for Twin {
@@ -39,26 +66,33 @@ impl Maps for Twin {
 
 impl FlowTable for Twin {
     fn tick(&self) -> io::Result<u16> {
+        self.works("clock")?;
         Ok(self.tick.get())
     }
     fn sets(&self) -> impl Iterator<Item = (u32, FlowSet)> {
         assert!(self.graces.get() > 0, "packets may still be under way");
         self.maps.flow_sets()
     }
-    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<()> {
-        self.maps.sweep(set, way, old);
-        Ok(())
+    fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<bool> {
+        self.works("sweep")?;
+        Ok(self.maps.sweep(set, way, old))
     }
     fn clean_slot(&self, slot: u32, expected: u16) -> io::Result<()> {
+        self.works("slot")?;
         self.maps.clean(slot, expected);
         Ok(())
+    }
+    fn remember(&self, placement: Placement, tick: u16) -> io::Result<Result<(), Refusal>> {
+        let (_, set) = self.maps.flow_sets().nth(placement.set as usize).expect("in the table");
+        Ok(exceptions::way(&set, placement.entry, tick)
+            .map(|way| self.maps.remember(placement.set, way, placement.entry.0)))
     }
     fn grace(&self) {
         self.graces.set(self.graces.get() + 1);
     }
 }
 
-fn maps() -> MemoryMaps {
+pub(in crate::agent) fn maps() -> MemoryMaps {
     let capacity = Capacity {
         services: 16,
         vip_slots: 16,
@@ -78,11 +112,11 @@ fn maps() -> MemoryMaps {
 }
 
 fn agent(maps: MemoryMaps) -> Reconciler<Twin> {
-    Reconciler::new(Twin { maps, tick: Cell::new(100), graces: Cell::new(0) })
+    Reconciler::new(Twin::over(maps))
 }
 
 /// Two services; the second is UDP without tracking, so that its planned changes wait.
-fn file(backends: &str, more: &str) -> Desired {
+pub(in crate::agent) fn file(backends: &str, more: &str) -> Desired {
     let text = format!(
         r#"
 version: 1
@@ -98,10 +132,11 @@ services:
     config::parse(&text).unwrap_or_else(|e| panic!("{e:?}")).desired
 }
 
-const TWO: &str = "{ address: 10.0.0.1 }, { address: 10.0.0.2 }";
-const DRAINED: &str = "{ address: 10.0.0.1, state: drain }, { address: 10.0.0.2 }, { address: 10.0.0.3 }";
+pub(in crate::agent) const TWO: &str = "{ address: 10.0.0.1 }, { address: 10.0.0.2 }";
+pub(in crate::agent) const DRAINED: &str =
+    "{ address: 10.0.0.1, state: drain }, { address: 10.0.0.2 }, { address: 10.0.0.3 }";
 const DEAD: &str = "{ address: 10.0.0.1, state: down }, { address: 10.0.0.2 }";
-const THIRD: &str =
+pub(in crate::agent) const THIRD: &str =
     "  - { name: sip, vip: 203.0.113.11, protocol: udp, ports: 5060, backends: [{ address: 10.0.0.4 }] }\n";
 
 fn way(_: IpAddr) -> Resolution {
@@ -189,7 +224,7 @@ fn another_agent_finishes_what_one_left() {
             return;
         }
         let mut next = agent(dying.maps.maps.clone());
-        next.survey(&second, Duration::ZERO).unwrap();
+        next.survey(&second, &Apart::default(), Duration::ZERO).unwrap();
         next.reconcile(&at(&second, 201, 2)).unwrap();
         next.reconcile(&at(&second, 206, 2)).unwrap();
         assert_eq!(next.reconcile(&at(&second, 207, 2)).unwrap().writes, 0, "dead at write {n}");
@@ -268,9 +303,9 @@ fn a_survey_cleans_slots_that_nobody_needs_dirty() {
     agent.reconcile(&at(&second, 200, 1)).unwrap();
     let before = dirty(&agent, "web");
     assert!(before > 0);
-    agent.survey(&second, Duration::from_secs(200)).unwrap();
+    agent.survey(&second, &Apart::default(), Duration::from_secs(200)).unwrap();
     assert_eq!(dirty(&agent, "web"), before, "packets of before the change may be under way");
-    agent.survey(&second, Duration::from_secs(202)).unwrap();
+    agent.survey(&second, &Apart::default(), Duration::from_secs(202)).unwrap();
     assert_eq!(dirty(&agent, "web"), 0, "the older backend is dead and nobody is remembered");
 }
 
@@ -282,9 +317,9 @@ fn a_slot_waits_for_flow_timeout_while_its_older_backend_lives() {
     agent.reconcile(&at(&second, 200, 1)).unwrap();
     let web = dirty(&agent, "web");
     let timeout = second.services.iter().find(|s| s.name == "web").unwrap().flow_timeout.as_secs();
-    agent.survey(&second, Duration::from_secs(200 + timeout)).unwrap();
+    agent.survey(&second, &Apart::default(), Duration::from_secs(200 + timeout)).unwrap();
     assert_eq!(dirty(&agent, "web"), web);
-    agent.survey(&second, Duration::from_secs(201 + timeout)).unwrap();
+    agent.survey(&second, &Apart::default(), Duration::from_secs(201 + timeout)).unwrap();
     assert_eq!(dirty(&agent, "web"), 0);
 }
 
@@ -301,7 +336,7 @@ fn a_survey_sweeps_and_its_census_guards_the_next_plan() {
     agent.reconcile(&at(&second, 200, 2)).unwrap();
     // Its id is not free until a survey has seen that nothing names it.
     assert!(agent.census.services.contains(&sip), "{:?}", agent.census);
-    let found = agent.survey(&second, Duration::from_secs(210)).unwrap();
+    let found = agent.survey(&second, &Apart::default(), Duration::from_secs(210)).unwrap();
     assert_eq!(found.orphaned, 1);
     assert!(
         agent.census.services.contains(&sip),
@@ -310,7 +345,7 @@ fn a_survey_sweeps_and_its_census_guards_the_next_plan() {
     let left: Vec<u64> =
         agent.maps.maps.flow_sets().flat_map(|(_, set)| set.entries).filter(|e| *e != 0).collect();
     assert_eq!(left, [entry(web, 200)]);
-    agent.survey(&second, Duration::from_secs(220)).unwrap();
+    agent.survey(&second, &Apart::default(), Duration::from_secs(220)).unwrap();
     assert!(agent.census.services.is_empty());
     agent.reconcile(&at(&first, 230, 3)).unwrap();
     assert_eq!(id(&agent, "sip"), sip, "free again");
@@ -326,7 +361,7 @@ fn a_backend_is_not_forgotten_before_a_survey_has_counted_its_flows() {
     agent.reconcile(&at(&first, 100, 1)).unwrap();
     agent.reconcile(&at(&second, 200, 2)).unwrap();
     agent.reconcile(&at(&second, 205, 2)).unwrap();
-    agent.survey(&second, Duration::from_secs(210)).unwrap();
+    agent.survey(&second, &Apart::default(), Duration::from_secs(210)).unwrap();
     let web = id(&agent, "web");
     let young = |agent: &Reconciler<Twin>| {
         let observed = agent.maps().observe();
@@ -347,12 +382,12 @@ fn a_backend_is_not_forgotten_before_a_survey_has_counted_its_flows() {
         agent.reconcile(&at(&third, now, 3)).unwrap();
         assert!(young(&agent).is_some(), "forgotten at {now}");
     }
-    agent.survey(&third, Duration::from_secs(230)).unwrap();
+    agent.survey(&third, &Apart::default(), Duration::from_secs(230)).unwrap();
     agent.reconcile(&at(&third, 230, 3)).unwrap();
     assert!(young(&agent).is_some(), "forgotten with a live flow");
     agent.maps.tick.set(1001);
     for now in [7900, 7910] {
-        agent.survey(&third, Duration::from_secs(now)).unwrap();
+        agent.survey(&third, &Apart::default(), Duration::from_secs(now)).unwrap();
         agent.reconcile(&at(&third, now, 3)).unwrap();
     }
     assert!(young(&agent).is_none(), "nobody is left");

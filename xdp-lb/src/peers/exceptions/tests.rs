@@ -17,7 +17,13 @@ fn a_free_way_is_taken_and_a_known_flow_left_alone() {
     set.entries[5] = entry(2, 8, 99).0;
     assert_eq!(way(&set, ours, tick), Ok(5), "an expired one makes room");
     set.entries[7] = entry(1, 7, 99).0;
-    assert_eq!(way(&set, ours, tick), Err(Refusal::Known), "expired, but its flow would still find it");
+    assert_eq!(way(&set, ours, tick), Ok(7), "expired, but its flow would still find it");
+    set.entries[7] = entry(1, 7, 150).0;
+    assert_eq!(way(&set, ours, tick), Ok(7), "it lives on");
+    set.entries[7] = ours.0;
+    assert_eq!(way(&set, ours, tick), Err(Refusal::Known), "for as long");
+    set.entries[7] = FlowEntry::new(FlowKey::new(1, FlowHash(7)), 4, 150, false).0;
+    assert_eq!(way(&set, ours, tick), Err(Refusal::Known), "elsewhere: what we saw is newer");
 }
 
 #[test]

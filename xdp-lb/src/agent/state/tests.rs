@@ -1,0 +1,87 @@
+//! Failures as the daemon's loop meets them: said, shown, tried again, healed.
+
+use std::io;
+
+use super::super::{
+    backoff::{FIRST, LAST},
+    reconcile::tests::{DRAINED, THIRD, TWO, Twin, file, maps},
+};
+use super::*;
+use crate::metrics::{self, NotReady, Sample};
+use crate::state::MapOp;
+
+/// An agent with the first configuration in force.
+fn agent() -> Agent<Twin> {
+    let mut agent = Agent::new(Twin::over(maps()), file(TWO, ""), false);
+    agent.reporter.runs_on(Vec::new());
+    agent.try_reconcile(&Arc::default());
+    assert!(!agent.is_behind());
+    agent.reconciler.maps_mut().maps.take_ops();
+    agent
+}
+
+/// What `status`, the metrics and `/readyz` say.
+fn shown(agent: &Agent<Twin>) -> (Option<String>, bool, Vec<NotReady>) {
+    let condition = agent.reporter.condition();
+    let text = metrics::text(Sample { condition: condition.clone(), ..Sample::default() });
+    let success = text.contains("xdp_lb_config_last_apply_success 1");
+    let reasons = metrics::ready(&condition, &[], condition.beat).err().unwrap_or_default();
+    (condition.degraded(), success, reasons)
+}
+
+#[test]
+fn every_write_that_fails_is_named_shown_and_tried_again_until_it_works() {
+    let second = file(DRAINED, THIRD);
+    let mut healthy = agent();
+    healthy.adopt(second.clone(), &Arc::default()).expect("fine");
+    let ops: Vec<MapOp> = healthy.reconciler.maps_mut().maps.take_ops();
+    assert!(ops.len() > 10);
+    for kind in [io::ErrorKind::OutOfMemory, io::ErrorKind::NotFound] {
+        for (n, op) in ops.iter().enumerate() {
+            let mut agent = agent();
+            agent.reconciler.maps_mut().maps.fail_at(n as u64, kind);
+            let before = Instant::now();
+            agent.adopt(second.clone(), &Arc::default()).expect("part of it is in the maps");
+            let (map, key) = op.target();
+            let told = format!("write {map}[{key}]: {}", io::Error::from(kind));
+            let not_ready = vec![NotReady::NotApplied { why: told.clone() }];
+            assert_eq!(shown(&agent), (Some(told), false, not_ready), "write {n}");
+            assert!(agent.wake_at() >= before + FIRST && agent.wake_at() <= Instant::now() + FIRST);
+
+            // It goes on failing: less and less often.
+            let mut pause = FIRST;
+            for _ in 0..10 {
+                agent.reconciler.maps_mut().maps.fail_at(0, kind);
+                let before = Instant::now();
+                agent.try_reconcile(&Arc::default());
+                assert!(agent.is_behind(), "write {n}");
+                pause = (pause * 2).min(LAST);
+                assert!(agent.wake_at() >= before + pause && agent.wake_at() <= Instant::now() + pause);
+            }
+            agent.try_reconcile(&Arc::default());
+            assert_eq!(shown(&agent), (None, true, Vec::new()), "write {n}: healed");
+            let again = agent.reconciler.maps_mut().maps.take_ops();
+            agent.try_reconcile(&Arc::default());
+            assert_eq!(agent.reconciler.maps_mut().maps.ops(), [], "write {n}: {again:?}");
+            assert_eq!(agent.desired, second);
+        }
+    }
+}
+
+#[test]
+fn a_flow_table_that_cannot_be_tidied_shows_and_is_tried_again() {
+    let mut agent = agent();
+    let mut told = Vec::new();
+    for broken in [&["clock"][..], &["sweep"], &["slot"], &[]] {
+        agent.reconciler.maps_mut().break_all(broken);
+        // Something to sweep and something to clean, each time.
+        agent.reconciler.maps_mut().litter();
+        agent.survey();
+        told.push(shown(&agent).0.unwrap_or_default());
+    }
+    let [clock, sweep, slot, healed] = &told[..] else { panic!("four") };
+    assert!(clock.contains("clock"), "{clock}");
+    assert!(sweep.contains("write flows["), "{sweep}");
+    assert!(slot.contains("write rings["), "{slot}");
+    assert_eq!(healed, "");
+}
