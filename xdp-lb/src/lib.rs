@@ -2,6 +2,7 @@
 //!
 //! Without the feature `agent` this is the pure half: no aya, no tokio, no files, no clock.
 
+pub mod aside;
 pub mod bfd;
 pub mod bgp;
 pub mod config;

@@ -30,6 +30,7 @@ mod peers;
 mod programs;
 mod reconcile;
 mod reload;
+mod room;
 mod state;
 
 pub use self::daemon::{Ended, OnExit, Role, RunOptions, load, run};

@@ -357,6 +357,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
 }
 
 /// One run of the reconciler.
+#[derive(Clone, Copy)]
 pub struct Run<'a> {
     /// What is wanted.
     pub desired: &'a Desired,

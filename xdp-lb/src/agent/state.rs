@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use tokio::{sync::watch, time::Instant};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use xdp_lb_common::path_mtu::PathMtu;
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     interfaces::{followed, resolve},
     past::Past,
     peers::Sync,
+    room,
 };
 use crate::{
     admin::{Done, NotDone, View},
@@ -205,7 +206,17 @@ impl<M: Maps + FlowTable> Agent<M> {
             generation,
             only: only.as_ref(),
         };
-        let done = self.reconciler.reconcile(&run);
+        let (done, instead) = match self.reconciler.reconcile(&run) {
+            Err(short) if room::is_short(&short) => {
+                room::reconcile(&mut self.reconciler, &run, desired, short)
+            }
+            done => (done, None),
+        };
+        let why = instead.as_ref().map(|instead| instead.why.clone());
+        if let Some(why) = why.as_ref().filter(|_| why != self.reporter.condition().aside) {
+            warn!("{why}");
+        }
+        self.reporter.left_aside(why.filter(|_| done.is_ok()));
         // What was left aside keeps its deadlines.
         let others = self.due.filter(|_| only.is_some());
         if let Some(health) = self.health.as_mut().filter(|_| done.is_ok()) {
@@ -214,7 +225,7 @@ impl<M: Maps + FlowTable> Agent<M> {
         self.planned = None;
         self.unsettled |= !done.as_ref().is_ok_and(|done| done.writes == 0);
         self.due = done?.wake.into_iter().chain(others).chain(ramps).min();
-        self.planned = Some(judged);
+        self.planned = Some(instead.map_or(judged, |instead| instead.judged));
         Ok(())
     }
 

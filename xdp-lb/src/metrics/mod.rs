@@ -43,6 +43,8 @@ pub struct Condition {
     pub applied: u64,
     /// Why the maps are not as wanted; `None` while they are.
     pub failure: Option<String>,
+    /// Services for which there was no room to do what was wanted, and why; the rest is in force.
+    pub aside: Option<String>,
     /// Why the flow table is not tidied; `None` while it is.
     pub untidy: Option<String>,
     /// Why the configuration that was offered last cannot be used; the one before is in force.
@@ -61,7 +63,7 @@ impl Condition {
     /// What is not as it should be, in words.
     #[must_use]
     pub fn degraded(&self) -> Option<String> {
-        self.failure.clone().or_else(|| self.untidy.clone())
+        [&self.failure, &self.aside, &self.untidy].into_iter().find_map(Clone::clone)
     }
 }
 

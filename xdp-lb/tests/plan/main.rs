@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod aside;
 mod crash;
 mod drains;
 mod forecast;

@@ -82,6 +82,11 @@ impl Reporter {
         self.condition.send_modify(|c| c.forgotten = flows);
     }
 
+    /// Services for which the backends' states are not as wanted, and why; `None` where there are none.
+    pub fn left_aside(&self, why: Option<String>) {
+        self.condition.send_if_modified(|c| std::mem::replace(&mut c.aside, why.clone()) != why);
+    }
+
     /// The flow table could not be read, or not tidied.
     pub fn not_surveyed(&self, why: String) {
         self.condition.send_modify(|c| c.untidy = Some(why));

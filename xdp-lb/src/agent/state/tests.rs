@@ -68,6 +68,59 @@ fn every_write_that_fails_is_named_shown_and_tried_again_until_it_works() {
     }
 }
 
+/// Room for two rings: `a` and `b` share one, `c` has the other.
+const CROWDED: &str = r"
+version: 1
+interfaces: [{ name: eth0 }]
+encap: { source_v4: 172.16.0.0/16 }
+maglev: { table_size: 1021, seed: 7 }
+services:
+  - { name: a, vip: 203.0.113.10, protocol: tcp, ports: 1, backends: [{ address: 10.0.0.1 }, { address: 10.0.0.2 }] }
+  - { name: b, vip: 203.0.113.10, protocol: tcp, ports: 2, backends: [{ address: 10.0.0.1 }, { address: 10.0.0.2 }] }
+  - { name: c, vip: 203.0.113.10, protocol: tcp, ports: 3, backends: [{ address: 10.0.0.1 }, { address: 10.0.0.3 }] }
+";
+
+#[test]
+fn without_room_for_a_ring_only_its_services_are_left_aside_and_it_shows() {
+    let desired = crate::config::parse(CROWDED).expect("good").desired;
+    let mut agent = Agent::new(Twin::over(maps()), desired.clone(), false);
+    agent.reporter.runs_on(Vec::new());
+    agent.try_reconcile(&Arc::default());
+    assert_eq!(shown(&agent), (None, true, Vec::new()));
+    let drains = |services: &[&str]| -> Drains {
+        let one = |service: &&str| crate::drains::Written {
+            backend: [10, 0, 0, 1].into(),
+            service: Some((*service).to_owned()),
+            mode: None,
+            max: None,
+            since: 1,
+        };
+        services.iter().map(one).collect()
+    };
+    let states = |agent: &Agent<Twin>| {
+        let observed = agent.maps().observe();
+        let draining = |service: &xdp_lb_common::service::Service| {
+            let members = observed.rings[&crate::state::Place::of(service.config())].members.values();
+            members.filter(|m| m.state & xdp_lb_common::backend::BACKEND_DRAINING != 0).count()
+        };
+        observed.services.values().map(draining).collect::<Vec<_>>()
+    };
+    agent.set_drains(drains(&["b", "c"]));
+    agent.try_reconcile(&Arc::default());
+    assert_eq!(states(&agent), [0, 0, 1], "b goes by a, and c does not wait for it");
+    let (degraded, success, reasons) = shown(&agent);
+    let degraded = degraded.expect("it shows");
+    assert!(degraded.contains("b as a: limits.ring_slots is 2048"), "{degraded}");
+    assert!(success && reasons.is_empty() && !agent.is_behind());
+    // A service less, and there is room.
+    let mut fewer = desired;
+    fewer.services.pop();
+    agent.adopt(fewer, &Arc::default()).expect("fine");
+    agent.survey();
+    agent.try_reconcile(&Arc::default());
+    assert_eq!((states(&agent), shown(&agent).0), (vec![0, 1], None));
+}
+
 #[test]
 fn a_flow_table_that_cannot_be_tidied_shows_and_is_tried_again() {
     let mut agent = agent();
