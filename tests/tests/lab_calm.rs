@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use xdp_lb_tests::lab::traffic::{Calls, Load, LoadOptions};
 use xdp_lb_tests::lab::{EdgeFile, Lab, Leaks, Mode, Node, Options, Role, State, Tier, files, http, skip};
 
@@ -20,10 +20,7 @@ fn requests(lab: &Lab) -> Result<()> {
 }
 
 fn figure(node: &Node<'_>, name: &str) -> Result<f64> {
-    let (status, text) = http::get(&node.host().ns, METRICS.parse()?, "/metrics")?;
-    ensure!(status == 200, "{status}: {text}");
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("xdp_lb_{name} ")));
-    Ok(line.with_context(|| format!("no {name}"))?.parse()?)
+    http::figure(&node.host().ns, METRICS, name)
 }
 
 /// The file with services beside those that carry the calls: they come, go, and have their backends drained and down.
@@ -40,7 +37,10 @@ fn changing(n: u32) -> String {
             text += &format!("      - {{ address: {backend}, state: {state}, weight: {weight} }}\n");
         }
     }
-    text + &format!("metrics: {{ listen: \"{METRICS}\" }}\n")
+    // Small tables: each reload looks at all of them.
+    text + &format!(
+        "limits: {{ services: 4095, vips: 64, backends: 16384 }}\nmetrics: {{ listen: \"{METRICS}\" }}\n"
+    )
 }
 
 #[test]

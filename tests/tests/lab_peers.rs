@@ -52,10 +52,8 @@ fn file(lab: &Lab, with_peers: bool, backend1: State, n: u8) -> Result<String> {
 }
 
 fn synced(node: &Node<'_>, result: &str) -> Result<f64> {
-    let (status, text) = http::get(&node.host().ns, METRICS.parse()?, "/metrics")?;
-    ensure!(status == 200, "{status}: {text}");
-    let name = format!("xdp_lb_peer_sync_flows_total{{result=\"{result}\"}} ");
-    text.lines().find_map(|line| line.strip_prefix(&name)).context(name.clone())?.parse().context(name)
+    let name = format!("peer_sync_flows_total{{result=\"{result}\"}}");
+    http::figure(&node.host().ns, METRICS, &name)
 }
 
 /// Everything that edge `n` told has been taken in by the other one.

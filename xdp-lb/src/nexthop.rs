@@ -219,6 +219,24 @@ impl Link {
     pub fn usable(&self) -> bool {
         self.up && self.carrier
     }
+
+    /// A card that works.
+    #[cfg(test)]
+    pub(crate) fn card(index: u32, name: &str) -> Self {
+        Self {
+            index,
+            name: name.into(),
+            mac: Some([2; 6]),
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            kind: None,
+            lower: None,
+            controller: None,
+            vlan: None,
+            backup: false,
+        }
+    }
 }
 
 /// All interfaces of this node.
@@ -413,19 +431,7 @@ mod tests {
     }
 
     fn link() -> Link {
-        Link {
-            index: 7,
-            name: "eth0".into(),
-            mac: Some(OWN),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            kind: None,
-            lower: None,
-            controller: None,
-            vlan: None,
-            backup: false,
-        }
+        Link { mac: Some(OWN), ..Link::card(7, "eth0") }
     }
 
     fn via(gateway: Option<&str>) -> Route {

@@ -288,17 +288,9 @@ mod tests {
     #[test]
     fn only_vlan_devices_on_this_very_link_count() {
         let link = |index, name: &str, kind: &str, lower| Link {
-            index,
-            name: name.into(),
-            mac: Some([2; 6]),
-            mtu: 1500,
-            up: true,
-            carrier: true,
             kind: Some(kind.into()),
             lower,
-            controller: None,
-            vlan: None,
-            backup: false,
+            ..Link::card(index, name)
         };
         let links = Links::from_iter([
             link(2, "eth0", "veth", None),

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::namespace::Namespace;
 
@@ -31,6 +31,17 @@ pub fn ask(ns: &Namespace, address: SocketAddr, request: &str) -> Result<(u16, S
 /// As [`ask`].
 pub fn get(ns: &Namespace, address: SocketAddr, path: &str) -> Result<(u16, String)> {
     ask(ns, address, &format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"))
+}
+
+/// One figure of the metrics endpoint at `address`: `name` without its prefix, with labels if it has some.
+///
+/// # Errors
+/// As [`ask`], and when the figure is not there.
+pub fn figure(ns: &Namespace, address: &str, name: &str) -> Result<f64> {
+    let (status, text) = get(ns, address.parse()?, "/metrics")?;
+    ensure!(status == 200, "{status}: {text}");
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("xdp_lb_{name} ")));
+    line.with_context(|| format!("no {name}"))?.parse().with_context(|| name.to_owned())
 }
 
 fn exchange(mut stream: impl Read + Write, request: &str) -> Result<String> {

@@ -93,17 +93,11 @@ mod tests {
 
     fn link(index: u32, name: &str, kind: Option<&str>, lower: Option<u32>, controller: Option<u32>) -> Link {
         Link {
-            index,
-            name: name.into(),
-            mac: Some([2; 6]),
-            mtu: 1500,
-            up: true,
-            carrier: true,
             kind: kind.map(Into::into),
             lower,
             controller,
             vlan: kind.filter(|kind| *kind == "vlan").map(|_| [0x81, 0, 0, 7]),
-            backup: false,
+            ..Link::card(index, name)
         }
     }
 

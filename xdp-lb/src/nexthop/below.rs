@@ -157,19 +157,7 @@ mod tests {
     const SEVEN: Tag = [0x81, 0, 0, 7];
 
     fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
-        Link {
-            index,
-            name: name.into(),
-            mac: Some([2; 6]),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            kind: kind.map(Into::into),
-            lower: None,
-            controller: None,
-            vlan: None,
-            backup: false,
-        }
+        Link { kind: kind.map(Into::into), ..Link::card(index, name) }
     }
 
     fn vlan(index: u32, name: &str, lower: u32) -> Link {

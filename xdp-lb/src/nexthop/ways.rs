@@ -131,17 +131,8 @@ mod tests {
     impl Fabric {
         fn new(first: u32, weights: &[u32]) -> Self {
             let link = |i: u32| Link {
-                index: first + i,
-                name: format!("up{i}"),
                 mac: Some([2, 0, 0, 0, 0, i as u8]),
-                mtu: 1500,
-                up: true,
-                carrier: true,
-                kind: None,
-                lower: None,
-                controller: None,
-                vlan: None,
-                backup: false,
+                ..Link::card(first + i, &format!("up{i}"))
             };
             let count = weights.len() as u32;
             let usable = |i: u32| Neighbour::Usable { mac: Some([4, 0, 0, 0, 0, i as u8]) };

@@ -8,7 +8,7 @@
 //!
 //! The plan is data, computed anew from the whole picture; [`crate::kube::io`] carries it out while this controller is the
 //! leader. Nothing is kept but what the API server says and what was just released, so whoever leads next, or starts
-//! anew, decides the same. docs/kubernetes.md says what is promised.
+//! anew, decides the same. docs/controller.md says what is promised.
 
 mod asking;
 mod judge;
