@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Flows that are remembered are counted, each by the packet path's own rule. What is not remembered cannot be: of
-//! those the share is told by slots, as an estimate. Pure; next hops play no part.
+//! those a part is told, by packets that are drawn at random and sent through both (`forecast/sample.rs`). Backends that
+//! `slow_start` opens are told with what they take at once; everything else is told as of the end. Pure; next hops play
+//! no part.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,11 +17,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use xdp_lb_common::{
-    backend::{BACKEND_ALIVE, Backend},
     flow::{FlowEntry, FlowSet},
-    hash::slot_of_tag,
-    ring::{NO_BACKEND, Slot},
-    service::{DEST_PORT, ICE_UFRAG, IS_UDP, ServiceConfig, TRACK_WINDOW},
+    service::{DEST_PORT, ServiceConfig, TRACK_WINDOW},
 };
 
 use crate::{
@@ -30,10 +29,15 @@ use crate::{
     nexthop::{Resolution, UnresolvedReason},
     plan::{self, Census, Inputs, Memo, PlanError},
     pools,
-    state::{MapOp, Maps as _, Observed, Place, Ring, WriteError},
-    status::MemberState,
-    template::from_map,
+    ramp::{self, Opening},
+    state::{MapOp, Maps as _, Observed, Place, WriteError},
 };
+
+mod sample;
+mod side;
+
+use self::sample::Sampler;
+use self::side::Side;
 
 /// What is asked.
 pub struct Question<'a> {
@@ -60,7 +64,8 @@ pub struct Forecast {
     pub flows: u64,
     /// Those that would meet another backend, or none.
     pub flows_moved: u64,
-    /// The largest part of its slots that a live service would move, per cent: what `--max-moved` compares.
+    /// The largest part of its slots (`affinity: dest-port`: of its ports, by the sample) that a live service would move, per
+    /// cent: what `--max-moved` compares.
     pub most_moved_percent: f64,
 }
 
@@ -75,18 +80,46 @@ pub struct Service {
     pub moves_everything: Option<&'static str>,
     /// Slots.
     pub slots: u32,
-    /// Slots that get another backend.
+    /// Slots that get another backend, in the end.
     pub slots_moved: u32,
     /// The same, per cent.
     pub slots_moved_percent: f64,
+    /// Slots that get another backend at once, before `slow_start` opens anybody further; per cent.
+    pub slots_moved_at_once_percent: f64,
+    /// Backends that `slow_start` will open step by step.
+    pub slow_start: Vec<SlowStart>,
+    /// Ports decide, not slots.
+    #[serde(skip)]
+    by_ports: bool,
+    /// Only backends that open slowly already take slots: that goes on whether or not this configuration comes.
+    #[serde(skip)]
+    moves_by_itself: bool,
     /// Backends that come, leave, or change their state.
     pub backends: Vec<BackendChange>,
     /// Remembered flows, counted.
     pub flows: u64,
     /// Those of them that would meet another backend, or none; counted.
     pub flows_moved: u64,
-    /// The part of flows that are not remembered that would, per cent; estimated by slots.
+    /// The part of flows that are not remembered that would, per cent; estimated by a sample. How many such flows there
+    /// are, nobody knows.
     pub others_moved_percent: f64,
+    /// Flows that were drawn for it; 0: nothing changes that could move one, or everything moves.
+    pub others_sampled: u32,
+    /// How far off it may be, percentage points: with 95 % confidence.
+    pub others_margin_percent: f64,
+}
+
+/// A backend that opens slowly.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SlowStart {
+    /// Address.
+    pub address: IpAddr,
+    /// The part of its gate that is open at once, per cent.
+    pub share_percent: f64,
+    /// Seconds until it is as far open as the file says.
+    pub full_in: u64,
+    /// It does so already, and goes on whether or not this configuration comes.
+    pub is_under_way: bool,
 }
 
 /// What becomes of one backend.
@@ -118,14 +151,22 @@ const TABLE_SIZE: &str = "table_size";
 /// # Errors
 /// [`ForecastError`].
 pub fn forecast(question: &Question, sets: impl Iterator<Item = FlowSet>) -> Result<Forecast, ForecastError> {
-    let (before, after) = (question.observed, carried_out(question)?);
-    let (now, then) = (Side::of(before), Side::of(&after));
-    let seed = (before.control.seed != question.desired.seed).then_some("maglev.seed");
+    let before = question.observed;
+    let (judged, ramped, openings) = judged(question);
+    let after = carried_out(question, judged)?;
+    let at_once = ramped.map(|ramped| carried_out(question, ramped)).transpose()?;
+    let sides = Sides {
+        now: Side::of(before),
+        at_once: Side::of(at_once.as_ref().unwrap_or(&after)),
+        then: Side::of(&after),
+        seed: (before.control.seed != question.desired.seed).then_some("maglev.seed"),
+    };
     let mut services: BTreeMap<&str, Service> = BTreeMap::new();
     for (&id, entry) in before.services.iter().chain(&after.services) {
         let name = plan::name(entry);
-        services.entry(name).or_insert_with(|| compare(name, id, &now, &then, seed));
+        services.entry(name).or_insert_with(|| sides.compare(name, id, &openings));
     }
+    Sampler::new(before, &after).estimate(services.values_mut());
     let mut forecast =
         Forecast { services: Vec::new(), unchanged: 0, flows: 0, flows_moved: 0, most_moved_percent: 0.0 };
     let names: BTreeMap<u16, &str> = before.services.iter().map(|(&id, s)| (id, plan::name(s))).collect();
@@ -133,24 +174,22 @@ pub fn forecast(question: &Question, sets: impl Iterator<Item = FlowSet>) -> Res
         let Some(service) = names.get(&entry.service()).and_then(|name| services.get_mut(name)) else {
             continue;
         };
-        let to = |side: &Side| side.remembered(entry);
         // By another hash a flow goes anywhere; in a table of another size its slot can be told.
         let anywhere = service.moves_everything.is_some_and(|key| key != TABLE_SIZE);
-        let moved = anywhere || to(&now) != to(&then);
+        let moved = anywhere || sides.now.remembered(entry) != sides.then.remembered(entry);
         service.flows += 1;
         service.flows_moved += u64::from(moved);
     }
     for service in services.into_values() {
         forecast.flows += service.flows;
         forecast.flows_moved += service.flows_moved;
-        if service.change != "created" {
-            forecast.most_moved_percent = forecast.most_moved_percent.max(service.slots_moved_percent);
+        // What an earlier slow start takes is not this configuration's doing.
+        let stays = service.is_unchanged();
+        if service.change != "created" && !stays {
+            let moved =
+                if service.by_ports { service.others_moved_percent } else { service.slots_moved_percent };
+            forecast.most_moved_percent = forecast.most_moved_percent.max(moved);
         }
-        let stays = service.change == "changed"
-            && service.backends.is_empty()
-            && service.slots_moved == 0
-            && service.flows_moved == 0
-            && service.moves_everything.is_none();
         if stays {
             forecast.unchanged += 1;
         } else {
@@ -160,10 +199,18 @@ pub fn forecast(question: &Question, sets: impl Iterator<Item = FlowSet>) -> Res
     Ok(forecast)
 }
 
-/// The maps when the configuration is in force and every window is over; nobody's drain has ended yet.
-fn carried_out(question: &Question) -> Result<Observed, ForecastError> {
+/// What the planner is to carry out: as of the end, and as of now where `slow_start` makes a difference.
+fn judged(question: &Question) -> (Desired, Option<Desired>, Vec<Opening>) {
     let desired = question.drains.apply(question.desired);
-    let judged = pools::apply(health::apply(&desired, &as_in_the_maps(&desired, question.observed)));
+    let judged = health::apply(&desired, &as_in_the_maps(&desired, question.observed));
+    let mut ramped = judged.clone();
+    let openings = ramp::apply(&mut ramped, question.observed, question.now).openings;
+    let ramped = (!openings.is_empty()).then(|| pools::apply(ramped));
+    (pools::apply(judged), ramped, openings)
+}
+
+/// The maps when that has been carried out and every window is over; nobody's drain has ended yet.
+fn carried_out(question: &Question, judged: Desired) -> Result<Observed, ForecastError> {
     // A window that is over postpones nothing.
     let mut observed = question.observed.clone();
     for service in observed.services.values_mut() {
@@ -234,119 +281,102 @@ fn answered(state: State) -> TargetHealth {
     }
 }
 
-/// The maps at one moment, and where packets go by them.
-struct Side<'a> {
-    observed: &'a Observed,
+/// The maps now, at once, and in the end.
+struct Sides<'a> {
+    now: Side<'a>,
+    at_once: Side<'a>,
+    then: Side<'a>,
+    /// The key of the seed, if that changes.
+    seed: Option<&'static str>,
 }
 
-impl<'a> Side<'a> {
-    fn of(observed: &'a Observed) -> Self {
-        Self { observed }
-    }
-
-    fn service(&self, id: u16) -> Option<(&'a ServiceConfig, &'a Ring)> {
-        let config = self.observed.services.get(&id)?.config();
-        Some((config, self.observed.rings.get(&Place::of(config))?))
-    }
-
-    /// Where the next packet of a flow that is remembered goes.
-    fn remembered(&self, entry: FlowEntry) -> Option<IpAddr> {
-        let (config, ring) = self.service(entry.service())?;
-        let own = ring.members.get(&entry.backend()).filter(|member| is_alive(member));
-        // Requests alone decide there, whatever the slot.
-        if config.flags & ICE_UFRAG == ICE_UFRAG
-            && let Some(own) = own
-        {
-            return Some(from_map(own.address));
+impl Sides<'_> {
+    fn compare(&self, name: &str, id: u16, openings: &[Opening]) -> Service {
+        let (old, new) = (self.now.service(id), self.then.service(id));
+        let change = match (&old, &new) {
+            (None, _) => "created",
+            (_, None) => "removed",
+            _ => "changed",
+        };
+        let affinity = |config: &ServiceConfig| config.flags & plan::AFFINITY;
+        let moves_everything = match (&old, &new) {
+            (Some((old, _)), Some((new, _))) if old.table_size > 0 && new.table_size > 0 => {
+                let size = (old.table_size != new.table_size).then_some(TABLE_SIZE);
+                let kind = (affinity(old) != affinity(new)).then_some("affinity");
+                self.seed.or(kind).or(size)
+            }
+            _ => None,
+        };
+        let slots = old.as_ref().or(new.as_ref()).map_or(0, |(config, _)| config.table_size);
+        let differ = |then: &Side| {
+            let moved = (0..slots).filter(|&slot| self.now.taker(id, slot) != then.taker(id, slot)).count();
+            u32::try_from(moved).unwrap_or(u32::MAX)
+        };
+        let by_ports = old.as_ref().is_some_and(|(config, _)| config.flags & DEST_PORT == DEST_PORT);
+        let everything = change == "removed" || moves_everything.is_some();
+        let (slots_moved, at_once) = match change {
+            "created" => (0, 0),
+            _ if everything => (slots, slots),
+            _ if by_ports => (0, 0),
+            _ => (differ(&self.then), differ(&self.at_once)),
+        };
+        let (from, to) = (self.now.states(id), self.then.states(id));
+        let addresses: BTreeSet<IpAddr> = from.keys().chain(to.keys()).copied().collect();
+        let states = addresses.into_iter().map(|address| BackendChange {
+            address,
+            from: from.get(&address).copied(),
+            to: to.get(&address).copied(),
+        });
+        let slow_start: Vec<SlowStart> =
+            openings.iter().filter(|o| o.service == name).map(SlowStart::from).collect();
+        let is_open = |address| slow_start.iter().any(|s| s.is_under_way && Some(s.address) == address);
+        let by_itself = slots_moved > 0
+            && !everything
+            && (0..slots).all(|slot| {
+                let then = self.then.taker(id, slot);
+                self.now.taker(id, slot) == then || is_open(then)
+            });
+        Service {
+            name: name.to_owned(),
+            change,
+            moves_everything,
+            by_ports,
+            slots,
+            slots_moved,
+            slots_moved_percent: percent(slots_moved, slots),
+            slots_moved_at_once_percent: percent(at_once, slots),
+            slow_start,
+            moves_by_itself: by_itself,
+            backends: states.filter(|one| one.from != one.to).collect(),
+            flows: 0,
+            flows_moved: 0,
+            others_moved_percent: if everything { 100.0 } else { 0.0 },
+            others_sampled: 0,
+            others_margin_percent: 0.0,
         }
-        let slot = slot_of_tag(entry.tag(), config.table_size) as usize;
-        let now = Slot(*ring.slots.now.get(slot)?);
-        match own.filter(|_| now.is_dirty()) {
-            Some(own) => Some(from_map(own.address)),
-            None => address(ring, now.backend()),
-        }
-    }
-
-    /// Where the next packet of a flow that nobody remembers goes, if its slot is this one.
-    fn unknown(&self, id: u16, slot: u32) -> Option<IpAddr> {
-        let (config, ring) = self.service(id)?;
-        let now = Slot(*ring.slots.now.get(slot as usize)?);
-        let before = ring.slots.before.get(slot as usize).copied().unwrap_or(NO_BACKEND);
-        let is_before = config.flags & IS_UDP == 0 && now.is_dirty();
-        match ring.members.get(&before).filter(|member| is_before && is_alive(member)) {
-            Some(member) => Some(from_map(member.address)),
-            None => address(ring, now.backend()),
-        }
-    }
-
-    /// Who takes new flows of a slot.
-    fn taker(&self, id: u16, slot: u32) -> Option<IpAddr> {
-        let (_, ring) = self.service(id)?;
-        address(ring, Slot(*ring.slots.now.get(slot as usize)?).backend())
-    }
-
-    fn states(&self, id: u16) -> BTreeMap<IpAddr, &'static str> {
-        use crate::status::Word as _;
-        let members = self.service(id).into_iter().flat_map(|(_, ring)| ring.members.values());
-        members.map(|member| (from_map(member.address), MemberState::of(member).word())).collect()
     }
 }
 
-fn is_alive(member: &Backend) -> bool {
-    member.state & BACKEND_ALIVE != 0
+impl Service {
+    /// Nothing of it changes, or only what goes on without this configuration.
+    fn is_unchanged(&self) -> bool {
+        self.change == "changed"
+            && self.backends.is_empty()
+            && (self.slots_moved == 0 || self.moves_by_itself)
+            && self.flows_moved == 0
+            && self.moves_everything.is_none()
+            && (self.others_moved_percent == 0.0 || self.moves_by_itself)
+    }
 }
 
-fn address(ring: &Ring, local: u16) -> Option<IpAddr> {
-    ring.members.get(&local).map(|member| from_map(member.address))
-}
-
-fn compare(name: &str, id: u16, now: &Side, then: &Side, seed: Option<&'static str>) -> Service {
-    let (old, new) = (now.service(id), then.service(id));
-    let change = match (&old, &new) {
-        (None, _) => "created",
-        (_, None) => "removed",
-        _ => "changed",
-    };
-    let affinity = |config: &ServiceConfig| config.flags & plan::AFFINITY;
-    let moves_everything = match (&old, &new) {
-        (Some((old, _)), Some((new, _))) if old.table_size > 0 && new.table_size > 0 => {
-            let size = (old.table_size != new.table_size).then_some(TABLE_SIZE);
-            let kind = (affinity(old) != affinity(new)).then_some("affinity");
-            seed.or(kind).or(size)
+impl From<&Opening> for SlowStart {
+    fn from(opening: &Opening) -> Self {
+        Self {
+            address: opening.backend,
+            share_percent: (opening.share * 10_000.0).round() / 100.0,
+            full_in: opening.full_in,
+            is_under_way: opening.age > 0,
         }
-        _ => None,
-    };
-    let slots = old.as_ref().or(new.as_ref()).map_or(0, |(config, _)| config.table_size);
-    let differ = |to: &dyn Fn(&Side, u32) -> Option<IpAddr>| {
-        let moved = (0..slots).filter(|&slot| to(now, slot) != to(then, slot)).count();
-        u32::try_from(moved).unwrap_or(u32::MAX)
-    };
-    // Ports decide there, not slots.
-    let by_ports = old.as_ref().is_some_and(|(config, _)| config.flags & DEST_PORT == DEST_PORT);
-    let (slots_moved, others) = match (change, moves_everything) {
-        ("created", _) => (0, 0),
-        ("removed", _) | (_, Some(_)) => (slots, slots),
-        _ if by_ports => (0, 0),
-        _ => (differ(&|side, slot| side.taker(id, slot)), differ(&|side, slot| side.unknown(id, slot))),
-    };
-    let (from, to) = (now.states(id), then.states(id));
-    let addresses: BTreeSet<IpAddr> = from.keys().chain(to.keys()).copied().collect();
-    let states = addresses.into_iter().map(|address| BackendChange {
-        address,
-        from: from.get(&address).copied(),
-        to: to.get(&address).copied(),
-    });
-    Service {
-        name: name.to_owned(),
-        change,
-        moves_everything,
-        slots,
-        slots_moved,
-        slots_moved_percent: percent(slots_moved, slots),
-        backends: states.filter(|one| one.from != one.to).collect(),
-        flows: 0,
-        flows_moved: 0,
-        others_moved_percent: percent(others, slots),
     }
 }
 

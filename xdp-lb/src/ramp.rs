@@ -12,12 +12,13 @@
 //! Pure, and without a memory: when a backend came back is what the maps say (`since` of its entry), so a ramp goes
 //! on where it was when the agent starts anew. A share that grows moves slots to this backend alone ([`crate::gates`]).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend as Member};
 
 use crate::{
-    model::{AdminState, Backend, Desired, Service, Share, share_lists},
+    model::{AdminState, Backend, Desired, Service, share_lists},
     plan,
     state::Observed,
     template::map_address,
@@ -26,19 +27,44 @@ use crate::{
 /// Most steps of a ramp.
 const STEPS: u64 = 20;
 
-/// Lowers the shares of backends that have come back not long ago. Returns when the next step is due, in seconds since
-/// 1970.
+/// A backend that opens slowly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opening {
+    /// Its service.
+    pub service: String,
+    /// Backend.
+    pub backend: IpAddr,
+    /// Its share for now, as a part of 1.
+    pub share: f64,
+    /// Seconds for which it has been taking new flows; 0: it begins now.
+    pub age: u64,
+    /// Seconds until its share is what the file says.
+    pub full_in: u64,
+}
+
+/// Who opens slowly, and when to look again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ramps {
+    /// Backends whose shares were lowered.
+    pub openings: Vec<Opening>,
+    /// When the next step is due, in seconds since 1970; `None` without openings.
+    pub next: Option<u64>,
+}
+
+/// Lowers the shares of backends that have come back not long ago.
 ///
 /// `now` is in seconds since 1970. New is who is younger than `slow_start` and than another backend of the service: somebody
 /// must carry the load.
-pub fn apply(desired: &mut Desired, observed: &Observed, now: u64) -> Option<u64> {
-    let ramping = desired.services.iter_mut().filter(|service| service.slow_start > Duration::ZERO);
-    let next = ramping.filter_map(|service| ramp(service, observed, now)).min();
-    if next.is_some() {
+pub fn apply(desired: &mut Desired, observed: &Observed, now: u64) -> Ramps {
+    let mut ramps = Ramps::default();
+    for service in desired.services.iter_mut().filter(|service| service.slow_start > Duration::ZERO) {
+        ramp(service, observed, now, &mut ramps);
+    }
+    if ramps.next.is_some() {
         // Those that changed alike are one list again.
         share_lists(&mut desired.services);
     }
-    next
+    ramps
 }
 
 /// True when some service starts its backends slowly: the maps need not be looked at otherwise.
@@ -47,7 +73,7 @@ pub fn is_wanted(desired: &Desired) -> bool {
     desired.services.iter().any(|service| service.slow_start > Duration::ZERO)
 }
 
-fn ramp(service: &mut Service, observed: &Observed, now: u64) -> Option<u64> {
+fn ramp(service: &mut Service, observed: &Observed, now: u64, ramps: &mut Ramps) {
     let id = observed.services.iter().find(|(_, s)| plan::name(s) == service.name).map(|(&id, _)| id);
     let members = id.and_then(|id| observed.ring(id)).map(|ring| &ring.members);
     let member = |backend: &Backend| {
@@ -58,17 +84,25 @@ fn ramp(service: &mut Service, observed: &Observed, now: u64) -> Option<u64> {
         service.backends.iter().enumerate().filter(|(_, b)| b.state == AdminState::Active && b.weight > 0);
     let ages: Vec<(usize, u64)> = takers.map(|(n, backend)| (n, age(member(backend), now))).collect();
     // Where all are new, the oldest is the measure: shares grow, and never fall when one of them is done.
-    let full = ages.iter().map(|&(_, age)| age).max()?.min(span);
+    let full = ages.iter().map(|&(_, age)| age).max().unwrap_or(0).min(span);
     let steps = STEPS.min(span);
     let new: Vec<_> = ages.into_iter().filter(|&(_, age)| age < full).collect();
-    for &(n, age) in &new {
+    for (n, age) in new {
         let part = (age * steps / full + 1) as f64 / (steps + 1) as f64;
         // Services share lists that nobody changes.
         let backend = &mut service.backends[n];
-        let share = f64::from(backend.share.get()) / f64::from(Share::FULL.get());
-        backend.share = Share::from_fraction(share * part);
+        backend.share = backend.share.part(part);
+        ramps.openings.push(Opening {
+            service: service.name.clone(),
+            backend: backend.address,
+            share: backend.share.fraction(),
+            age,
+            // Whoever is older gets older as fast, until the span is over.
+            full_in: span - age,
+        });
+        let next = now + span.div_ceil(steps);
+        ramps.next = Some(ramps.next.map_or(next, |before| before.min(next)));
     }
-    (!new.is_empty()).then(|| now + span.div_ceil(steps))
 }
 
 /// Seconds for which a backend has been taking new flows.
@@ -84,6 +118,7 @@ mod tests {
 
     use crate::config;
     use crate::memory::MemoryMaps;
+    use crate::model::Share;
     use crate::nexthop::{NextHop, Resolution};
     use crate::plan::{Census, Inputs, Memo, plan};
     use crate::state::{Capacity, Maps as _};
@@ -107,7 +142,7 @@ services:
         config::parse(text).unwrap_or_else(|e| panic!("{e:?}")).desired
     }
 
-    fn way(_: std::net::IpAddr) -> Resolution {
+    fn way(_: IpAddr) -> Resolution {
         Resolution::Resolved(NextHop {
             ifindex: 2,
             interface: "eth0".into(),
@@ -145,7 +180,7 @@ services:
 
         /// Reconciles; shares in 1/1000 of the backends as they were planned, and how long until the next step.
         fn run(&mut self, mut desired: Desired) -> (Vec<u32>, Option<u64>) {
-            let next = apply(&mut desired, &self.maps.observe(), self.now);
+            let next = apply(&mut desired, &self.maps.observe(), self.now).next;
             let planned = plan(&Inputs {
                 desired: &desired,
                 observed: &self.maps.observe(),

@@ -190,7 +190,9 @@ impl<M: Maps + FlowTable> Agent<M> {
         let judged = self.health.as_mut().map(|h| h.judge(&drained, &resolve, observe));
         let mut judged = judged.unwrap_or(drained);
         let now = unix_now();
-        let ramps = ramp::is_wanted(&judged).then(|| ramp::apply(&mut judged, &observe(), now)).flatten();
+        let ramps = ramp::is_wanted(&judged)
+            .then(|| ramp::apply(&mut judged, &observe(), now))
+            .and_then(|ramps| ramps.next);
         // A backend that opens slowly leaves to other zones what it does not take yet.
         let judged = pools::apply(judged);
         let only = match (scope, &self.planned) {

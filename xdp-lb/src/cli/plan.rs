@@ -16,7 +16,7 @@ use super::{
 use crate::{
     dataplane::KernelMaps,
     file,
-    forecast::{Forecast, ForecastError, Question, Service, forecast},
+    forecast::{Forecast, ForecastError, Question, Service, SlowStart, forecast},
     state::Maps as _,
 };
 
@@ -83,7 +83,7 @@ fn text(answer: &Forecast) -> String {
         ("SLOTS MOVED", Right),
         ("FLOWS", Right),
         ("MOVED (COUNTED)", Right),
-        ("OTHERS MOVED (ESTIMATED)", Right),
+        ("OTHERS MOVED (SAMPLED)", Right),
         ("BACKENDS", Left),
     ]);
     for s in &answer.services {
@@ -93,7 +93,7 @@ fn text(answer: &Forecast) -> String {
             format!("{:.2}%", s.slots_moved_percent),
             s.flows.to_string(),
             s.flows_moved.to_string(),
-            format!("{:.2}%", s.others_moved_percent),
+            others(s),
             backends(s),
         ]);
     }
@@ -104,12 +104,37 @@ fn text(answer: &Forecast) -> String {
                 &format!("! {}: another {key} moves everything; `run` does not do that by itself\n", s.name);
         }
     }
+    for s in &answer.services {
+        for one in &s.slow_start {
+            text += &slow_start(s, one);
+        }
+    }
     let Forecast { services, unchanged, flows, flows_moved, .. } = answer;
     text += &format!(
         "{} services change, {unchanged} do not; {flows_moved} of {flows} remembered flows would move\n",
         services.len()
     );
     text
+}
+
+/// The estimate and how far off it may be.
+fn others(service: &Service) -> String {
+    let percent = format!("{:.2}%", service.others_moved_percent);
+    match service.others_sampled {
+        0 => percent,
+        _ => format!("{percent} +-{:.2}", service.others_margin_percent),
+    }
+}
+
+fn slow_start(service: &Service, one: &SlowStart) -> String {
+    let SlowStart { address, share_percent, full_in, is_under_way } = one;
+    let goes_on = if *is_under_way { ", as it does already" } else { "" };
+    let at_once = service.slots_moved_at_once_percent;
+    format!(
+        "slow_start: {} opens {address} step by step{goes_on}: {share_percent:.1}% of its gate at once, all of it in {full_in}s; \
+         slots moved at once {at_once:.2}%\n",
+        service.name
+    )
 }
 
 fn backends(service: &Service) -> String {

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use xdp_lb::drains::{Drains, Target, Terms};
 use xdp_lb::forecast::{Forecast, Question, forecast};
 use xdp_lb::memory::{Packet, Sent};
-use xdp_lb::model::{AdminState, Affinity, Desired, DrainMode, Ports, Protocol, TableSize};
-use xdp_lb::state::{Capacity, Maps};
+use xdp_lb::model::{
+    AdminState, Affinity, Desired, DrainMode, Ports, Protocol, ServerIdBytes, Service, TableSize, Tracking,
+};
+use xdp_lb::ramp;
+use xdp_lb::state::{Capacity, Maps, Observed};
+use xdp_lb_common::affinity::Named;
 use xdp_lb_common::flow::FlowEntry;
 use xdp_lb_common::hash::mix;
 use xdp_lb_common::parse::{Segment, TCP, UDP};
@@ -38,16 +43,15 @@ fn packet(protocol: u8, port: u16, client: u16) -> Packet {
 /// Where each of the flows goes now; asking is a packet.
 fn places(agent: &Agent) -> BTreeMap<(u16, u16), Option<IpAddr>> {
     let observed = agent.maps.observe();
-    let place = |packet: &Packet| {
-        let Sent::To { index, .. } = agent.cpu().send(packet) else { return None };
-        observed.rings.iter().find_map(|(place, ring)| {
-            let local = u16::try_from(index.checked_sub(place.backend_base)?).ok()?;
-            Some(xdp_lb::template::from_map(ring.members.get(&local)?.address))
-        })
-    };
+    let place = |packet: &Packet| place(agent, &observed, packet);
     let all = [(TCP, 443), (UDP, 444), (UDP, 445)];
     let flows = all.iter().flat_map(|&(protocol, port)| (1..=FLOWS).map(move |c| (protocol, port, c)));
     flows.map(|(protocol, port, c)| ((port, c), place(&packet(protocol, port, c)))).collect()
+}
+
+fn place(agent: &Agent, observed: &Observed, packet: &Packet) -> Option<IpAddr> {
+    let Sent::To { service, choice, .. } = agent.cpu().send(packet) else { return None };
+    Some(xdp_lb::template::from_map(observed.ring(service)?.members.get(&choice.backend)?.address))
 }
 
 fn ask(agent: &Agent, file: &Desired, drains: &Drains) -> Forecast {
@@ -223,7 +227,8 @@ fn a_death_is_told_by_slots_for_those_that_nobody_remembers() {
         "{} for {share}",
         web.others_moved_percent
     );
-    assert_eq!(web.others_moved_percent, web.slots_moved_percent);
+    let off = (web.others_moved_percent - web.slots_moved_percent).abs();
+    assert!(off <= web.others_margin_percent && web.others_sampled == 10_000, "{web:#?}");
     assert_eq!(web.backends.len(), 1);
     assert_eq!((web.backends[0].from, web.backends[0].to), (Some("active"), Some("down")));
 
@@ -236,4 +241,182 @@ fn a_death_is_told_by_slots_for_those_that_nobody_remembers() {
     let web = told.services.iter().find(|s| s.name == "web").unwrap();
     assert!(web.slots_moved > 0 && web.others_moved_percent == 0.0, "{web:#?}");
     assert_eq!(told.flows_moved, 0);
+}
+
+/// Flows of whom nobody is remembered: what really becomes of them.
+const UNKNOWN: u16 = 4000;
+
+/// Packets to the first service's VIPs and ports, by clients that the forecast has not drawn; each is one of a flow that
+/// exists, and tells the id of the server that it first met.
+fn unknown(agent: &Agent, file: &Desired) -> Vec<Packet> {
+    let service = &file.services[0];
+    let Ports::Ranges(ranges) = &service.ports else { panic!("ports") };
+    let ports: Vec<u16> = ranges.iter().cloned().flatten().collect();
+    let observed = agent.maps.observe();
+    let packet = |n: u16| {
+        let dice = mix(u64::from(n) + 77_000);
+        let vip = service.vips[dice as usize % service.vips.len()];
+        let client: IpAddr = if vip.is_ipv4() {
+            [100, 64, (n >> 8) as u8, n as u8].into()
+        } else {
+            std::net::Ipv6Addr::new(0x2001, 0xdb8, 5, 0, 0, 0, 0, n).into()
+        };
+        let (protocol, segment) = match service.protocol {
+            Protocol::Tcp => (TCP, Segment::Data),
+            Protocol::Udp => (UDP, Segment::Datagram),
+        };
+        let destination = (vip, ports[(dice >> 32) as usize % ports.len()]);
+        let source = (client, 2000 + (dice >> 16) as u16 % 60_000);
+        let mut packet = Packet { source, destination, protocol, segment, named: Named::Nobody };
+        let first = place(agent, &observed, &packet);
+        let id = service.backends.iter().find(|b| Some(b.address) == first).and_then(|b| b.server_id);
+        packet.named = id.map_or(Named::Nothing, |id| Named::Server(id.id));
+        packet
+    };
+    let all = (0..UNKNOWN).map(packet).collect();
+    agent.maps.clear_flows();
+    all
+}
+
+/// Every change of one service, each with another reason for flows to move; what the sample says comes true within its
+/// own margin and that of the flows that are looked at.
+#[test]
+fn the_sample_is_as_far_off_as_it_says() {
+    let tcp = || service("web", Protocol::Tcp, 1..=5);
+    let udp = || Service { tracking: Tracking::Off, ..service("web", Protocol::Udp, 1..=5) };
+    let by_ports = || {
+        let mut service = Service { affinity: Affinity::DestPort, ..udp() };
+        service.ports = Ports::Ranges(vec![20_000..=20_999, 30_000..=30_249]);
+        for (n, backend) in (0u16..).zip(&mut service.backends) {
+            backend.slice = vec![20_000 + 200 * n..=20_199 + 200 * n];
+        }
+        service
+    };
+    let by_ids = || {
+        let mut service = Service { affinity: Affinity::QuicCid, ..udp() };
+        for (n, backend) in (0u8..).zip(&mut service.backends) {
+            backend.server_id = ServerIdBytes::new(&[b's', n]);
+        }
+        service
+    };
+    let down = |service: &mut Service| service.backends[1].state = AdminState::Down;
+    let lighter = |service: &mut Service| service.backends[1].weight = 20;
+    let added = |service: &mut Service| {
+        let mut list: Vec<_> = service.backends.iter().cloned().chain([backend(7)]).collect();
+        list.sort_by_key(|b| b.address);
+        service.backends = list.into();
+    };
+    let no_ipv6 = |service: &mut Service| service.vips.retain(IpAddr::is_ipv4);
+    let fewer_ports = |service: &mut Service| service.ports = Ports::Ranges(vec![20_000..=20_499]);
+    let other_owner = |service: &mut Service| {
+        service.backends[0].slice = vec![20_050..=20_199];
+        service.backends[4].slice = vec![20_000..=20_049, 20_800..=20_999];
+    };
+    type Change = fn(&mut Service);
+    // How many move, roughly, per cent: so that the sample is not compared with nothing.
+    let cases: [(&str, Service, Change, std::ops::Range<f64>); 12] = [
+        ("tcp, a death", tcp(), down, 10.0..35.0),
+        ("tcp, a weight: connections stay", tcp(), lighter, 0.0..0.1),
+        ("udp, a weight", udp(), lighter, 5.0..40.0),
+        ("udp, another backend", udp(), added, 5.0..40.0),
+        ("udp, a death", udp(), down, 10.0..35.0),
+        ("client-ip, a death", Service { affinity: Affinity::ClientIp, ..tcp() }, down, 10.0..35.0),
+        ("a VIP less", Service { vips: vec![vip(0), vip(1)], ..tcp() }, no_ipv6, 45.0..55.0),
+        ("ports, a death", by_ports(), down, 15.0..25.0),
+        ("ports, another owner", by_ports(), other_owner, 3.0..7.0),
+        ("ports, fewer", by_ports(), fewer_ports, 45.0..55.0),
+        ("ids, a weight: they name their servers", by_ids(), lighter, 0.0..0.1),
+        ("ids, a death", by_ids(), down, 10.0..35.0),
+    ];
+    for (name, service, change, expected) in cases {
+        let mut agent = Agent::new(Capacity { vip_slots: 64, ..ROOMY });
+        let mut file = desired(vec![service]);
+        agent.run(&file);
+        let packets = unknown(&agent, &file);
+        let to = |agent: &Agent| {
+            let observed = agent.maps.observe();
+            let places: Vec<_> = packets.iter().map(|packet| place(agent, &observed, packet)).collect();
+            agent.maps.clear_flows();
+            places
+        };
+        let before = to(&agent);
+        change(&mut file.services[0]);
+        file = desired(file.services);
+        let told = ask(&agent, &file, &Drains::default());
+        let told = told.services.first().unwrap_or_else(|| panic!("{name}: nothing is told"));
+        agent.run(&file);
+        // Nobody sends a packet in the window: nobody is remembered by it.
+        agent.now += Duration::from_secs(6);
+        agent.run(&file);
+        let after = to(&agent);
+        let went = before.iter().filter(|to| to.is_some()).count() as f64;
+        let moved = before.iter().zip(&after).filter(|(was, is)| was.is_some() && was != is).count() as f64;
+        let (part, told_part) = (moved * 100.0 / went, told.others_moved_percent);
+        let own = 3.0 * (part * (100.0 - part) / went).sqrt();
+        assert!(
+            (part - told_part).abs() <= 1.5 * told.others_margin_percent + own && told.others_sampled > 7500,
+            "{name}: {part}% moved, {told:#?}"
+        );
+        assert!(expected.contains(&part), "{name}: {part}%");
+    }
+}
+
+#[test]
+fn slow_start_is_told_as_it_then_goes() {
+    const SPAN: u64 = 60;
+    let mut agent = Agent::new(Capacity { ring_slots: 16_384, ..ROOMY });
+    let mut file = file();
+    for service in &mut file.services {
+        service.slow_start = Duration::from_secs(SPAN);
+        service.table_size = TableSize::new(1021).unwrap();
+    }
+    // What the agent does: ramps, then the plan.
+    let run = |agent: &mut Agent, file: &Desired| {
+        let mut ramped = file.clone();
+        let ramps = ramp::apply(&mut ramped, &agent.maps.observe(), agent.now.as_secs());
+        agent.run(&ramped);
+        ramps
+    };
+    run(&mut agent, &file);
+    let none = Drains::default();
+    set(&mut file, 0, 1, AdminState::Down);
+    agent.now += Duration::from_secs(1000);
+    run(&mut agent, &file);
+    agent.now += Duration::from_secs(1000);
+    run(&mut agent, &file);
+    _ = places(&agent);
+
+    // It comes back: so much at once, so much in the end, and nobody is harmed.
+    set(&mut file, 0, 1, AdminState::Active);
+    let told = ask(&agent, &file, &none);
+    let web = told.services.iter().find(|s| s.name == "web").expect("web changes");
+    let [opening] = &web.slow_start[..] else { panic!("{web:#?}") };
+    assert_eq!((opening.address, opening.full_in, opening.is_under_way), (address(1), SPAN, false));
+    assert!(opening.share_percent > 4.0 && opening.share_percent < 6.0, "{opening:?}");
+    let was = slots(&agent);
+    let moved = |agent: &Agent| {
+        let now = slots(agent);
+        now.iter().filter(|((name, _), _)| name == "web").filter(|(key, to)| was[*key] != **to).count()
+    };
+    run(&mut agent, &file);
+    let percent = |slots: usize| (slots as f64 * 10_000.0 / 1021.0).round() / 100.0;
+    assert_eq!(percent(moved(&agent)), web.slots_moved_at_once_percent);
+    assert!(web.slots_moved_at_once_percent > 0.0 && web.slots_moved_at_once_percent < 2.5, "{web:#?}");
+
+    // Half way the same file is no change: what moves, moves without it.
+    agent.now += Duration::from_secs(SPAN / 2);
+    let again = ask(&agent, &file, &none);
+    assert_eq!((again.services.len(), again.unchanged, again.most_moved_percent), (0, 3, 0.0), "{again:#?}");
+    // But what a change does is told, with what goes on.
+    let mut other = file.clone();
+    other.services[0].backends[3].state = AdminState::Down;
+    let more = ask(&agent, &other, &none);
+    let more = more.services.iter().find(|s| s.name == "web").expect("web changes");
+    assert!(more.slots_moved_percent > 10.0 && more.slow_start[0].is_under_way, "{more:#?}");
+
+    agent.now += Duration::from_secs(SPAN / 2 - 1);
+    assert!(run(&mut agent, &file).next.is_some(), "a second before the end it still opens");
+    agent.now += Duration::from_secs(1);
+    assert_eq!(run(&mut agent, &file), ramp::Ramps::default());
+    assert_eq!(moved(&agent), web.slots_moved as usize);
 }
