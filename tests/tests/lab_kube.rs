@@ -1,9 +1,10 @@
 //! Services of a cluster on an edge node: they come, scale, drain and go, and nothing happens to them while the API
 //! server is away.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use xdp_lb_tests::lab::apiserver::ApiServer;
 use xdp_lb_tests::lab::files::{self, VIP, WEB};
@@ -51,6 +52,12 @@ fn answered(lab: &Lab) -> Result<Vec<String>> {
     let report = load(lab, 200)?;
     ensure!(report.failures() == 0, "{report:?}");
     Ok(report.answered.into_keys().collect())
+}
+
+/// What `plan` says of a file.
+fn planned(edge: &Node, file: &Path) -> Result<Value> {
+    let said = edge.command("plan", &[&file.display().to_string(), "-o", "json"])?;
+    serde_json::from_str(&said.stdout).context(said.stderr)
 }
 
 #[test]
@@ -102,6 +109,16 @@ fn a_cluster_is_followed_and_outlived() -> Result<()> {
     drop(connections);
     api.put("endpointslices", slice(&[2, 3]));
 
+    // The file as it is changes nothing of the cluster's services, which it does not name.
+    let file = lab.scratch().write("planned.yaml", &text)?;
+    let mut told = Value::Null;
+    let same = || {
+        told = planned(&tier.edges[0], &file).unwrap_or_default();
+        told["services"] == json!([]) && told["unchanged"] == 1
+    };
+    wait_until("the agent to have what plan foresees", BOUND, same)?;
+    ensure!(told["left_out"] == 0 && told["cluster_not_asked"].is_null(), "{told:#}");
+
     // A mistake changes nothing.
     let mut wrong = service();
     wrong["metadata"]["annotations"]["xdp-lb.io/affinity"] = "sticky".into();
@@ -116,6 +133,9 @@ fn a_cluster_is_followed_and_outlived() -> Result<()> {
 
     // The API server goes, then the agent too; another agent finds nobody to ask.
     api.away(true);
+    let told = planned(&tier.edges[0], &file)?;
+    ensure!(told["services"] == json!([]) && told["left_out"] == 1, "{told:#}");
+    ensure!(told["cluster_not_asked"].is_string(), "{told:#}");
     assert_eq!(answered(&lab)?, ["backend2", "backend3"]);
     tier.edges[0].product.kill();
     assert_eq!(answered(&lab)?, ["backend2", "backend3"]);

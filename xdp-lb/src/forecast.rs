@@ -41,8 +41,10 @@ use self::side::Side;
 
 /// What is asked.
 pub struct Question<'a> {
-    /// The configuration, as the file says it.
+    /// The configuration, as the file and its cluster say it.
     pub desired: &'a Desired,
+    /// The cluster was not asked: nothing is told of services of the maps that only it could want.
+    pub without_cluster: bool,
     /// Drains by command, which stay.
     pub drains: &'a Drains,
     /// The maps.
@@ -54,12 +56,17 @@ pub struct Question<'a> {
 }
 
 /// The answer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Forecast {
     /// Services that differ, by name; those that stay as they are are left out.
     pub services: Vec<Service>,
     /// Services that stay as they are.
     pub unchanged: usize,
+    /// Services of the cluster, of which nothing can be told.
+    pub left_out: usize,
+    /// Why not: the cluster was not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_not_asked: Option<String>,
     /// Remembered flows of all services.
     pub flows: u64,
     /// Those that would meet another backend, or none.
@@ -161,14 +168,19 @@ pub fn forecast(question: &Question, sets: impl Iterator<Item = FlowSet>) -> Res
         then: Side::of(&after),
         seed: (before.control.seed != question.desired.seed).then_some("maglev.seed"),
     };
+    let in_file: BTreeSet<&str> = question.desired.services.iter().map(|s| s.name.as_str()).collect();
+    let is_unknown = |name: &str| question.without_cluster && name.contains('/') && !in_file.contains(name);
+    let left_out = before.services.values().filter(|entry| is_unknown(plan::name(entry))).count();
     let mut services: BTreeMap<&str, Service> = BTreeMap::new();
     for (&id, entry) in before.services.iter().chain(&after.services) {
         let name = plan::name(entry);
+        if is_unknown(name) {
+            continue;
+        }
         services.entry(name).or_insert_with(|| sides.compare(name, id, &openings));
     }
     Sampler::new(before, &after).estimate(services.values_mut());
-    let mut forecast =
-        Forecast { services: Vec::new(), unchanged: 0, flows: 0, flows_moved: 0, most_moved_percent: 0.0 };
+    let mut forecast = Forecast { left_out, ..Forecast::default() };
     let names: BTreeMap<u16, &str> = before.services.iter().map(|(&id, s)| (id, plan::name(s))).collect();
     for entry in sets.flat_map(|set| set.entries).map(FlowEntry).filter(|e| !e.is_free(question.tick)) {
         let Some(service) = names.get(&entry.service()).and_then(|name| services.get_mut(name)) else {

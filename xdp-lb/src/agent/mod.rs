@@ -20,6 +20,7 @@ mod cluster;
 mod commands;
 mod daemon;
 mod endpoint;
+mod foresee;
 mod health;
 mod interfaces;
 pub mod log;
@@ -34,4 +35,5 @@ mod room;
 mod state;
 
 pub use self::daemon::{Ended, OnExit, Role, RunOptions, load, run};
+pub use self::foresee::{Foreseen, foresee};
 pub use self::reconcile::{FlowTable, Outcome, ReconcileError, Reconciler, Run, SurveyError};

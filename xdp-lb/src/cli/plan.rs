@@ -14,6 +14,7 @@ use super::{
     table::{Align, Table},
 };
 use crate::{
+    agent::{Foreseen, foresee},
     dataplane::KernelMaps,
     file,
     forecast::{Forecast, ForecastError, Question, Service, SlowStart, forecast},
@@ -47,10 +48,15 @@ pub(super) fn run(args: &Args, node: &Node) -> anyhow::Result<ExitCode> {
     let tick = maps.tick().context("read the flow table's clock")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let observed = maps.observe();
-    let (desired, drains, observed) = (&checked.desired, &drains, &observed);
-    let question = Question { desired, drains, observed, tick, now };
+    let (desired, cluster_not_asked) = match super::runtime()?.block_on(foresee(checked.desired)) {
+        Foreseen::Known(desired) => (desired, None),
+        Foreseen::FileAlone { desired, why } => (desired, Some(why)),
+    };
+    let (desired, drains, observed, without_cluster) =
+        (&desired, &drains, &observed, cluster_not_asked.is_some());
+    let question = Question { desired, without_cluster, drains, observed, tick, now };
     let answer = match forecast(&question, maps.flow_sets().map(|(_, set)| set)) {
-        Ok(answer) => answer,
+        Ok(answer) => Forecast { cluster_not_asked, ..answer },
         Err(e @ ForecastError::Plan(_)) => {
             to_stderr(format_args!("{}: cannot be carried out: {e}", args.file.display()));
             return Ok(ExitCode::from(REFUSED));
@@ -65,6 +71,10 @@ pub(super) fn run(args: &Args, node: &Node) -> anyhow::Result<ExitCode> {
 }
 
 fn gate(answer: &Forecast, max_moved: Option<f64>) -> ExitCode {
+    if let Some(why) = answer.cluster_not_asked.as_ref().filter(|_| max_moved.is_some()) {
+        to_stderr(format_args!("what moves cannot be said without the cluster: {why}"));
+        return ExitCode::from(FAILED);
+    }
     match max_moved.filter(|max| answer.most_moved_percent > *max) {
         None => ExitCode::SUCCESS,
         Some(max) => {
@@ -110,6 +120,12 @@ fn text(answer: &Forecast) -> String {
         }
     }
     let Forecast { services, unchanged, flows, flows_moved, .. } = answer;
+    if let Some(why) = &answer.cluster_not_asked {
+        text += &format!(
+            "! the cluster was not asked: {why}; nothing is said of what it asks for, {} services of the maps among it\n",
+            answer.left_out
+        );
+    }
     text += &format!(
         "{} services change, {unchanged} do not; {flows_moved} of {flows} remembered flows would move\n",
         services.len()
@@ -156,18 +172,16 @@ mod tests {
 
     #[test]
     fn the_gate_lets_as_much_through_as_it_says() {
-        let answer = |most_moved_percent| Forecast {
-            services: Vec::new(),
-            unchanged: 0,
-            flows: 0,
-            flows_moved: 0,
-            most_moved_percent,
-        };
+        let answer = |most_moved_percent| Forecast { most_moved_percent, ..Forecast::default() };
         for (moved, max, passes) in
             [(5.0, Some(5.0), true), (5.01, Some(5.0), false), (100.0, None, true), (0.0, Some(0.0), true)]
         {
             assert_eq!(gate(&answer(moved), max) == ExitCode::SUCCESS, passes, "{moved} {max:?}");
         }
+        let unknown = Forecast { cluster_not_asked: Some("away".into()), ..answer(0.0) };
+        assert!(
+            gate(&unknown, None) == ExitCode::SUCCESS && gate(&unknown, Some(100.0)) != ExitCode::SUCCESS
+        );
         assert_eq!((percent("5%"), percent("2.5")), (Ok(5.0), Ok(2.5)));
         assert!(percent("101%").is_err() && percent("five").is_err() && percent("NaN").is_err());
     }

@@ -57,7 +57,7 @@ fn place(agent: &Agent, observed: &Observed, packet: &Packet) -> Option<IpAddr> 
 fn ask(agent: &Agent, file: &Desired, drains: &Drains) -> Forecast {
     let observed = agent.maps.observe();
     let (tick, now) = (agent.tick(), agent.now.as_secs());
-    let question = Question { desired: file, drains, observed: &observed, tick, now };
+    let question = Question { desired: file, without_cluster: false, drains, observed: &observed, tick, now };
     forecast(&question, agent.maps.flow_sets().map(|(_, set)| set)).unwrap()
 }
 
@@ -419,4 +419,29 @@ fn slow_start_is_told_as_it_then_goes() {
     agent.now += Duration::from_secs(1);
     assert_eq!(run(&mut agent, &file), ramp::Ramps::default());
     assert_eq!(moved(&agent), web.slots_moved as usize);
+}
+
+#[test]
+fn without_the_cluster_nothing_is_said_of_its_services() {
+    let mut agent = Agent::new(ROOMY);
+    let mut file = file();
+    file.services[1].name = "default/media/rtp".into();
+    file.services[2].name = "other/one".into();
+    agent.run(&file);
+    _ = places(&agent);
+    // The file has one of the names with a slash; the other can only be the cluster's.
+    let of_file = desired(vec![file.services[0].clone(), file.services[2].clone()]);
+    let observed = agent.maps.observe();
+    let drains = Drains::default();
+    let (tick, now) = (agent.tick(), agent.now.as_secs());
+    let ask = |without_cluster| {
+        let question =
+            Question { desired: &of_file, without_cluster, drains: &drains, observed: &observed, tick, now };
+        forecast(&question, agent.maps.flow_sets().map(|(_, set)| set)).unwrap()
+    };
+    let told = ask(true);
+    assert_eq!((told.services.len(), told.unchanged, told.left_out), (0, 2, 1), "{told:#?}");
+    assert_eq!((told.flows, told.flows_moved, told.most_moved_percent), (FLOWS.into(), 0, 0.0));
+    let told = ask(false);
+    assert_eq!((told.services.len(), told.left_out, told.most_moved_percent), (1, 0, 100.0), "{told:#?}");
 }
