@@ -77,7 +77,9 @@ pub fn left(
         for (&local, member) in &ring.members {
             let backend = from_map(member.address);
             let Some(terms) = drains.of(name, backend) else { continue };
-            let DrainPolicy { max, .. } = terms.policy(wanted.drain);
+            // Who has left the file goes by the service's terms.
+            let is_listed = wanted.backends.iter().any(|b| b.address == backend);
+            let DrainPolicy { max, .. } = if is_listed { terms.policy(wanted.drain) } else { wanted.drain };
             let silent_slots = if config.flags & TRACK_EXACT != 0 { 0 } else { silent(ring, local, member) };
             all.push(Left {
                 service: name.to_owned(),

@@ -214,8 +214,9 @@ fn change(
     let mut next: BTreeMap<u16, Backend> = BTreeMap::new();
     for (&address, &local) in &locals {
         let before = members.get(&local);
-        // A backend that is gone from the file drains before it is forgotten; a dead one has nothing to drain.
-        let is_dead = like.removal == Removal::Down || before.is_some_and(is_down);
+        // A backend that is gone from the file drains before it is forgotten; who is dead, or has drained by terms that
+        // do not count any more, has nothing left to drain and must not come alive for it.
+        let is_dead = like.removal == Removal::Down || before.is_some_and(|b| b.state & BACKEND_ALIVE == 0);
         let leaving = if is_dead { AdminState::Down } else { AdminState::Drain };
         let admin = by_address.get(&address).map_or(leaving, |b| b.state);
         let (state, since) = state(admin, like.drain, before, inputs.now);

@@ -4,22 +4,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use xdp_lb::drains::{Drains, Target, Terms, progress::left};
 use xdp_lb::health::{
     Answer, Board, Check, Due, Failure, Key, Kind, State, Unable, Via, Ways, apply, taken_over, with_leaving,
     without_leaving,
 };
+use xdp_lb::memory::{Packet, Sent};
 use xdp_lb::model::{Desired, Protocol, Service};
 use xdp_lb::nexthop::{Resolution, UnresolvedReason};
 use xdp_lb::plan::Plan;
-use xdp_lb::state::Maps as _;
-use xdp_lb::template::map_address;
+use xdp_lb::state::{Capacity, Maps as _};
+use xdp_lb::status;
+use xdp_lb::template::{from_map, map_address};
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING, BACKEND_USED};
+use xdp_lb_common::parse::{Segment, TCP};
+use xdp_lb_common::reason::FlowEvent;
 use xdp_lb_common::ring::Slot;
 
 use crate::common::agent::Agent;
 use crate::common::wanted::{address, desired, service, vip};
 use crate::crash::CAPACITY;
 
+/// Every flow finds a place.
+const ROOMY: Capacity = Capacity { flow_sets: 512, ..CAPACITY };
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The daemon's steps without its tasks.
@@ -31,7 +38,7 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        Self { agent: Agent::new(CAPACITY), board: Board::new(1), clock: SECOND }
+        Self { agent: Agent::new(ROOMY), board: Board::new(1), clock: SECOND }
     }
 
     fn judge(&mut self, wanted: &Desired) -> Desired {
@@ -184,4 +191,55 @@ fn who_leaves_the_file_is_asked_until_it_is_forgotten_and_freed_when_it_dies() {
     assert_eq!(node.state(4), None);
     assert!(node.run(&without).is_empty());
     assert!(node.board.state(&Key { service: "web".into(), backend: address(4) }).is_none());
+}
+
+/// A drain by command keeps flows for as long as it says; a dead backend has none to keep.
+#[test]
+fn a_death_during_a_command_s_drain_frees_its_flows_at_once() {
+    let (mut node, wanted) = risen();
+    let place = |node: &Node, port: u16, segment| {
+        let packet = Packet {
+            source: ([198, 51, 100, 7].into(), port),
+            destination: (vip(0), 443),
+            protocol: TCP,
+            segment,
+            named: Default::default(),
+        };
+        let Sent::To { service, choice, .. } = node.agent.cpu().send(&packet) else { return None };
+        let observed = node.agent.maps.observe();
+        Some(from_map(observed.ring(service)?.members.get(&choice.backend)?.address))
+    };
+    let at = |node: &Node| -> Vec<_> { (1..200).map(|port| place(node, port, Segment::Data)).collect() };
+    let before = at(&node);
+    let mut drains = Drains::default();
+    let terms = Terms { mode: None, max: Some(8 * 3600 * SECOND), since: node.agent.now.as_secs() };
+    drains.drain(Target { backend: address(3), service: None }, terms, &wanted).unwrap();
+    let drained = drains.apply(&wanted);
+    node.run(&drained);
+    assert_eq!(at(&node), before, "a drain moves nobody");
+    assert!(before.contains(&Some(address(3))));
+    let stale = node.agent.maps.events(FlowEvent::Stale);
+
+    node.answer(3, false, 3);
+    node.run(&drained);
+    assert_eq!(node.state(3), Some(BACKEND_USED), "dead, whatever the command says");
+    let after = at(&node);
+    for (was, is) in before.iter().zip(&after) {
+        assert!(
+            if *was == Some(address(3)) { is != was && is.is_some() } else { is == was },
+            "{was:?} {is:?}"
+        );
+    }
+    let moved = before.iter().filter(|was| **was == Some(address(3))).count();
+    assert_eq!(node.agent.maps.events(FlowEvent::Stale) - stale, moved as u64, "each is counted");
+    let sets = node.agent.maps.flow_sets().map(|(_, set)| set);
+    let flows = status::flows(sets, node.agent.tick());
+    let left = left(&drains, &wanted, &node.agent.maps.observe(), &flows);
+    assert!(left[0].is_done() && left[0].flows == 0, "nobody waits for it: {left:?}");
+
+    // It answers again while the command still drains it: it gets nobody back, and nobody new.
+    node.answer(3, true, 2);
+    node.run(&drained);
+    assert_eq!(at(&node), after);
+    assert!((1000..1200).all(|port| place(&node, port, Segment::Syn) != Some(address(3))));
 }
