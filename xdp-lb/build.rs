@@ -70,6 +70,8 @@ fn build(toolchain: &Toolchain, root: &Path, target_dir: &Path, arch: &str) -> C
     cargo
         .current_dir(root)
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        // Cut into small units the same source is another program, which the verifier has never seen.
+        .env("CARGO_INCREMENTAL", "0")
         .args(["build", "--locked", "--quiet", "--package", "xdp-lb-ebpf", "--bins", "--release"])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
         .arg(target_dir);

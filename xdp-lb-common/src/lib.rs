@@ -28,6 +28,8 @@ pub mod gue;
 pub mod hash;
 pub mod ice;
 pub mod icmp;
+#[cfg(feature = "user")]
+pub mod memory;
 pub mod mss;
 pub mod names;
 pub mod parse;

@@ -8,6 +8,7 @@
 //!                        prove      measure --> report (table, JSON, targets, saved runs), chart
 //!
 //!  foreign: rows for any pinned XDP program       live: real frames over a veth pair
+//!  latency: requests with and without it
 //!  control: the agent's work, from tables to ten thousand services
 //! ```
 //!
@@ -22,6 +23,7 @@ mod cpu;
 mod entries;
 mod foreign;
 mod harness;
+mod latency;
 mod live;
 mod measure;
 mod report;
@@ -36,6 +38,7 @@ pub use control::{Figure, control, figures};
 pub use cpu::pin;
 pub use foreign::foreign;
 pub use harness::Bench;
+pub use latency::{Latency, latency};
 pub use live::{Live, live};
 pub use measure::{Effort, Measured, measure};
 pub use report::{Line, Report, Target, machine};

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use xdp_lb::dataplane::object;
 use xdp_lb_tests::bench::{
-    Bench, Effort, Line, Report, Row, control, figures, foreign, live, machine, measure, pin, rows, svg,
+    Bench, Effort, Line, Report, Row, control, figures, foreign, latency, live, machine, measure, pin, rows,
+    svg,
 };
 
 /// Measures the packet path on this machine. Needs root.
@@ -44,7 +45,8 @@ struct Options {
     /// The packets for it: a pcap file, a row for each.
     #[arg(long, value_name = "FILE", requires = "pinned")]
     packets: Option<PathBuf>,
-    /// Send real frames over a veth pair instead: frames a second on one core.
+    /// Send real frames over a veth pair instead: frames a second on one core; and ask for answers in a lab: how long each
+    /// takes, with and without the balancer.
     #[arg(long)]
     live: bool,
     /// Measure the control plane instead: tables, filling, a change among ten thousand services, memory.
@@ -59,6 +61,8 @@ struct Options {
 const PROOF: u32 = 10_000;
 /// Live frames of a measurement.
 const FRAMES: u32 = 1_000_000;
+/// Requests of each kind, without and with the balancer.
+const REQUESTS: u32 = 10_000;
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
@@ -146,6 +150,11 @@ fn show_live(rows: &[Row], rounds: usize) -> Result<ExitCode> {
     for row in live(rows, FRAMES, rounds.min(5))? {
         let (rate, lost) = (row.frames_a_second / 1e6, row.lost * 100.0);
         println!("{:<34} {rate:>18.2} {lost:>7.1}% {:>12.0}", row.name, row.program_ns);
+    }
+    println!("\n{:<54} {:>8} {:>8} {:>8} {:>8}", "a request, microseconds", "p50", "p90", "p99", "p99.9");
+    for row in latency(REQUESTS)? {
+        let [half, ninety, hundredth, thousandth] = row.percentiles;
+        println!("{:<54} {half:>8.0} {ninety:>8.0} {hundredth:>8.0} {thousandth:>8.0}", row.name);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! The way to every backend, as the configured interfaces say: by the kernel's routes, or by a fixed MAC.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use crate::{
@@ -17,7 +17,10 @@ use crate::{
 /// Addresses whose way must be followed: backends of the file, and those that are gone from it and still drain.
 #[must_use]
 pub fn followed(desired: &Desired, observed: &Observed) -> BTreeSet<IpAddr> {
-    let wanted = desired.services.iter().flat_map(|s| &s.backends).map(|b| b.address);
+    // Ten thousand services may share a hundred lists.
+    let mut lists = HashSet::new();
+    let wanted = desired.services.iter().map(|s| &s.backends).filter(|list| lists.insert(list.identity()));
+    let wanted = wanted.flatten().map(|b| b.address);
     let present = observed.rings.values().flat_map(|ring| ring.members.values()).map(|m| from_map(m.address));
     wanted.chain(present).collect()
 }

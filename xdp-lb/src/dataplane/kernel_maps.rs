@@ -586,7 +586,11 @@ impl Elements for KernelMaps {
         self.ports.read(index)
     }
     fn service(&self, id: u32) -> Option<Service> {
-        self.services.read(id)
+        // Most are unused, and all are asked for.
+        match self.services.load_u32(id, offset_of!(Service, used))? {
+            0 => Some(Service::zeroed()),
+            _ => self.services.read(id),
+        }
     }
     fn backend(&self, index: u32) -> Option<Backend> {
         self.backends.read(index)
@@ -604,7 +608,7 @@ impl Elements for KernelMaps {
         row(&self.rings_before, range)
     }
     fn slots_are(&self, range: Range<u32>, last: &Slots) -> bool {
-        is_row(&self.rings, &range, &last.now) && is_row(&self.rings_before, &range, &last.before)
+        row(&self.rings, range.clone()) == last.now && row(&self.rings_before, range) == last.before
     }
     fn sources(&self, bank: u32) -> Option<AllowList> {
         self.sources.read(bank)
@@ -740,23 +744,10 @@ fn source_key(key: &Key<ClientPrefix>) -> SourceKey {
 
 /// Slots in a row, as far as the map goes.
 fn row(map: &Mapped<RingWord>, range: Range<u32>) -> Vec<u16> {
-    let words = (range.start >> 2..).map_while(|index| map.read(index));
-    let mut row = Vec::with_capacity(range.len() + 6);
-    words.take(range.len().div_ceil(4) + 1).for_each(|word| row.extend_from_slice(&word.slots));
-    row.drain(..row.len().min(range.start as usize & 3));
-    row.truncate(range.len());
-    row
-}
-
-/// Whether a row of slots still is what it was: four at a time, for this is asked of all rings before every plan.
-fn is_row(map: &Mapped<RingWord>, range: &Range<u32>, last: &[u16]) -> bool {
-    if !range.start.is_multiple_of(4) || last.len() != range.len() {
-        return row(map, range.clone()) == last;
-    }
-    let (fours, rest) = last.as_chunks::<4>();
-    let mut words = (range.start >> 2..).map(|index| map.read(index).map(|word| word.slots));
-    fours.iter().all(|four| words.next().flatten() == Some(*four))
-        && (rest.is_empty() || words.next().flatten().is_some_and(|four| four.starts_with(rest)))
+    let words = map.read_row(range.start >> 2, range.len().div_ceil(4) + 1);
+    let slots: &[u16] = bytemuck::cast_slice(&words);
+    let own = slots.get(range.start as usize & 3..).unwrap_or_default();
+    own[..own.len().min(range.len())].to_vec()
 }
 
 /// Byte offset of a slot in its [`RingWord`].

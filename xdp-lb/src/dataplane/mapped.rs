@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytemuck::Pod;
+use xdp_lb_common::memory::{copy_in, copy_out};
 
 use super::errors;
 
@@ -70,11 +71,17 @@ impl<T: Pod> Mapped<T> {
     /// A copy of an element; `None` outside the map.
     pub fn read(&self, index: u32) -> Option<T> {
         let mut value = T::zeroed();
-        for (word, bytes) in bytemuck::bytes_of_mut(&mut value).chunks_exact_mut(WORD).enumerate() {
-            let loaded = self.word(index, word * WORD)?.load(Ordering::Relaxed);
-            bytes.copy_from_slice(&loaded.to_ne_bytes());
-        }
+        copy_out(self.words(index, 1)?, bytemuck::bytes_of_mut(&mut value));
         Some(value)
+    }
+
+    /// Copies of up to `most` elements in a row; fewer where the map ends.
+    pub fn read_row(&self, first: u32, most: usize) -> Vec<T> {
+        let mut row = vec![T::zeroed(); most.min(self.elements.saturating_sub(first) as usize)];
+        if let Some(words) = self.words(first, row.len()) {
+            copy_out(words, bytemuck::cast_slice_mut(&mut row));
+        }
+        row
     }
 
     /// One aligned 4-byte field of an element, with what was stored before it; `None` outside the map.
@@ -87,13 +94,7 @@ impl<T: Pod> Mapped<T> {
     /// Writes an element word by word; packets that look at it meanwhile may see a part.
     pub fn write(&self, index: u32, value: &T) -> io::Result<()> {
         self.may_write()?;
-        for (word, bytes) in bytemuck::bytes_of(value).chunks_exact(WORD).enumerate() {
-            let mut to_store = [0; WORD];
-            to_store.copy_from_slice(bytes);
-            self.word(index, word * WORD)
-                .ok_or_else(errors::outside)?
-                .store(u64::from_ne_bytes(to_store), Ordering::Relaxed);
-        }
+        copy_in(self.words(index, 1).ok_or_else(errors::outside)?, bytemuck::bytes_of(value));
         Ok(())
     }
 
@@ -148,11 +149,18 @@ impl<T: Pod> Mapped<T> {
         Ok(field.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
-    /// An aligned word of an element.
-    fn word(&self, index: u32, offset: usize) -> Option<&AtomicU64> {
-        let field = self.field::<u64>(index, offset)?;
-        // SAFETY: `field` checked bounds and alignment; the borrow of `self` keeps the mapping.
-        Some(unsafe { AtomicU64::from_ptr(field) })
+    /// The words of `len` elements from `first` on; `None` when one is outside the map.
+    fn words(&self, first: u32, len: usize) -> Option<&[AtomicU64]> {
+        let first = first as usize;
+        if first.checked_add(len)? > self.elements as usize {
+            return None;
+        }
+        // SAFETY: all of it is inside the mapping, which starts with a page and holds whole words; the borrow of `self`
+        // keeps it.
+        Some(unsafe {
+            let start = self.base.add(first * Self::STRIDE).cast::<AtomicU64>();
+            std::slice::from_raw_parts(start.as_ptr(), len * Self::STRIDE / WORD)
+        })
     }
 
     fn writable_field<F>(&self, index: u32, offset: usize) -> io::Result<*mut F> {

@@ -71,7 +71,7 @@ pub fn with_leaving(desired: &Desired, observed: &Observed) -> Option<Desired> {
         let ring = by_name.get(&*service.name).and_then(|&id| observed.ring(id));
         for member in ring.into_iter().flat_map(|ring| ring.members.values()) {
             let address = from_map(member.address);
-            let stays = service.backends.iter().any(|backend| backend.address == address);
+            let stays = service.backends.binary_search_by_key(&address, |backend| backend.address).is_ok();
             if member.state & BACKEND_ALIVE != 0 && !stays {
                 let (state, share) = (AdminState::Drain, Share::NONE);
                 let (zone, slice, server_id, backup) = (None, Vec::new(), None, false);
@@ -97,10 +97,14 @@ pub fn with_leaving(desired: &Desired, observed: &Observed) -> Option<Desired> {
 /// the next plan it forgets them.
 pub fn without_leaving(judged: &mut Desired, desired: &Desired) {
     for (service, wanted) in judged.services.iter_mut().zip(&desired.services) {
+        // Services share lists that nobody changes, and that are sorted.
+        if service.backends.is_same(&wanted.backends) {
+            continue;
+        }
         let stays = |backend: &Backend| {
-            backend.state == AdminState::Down || wanted.backends.iter().any(|b| b.address == backend.address)
+            backend.state == AdminState::Down
+                || wanted.backends.binary_search_by_key(&backend.address, |b| b.address).is_ok()
         };
-        // Services share lists that nobody changes.
         if !service.backends.iter().all(stays) {
             service.backends.retain(stays);
         }
