@@ -48,6 +48,8 @@ pub mod dataplane;
 #[cfg(feature = "agent")]
 pub mod file;
 #[cfg(feature = "agent")]
+mod heap;
+#[cfg(feature = "agent")]
 pub mod intake;
 #[cfg(feature = "agent")]
 pub mod keep;

@@ -6,6 +6,7 @@ mod check;
 mod chroot;
 mod command;
 mod fuzz;
+mod lanes;
 mod run;
 mod setup;
 mod test;

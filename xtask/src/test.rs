@@ -5,19 +5,21 @@
 //! | `unit` | tests of `xdp-lb-common`, `xdp-lb` and `xtask`, documentation too | no | cargo's choice |
 //! | (no name) | what is left of the integration tests: `xdp-lb/tests/*`, `tests/tests/*` | some | cargo's choice |
 //! | `prog` | `tests/tests/prog_*`: BPF_PROG_TEST_RUN | yes | 2 |
-//! | `lab` | `tests/tests/lab_*`: network namespaces | yes | 1 |
+//! | `lab` | `tests/tests/lab_*`: network namespaces | yes | 1, two of them beside each other |
 //! | `kube` | `tests/tests/deploy`, and tests of `unit` that want an API server, which `XDP_LB_TEST_KUBECONFIG` names; they say so where there is none | no | cargo's choice |
 //!
 //! `vm` is [`crate::vm`]. Without a part: all of the table, and what else the workspace has. cargo's own summary lines come last.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::build::{self, cargo_command};
 use crate::command::{is_root, which};
+use crate::lanes;
 use crate::workspace;
 
 /// Names the API server of the tests that want one.
@@ -53,7 +55,14 @@ struct Call {
     binary: Vec<String>,
     /// Whether the test binaries want root.
     root: bool,
+    /// Targets that are to run beside each other: a call of its own for each, once all are built. None: as it is.
+    apart: Vec<String>,
 }
+
+/// Labs beside each other: they wait more than they work, and each has namespaces of its own.
+const LANES: usize = 2;
+/// Begin first, or they would end alone.
+const LONG: [&str; 3] = ["lab_bgp", "lab_calm", "lab_peers"];
 
 /// Runs one part or everything. `extra` goes to cargo test, and after a `--` to the test binaries.
 ///
@@ -75,11 +84,41 @@ pub fn run(part: Option<Part>, extra: &[String]) -> Result<()> {
         build::run(false)?;
     }
     // All parts run, so that one report shows everything.
-    let failed = calls.iter().filter(|call| build::succeed(&mut command(call)).is_err()).count();
+    let failed = calls.iter().filter(|call| succeed(call, &root).is_err()).count();
     if failed > 0 {
         bail!("{failed} of {} parts failed, see above", calls.len());
     }
     Ok(())
+}
+
+/// Runs a call, or all that it stands for.
+fn succeed(call: &Call, root: &Path) -> Result<()> {
+    if call.apart.is_empty() {
+        return build::succeed(&mut command(call));
+    }
+    let mut built = call.clone();
+    built.cargo.push("--no-run".to_owned());
+    build::succeed(&mut command(&built))?;
+    let one = |target: &String| (target.clone(), command(&alone(call, target)));
+    let folder = root.join("target/lab");
+    println!("{} labs, {LANES} at a time; what each says is in {}", call.apart.len(), folder.display());
+    let failed = lanes::run(call.apart.iter().map(one).collect(), LANES, &folder)?;
+    ensure!(failed == 0, "{failed} of {} failed", call.apart.len());
+    Ok(())
+}
+
+/// The call for one of its targets.
+fn alone(call: &Call, target: &str) -> Call {
+    let mut cargo = Vec::new();
+    let mut words = call.cargo.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--test" => _ = words.next(),
+            _ => cargo.push(word.clone()),
+        }
+    }
+    cargo.splice(2..2, ["--test".to_owned(), target.to_owned()]);
+    Call { cargo, apart: Vec::new(), ..call.clone() }
 }
 
 fn calls(
@@ -96,7 +135,8 @@ fn calls(
         cargo.extend_from_slice(for_cargo);
         let own = for_binary.iter().any(|a| a.starts_with("--test-threads"));
         let threads = threads.filter(|_| !own).map(|n| format!("--test-threads={n}"));
-        Call { cargo, binary: threads.into_iter().chain(for_binary.iter().cloned()).collect(), root }
+        let binary = threads.into_iter().chain(for_binary.iter().cloned()).collect();
+        Call { cargo, binary, root, apart: Vec::new() }
     };
     let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
     let flags = |name: &String| ["--test".to_owned(), name.clone()];
@@ -107,7 +147,7 @@ fn calls(
     let others = named(&|name| !name.starts_with("prog_") && !name.starts_with("lab_"));
     let others: Vec<String> = agent.iter().flat_map(flags).chain(others).collect();
     let prog = (!prog.is_empty()).then(|| call(prog, Some(2), true));
-    let lab = (!lab.is_empty()).then(|| call(lab, Some(1), true));
+    let lab = (!lab.is_empty()).then(|| Call { apart: labs(targets), ..call(lab, Some(1), true) });
     match part {
         Some(Part::Unit) => {
             vec![call(words(&["-p", "xdp-lb-common", "-p", "xdp-lb", "-p", "xtask"]), None, false)]
@@ -129,6 +169,13 @@ fn calls(
             calls
         }
     }
+}
+
+/// The labs, the long ones first.
+fn labs(targets: &BTreeSet<String>) -> Vec<String> {
+    let mut labs: Vec<String> = targets.iter().filter(|name| name.starts_with("lab_")).cloned().collect();
+    labs.sort_by_key(|name| LONG.iter().position(|long| long == name).unwrap_or(LONG.len()));
+    labs
 }
 
 fn command(call: &Call) -> Command {
@@ -188,6 +235,18 @@ mod tests {
             shown(Some(Part::Lab), &["--", "--test-threads=4"]),
             ["--no-fail-fast --test lab_survival -- --test-threads=4"]
         );
+    }
+
+    #[test]
+    fn labs_run_one_by_one_the_long_ones_first() {
+        let targets: BTreeSet<String> = ["lab_a", "lab_bgp", "lab_calm", "prog_x"].map(str::to_owned).into();
+        let extra = ["drain".to_owned(), "--".to_owned(), "--nocapture".to_owned()];
+        let lab = calls(Some(Part::Lab), &targets, &agent(), &extra).remove(0);
+        assert_eq!(lab.apart, ["lab_bgp", "lab_calm", "lab_a"]);
+        let one = alone(&lab, "lab_a");
+        assert_eq!(one.cargo.join(" "), "test --locked --test lab_a --no-fail-fast drain");
+        assert_eq!(one.binary, ["--test-threads=1", "--nocapture"]);
+        assert!(one.root && one.apart.is_empty());
     }
 
     #[test]

@@ -127,6 +127,7 @@ enum Command {
 /// Reads the command line, does what it says and returns the exit code. Bad usage ends the process with 2.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::heap::give_back();
     let Cli { command, bpffs, socket, state } = Cli::parse();
     let node = Node { bpffs: BpffsRoot::new(bpffs), socket, state };
     let bpffs = node.bpffs.clone();
