@@ -176,7 +176,7 @@ fn a_drain_by_command_keeps_calls_and_survives_the_agent() -> Result<()> {
         let mut file = EdgeFile::new(3);
         // Short, so that streams that have ended are soon forgotten.
         file.more[1] = vec!["flow_timeout: 5s".into()];
-        let mut tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+        let mut tier = Tier::start(&lab, Mode::Native, |_| text(&file))?;
         let edge = &mut tier.edges[0];
         // Many streams: backend1 has some of each service, or there is nobody to wait for.
         let calls = Calls::start(&lab.client(1).ns, (&files::tcp(), 60), (&files::udp(), 48))?;
@@ -228,7 +228,7 @@ fn a_drain_by_command_keeps_calls_and_survives_the_agent() -> Result<()> {
         assert_eq!((&agent["state"], agent["drains"].as_array().map(Vec::len)), (&"running".into(), Some(2)));
 
         // The file does not know of it, and does not take it back.
-        after(edge, TAKEN, || Ok(fs::write(edge_file(&lab), format!("{}# again\n", file.text(1)))?))?;
+        after(edge, TAKEN, || Ok(fs::write(edge_file(&lab), format!("{}# again\n", text(&file)))?))?;
         assert!(!backend1_takes(&lab)?);
 
         // The agent is killed: packets do not notice, status still says so; the next one knows.
@@ -268,6 +268,10 @@ fn a_drain_by_command_keeps_calls_and_survives_the_agent() -> Result<()> {
             let now = mine(&calls.report()).1;
             Some(0) < now && now < held.1
         })?;
+        let moved =
+            |edge: &Node<'_>, reason| figure(edge, &format!("flows_moved_total{{reason=\"{reason}\"}}"));
+        let over = moved(edge, "max")?;
+        ensure!(over > 0.0 && moved(edge, "shed")? == 0.0, "{over} moved by max");
         // Nobody else has: what was with others from the beginning is where it was.
         calls.report().except("backend1").unharmed("the time was up")?;
         done(edge, "undrain", &[&media])?;
@@ -279,6 +283,10 @@ fn a_drain_by_command_keeps_calls_and_survives_the_agent() -> Result<()> {
             !calls.report().flows_by_server().contains_key("backend1")
         })?;
         calls.report().except("backend1").unharmed("shed")?;
+        // Each stream of backend1 for one reason, and nobody for another.
+        let (all, shed) = (held.1.unwrap_or(0), moved(edge, "shed")?);
+        ensure!(shed > 0.0 && over + shed == f64::from(u32::try_from(all)?), "{over} + {shed} of {all}");
+        ensure!(moved(edge, "down")? + moved(edge, "configuration")? == 0.0);
         done(edge, "undrain", &[&media6])?;
 
         // Nobody is left once the streams have ended and are forgotten: a yes.

@@ -33,6 +33,7 @@ use crate::{
     state::{MapOp, Maps as _, Observed, Place, WriteError},
 };
 
+pub mod moves;
 mod sample;
 mod side;
 

@@ -19,6 +19,7 @@ use crate::{
     admin::NotDone,
     dataplane::{KernelMaps, sys},
     flows::{self, Filter},
+    forecast::moves::{Change, Moved, Watch},
     model::Desired,
     nexthop::Resolution,
     peers::{
@@ -112,6 +113,8 @@ pub struct Outcome {
     pub writes: usize,
     /// When to come again at the latest, seconds since 1970.
     pub wake: Option<u64>,
+    /// Remembered flows that had to leave their backends.
+    pub moved: Vec<Moved>,
 }
 
 /// The state between reconciliations.
@@ -124,6 +127,8 @@ pub struct Reconciler<M> {
     memo: Memo,
     /// What was there at the last look.
     last: Option<Observed>,
+    /// What was there before writes that failed, and whose flows they may have moved: those are not counted yet.
+    uncounted: Option<(Observed, Watch)>,
     /// Generation of the configuration in force; writes of it may have failed and wait for the next try.
     generation: u32,
 }
@@ -139,6 +144,7 @@ impl<M: Maps + FlowTable> Reconciler<M> {
             times: Times::default(),
             memo: Memo::default(),
             last: None,
+            uncounted: None,
             generation,
         }
     }
@@ -215,10 +221,14 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         self.generation = run.generation;
         self.windows.extend(&plan.windows_opened);
         self.census.quarantine(&plan, &observed);
+        let watched = self.watch(&plan, &observed);
         for op in &plan.ops {
             debug!(?op, "write");
             self.times.note(op, &observed, run.uptime + GRACE);
-            self.maps.apply(op)?;
+            if let Err(error) = self.maps.apply(op) {
+                self.uncounted = watched;
+                return Err(error.into());
+            }
         }
         self.close_windows(&plan);
         for (service, change) in &plan.services {
@@ -239,7 +249,25 @@ impl<M: Maps + FlowTable> Reconciler<M> {
         if !plan.is_empty() {
             self.verify(run, &plan.ops);
         }
-        Ok(Outcome { writes: plan.ops.len(), wake: plan.wake })
+        let moved = self.last.as_ref().zip(watched).and_then(|(after, (before, watch))| {
+            Some(Change::between(&before, after, run.desired)?.count(&watch))
+        });
+        let moved = moved.unwrap_or_default();
+        Ok(Outcome { writes: plan.ops.len(), wake: plan.wake, moved })
+    }
+
+    /// Notes whose remembered flows the plan may move, if it may move any, and where they were. That they cannot be counted
+    /// is no reason not to carry it out.
+    fn watch(&mut self, plan: &Plan, observed: &Observed) -> Option<(Observed, Watch)> {
+        let (before, mut watch) = self.uncounted.take().unzip();
+        let mut watch: Watch = watch.take().unwrap_or_default();
+        if watch.extend(&plan.ops, observed) {
+            match self.maps.tick() {
+                Ok(tick) => watch.read(self.maps.sets().map(|(_, set)| set), tick),
+                Err(e) => warn!("flows that move are not counted: read the flow table's clock: {e}"),
+            }
+        }
+        (!watch.is_empty()).then(|| (before.unwrap_or_else(|| observed.clone()), watch))
     }
 
     /// A second look: the plan from what is there now must be empty, or wait for something. Never an error: the

@@ -28,6 +28,7 @@ use crate::{
     drains::Drains,
     file::Texts,
     flows::Filter,
+    forecast::moves::Moved,
     health::HealthSnapshot,
     keep::{Keep, Origin},
     model::Desired,
@@ -226,7 +227,12 @@ impl<M: Maps + FlowTable> Agent<M> {
         }
         self.planned = None;
         self.unsettled |= !done.as_ref().is_ok_and(|done| done.writes == 0);
-        self.due = done?.wake.into_iter().chain(others).chain(ramps).min();
+        let done = done?;
+        for Moved { backend, reason, flows } in &done.moved {
+            info!(?backend, reason = reason.name(), flows, "remembered flows had to leave their backend");
+        }
+        self.reporter.moved(&done.moved);
+        self.due = done.wake.into_iter().chain(others).chain(ramps).min();
         self.planned = Some(instead.map_or(judged, |instead| instead.judged));
         Ok(())
     }

@@ -18,22 +18,22 @@ use crate::{
 };
 
 /// The maps at one moment, and where packets go by them.
-pub(super) struct Side<'a> {
-    pub(super) observed: &'a Observed,
+pub(crate) struct Side<'a> {
+    pub(crate) observed: &'a Observed,
 }
 
 impl<'a> Side<'a> {
-    pub(super) fn of(observed: &'a Observed) -> Self {
+    pub(crate) fn of(observed: &'a Observed) -> Self {
         Self { observed }
     }
 
-    pub(super) fn service(&self, id: u16) -> Option<(&'a ServiceConfig, &'a Ring)> {
+    pub(crate) fn service(&self, id: u16) -> Option<(&'a ServiceConfig, &'a Ring)> {
         let config = self.observed.services.get(&id)?.config();
         Some((config, self.observed.rings.get(&Place::of(config))?))
     }
 
     /// Where the next packet of a flow that is remembered goes.
-    pub(super) fn remembered(&self, entry: FlowEntry) -> Option<IpAddr> {
+    pub(crate) fn remembered(&self, entry: FlowEntry) -> Option<IpAddr> {
         let (config, ring) = self.service(entry.service())?;
         let own = ring.members.get(&entry.backend()).filter(|member| is_alive(member));
         // Requests alone decide there, whatever the slot.
@@ -51,12 +51,12 @@ impl<'a> Side<'a> {
     }
 
     /// Who takes new flows of a slot.
-    pub(super) fn taker(&self, id: u16, slot: u32) -> Option<IpAddr> {
+    pub(crate) fn taker(&self, id: u16, slot: u32) -> Option<IpAddr> {
         let (_, ring) = self.service(id)?;
         address(ring, Slot(*ring.slots.now.get(slot as usize)?).backend())
     }
 
-    pub(super) fn states(&self, id: u16) -> BTreeMap<IpAddr, &'static str> {
+    pub(crate) fn states(&self, id: u16) -> BTreeMap<IpAddr, &'static str> {
         use crate::status::Word as _;
         let members = self.service(id).into_iter().flat_map(|(_, ring)| ring.members.values());
         members.map(|member| (from_map(member.address), MemberState::of(member).word())).collect()

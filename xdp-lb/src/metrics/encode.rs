@@ -16,7 +16,7 @@ use xdp_lb_common::stats::Traffic;
 use super::families::{self, Family, Kind, PREFIX};
 use super::tally::Answers;
 use super::{Member, Sample};
-use crate::{bgp::status::PeerStatus, health::BUCKETS};
+use crate::{bgp::status::PeerStatus, forecast::moves, health::BUCKETS};
 
 /// The answer to `/metrics`.
 #[must_use]
@@ -104,8 +104,11 @@ impl Sample {
             [event(FlowEvent::SetFull, events.set_full), event(FlowEvent::OverLimit, events.over_limit)],
         )?;
         out.one(&families::FLOW_EXPIRED, self.condition.cleared)?;
+        let moved = moves::Reason::ALL.into_iter().zip(self.condition.moved);
+        let moved = moved.map(|(reason, n)| ([("reason", reason.name())], n));
         let forgotten = ([("reason", "forgotten")], self.condition.forgotten);
-        out.family(&families::FLOWS_MOVED, [event(FlowEvent::Stale, events.stale), forgotten])?;
+        out.family(&families::FLOWS_MOVED, moved.chain([forgotten]))?;
+        out.one(&families::FLOW_STALE, events.stale)?;
         let inside = [
             event(FlowEvent::CidKnown, events.cid_known),
             event(FlowEvent::CidUnknown, events.cid_unknown),

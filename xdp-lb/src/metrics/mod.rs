@@ -26,6 +26,7 @@ pub use self::encode::{CONTENT_TYPE, text};
 pub use self::ready::{NotReady, STALLED, alive, ready};
 pub use self::tally::{Answers, Checks, Tally};
 use crate::bgp::status::Status as Bgp;
+use crate::forecast::moves;
 use crate::peers::Counts;
 
 /// What the agent's loop says of itself.
@@ -53,6 +54,8 @@ pub struct Condition {
     pub cleared: u64,
     /// Flows that commands had forgotten.
     pub forgotten: u64,
+    /// Remembered flows that had to leave their backends, by [`moves::Reason`].
+    pub moved: [u64; moves::Reason::ALL.len()],
     /// What the last pass over the flow table found.
     pub flows: Option<Arc<Flows>>,
     /// Flows told to and by peers; `None` without peers.

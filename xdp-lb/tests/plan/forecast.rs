@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use xdp_lb::drains::{Drains, Target, Terms};
+use xdp_lb::forecast::moves::{Change, Moved, Reason, Watch};
 use xdp_lb::forecast::{Forecast, Question, forecast};
 use xdp_lb::memory::{Packet, Sent};
 use xdp_lb::model::{
@@ -61,6 +62,18 @@ fn ask(agent: &Agent, file: &Desired, drains: &Drains) -> Forecast {
     forecast(&question, agent.maps.flow_sets().map(|(_, set)| set)).unwrap()
 }
 
+/// Carries a plan out as the reconciler does, and counts what moves.
+fn run_counting(agent: &mut Agent, judged: &Desired) -> Vec<Moved> {
+    let (mut watch, before) = (Watch::default(), agent.maps.observe());
+    let plan = agent.plan(judged).unwrap();
+    if watch.extend(&plan.ops, &before) {
+        watch.read(agent.maps.flow_sets().map(|(_, set)| set), agent.tick());
+    }
+    agent.carry_out(&plan).unwrap();
+    let after = agent.maps.observe();
+    Change::between(&before, &after, judged).map_or_else(Vec::new, |change| change.count(&watch))
+}
+
 fn remembered(agent: &Agent) -> usize {
     let entries = agent.maps.flow_sets().flat_map(|(_, set)| set.entries);
     entries.map(FlowEntry).filter(|entry| !entry.is_free(agent.tick())).count()
@@ -85,7 +98,11 @@ fn what_is_foretold_happens() {
             // Those that are not remembered are TCP's, on slots that have not changed.
             let web_remembered = told.services.iter().find(|s| s.name == "web").map(|s| s.flows);
 
-            agent.run(&drains.apply(&file));
+            let judged = drains.apply(&file);
+            let counted = run_counting(&mut agent, &judged);
+            // What is foretold is what is counted, to the flow.
+            let sum: u64 = counted.iter().map(|moved| moved.flows).sum();
+            assert_eq!(sum, told.flows_moved, "{counted:?} {at}");
             let moved_slots = self::slots(&agent)
                 .iter()
                 .filter(|(key, now)| slots.get(*key).is_some_and(|was| was != *now))
@@ -444,4 +461,59 @@ fn without_the_cluster_nothing_is_said_of_its_services() {
     assert_eq!((told.flows, told.flows_moved, told.most_moved_percent), (FLOWS.into(), 0, 0.0));
     let told = ask(false);
     assert_eq!((told.services.len(), told.left_out, told.most_moved_percent), (1, 0, 100.0), "{told:#?}");
+}
+
+/// Why remembered flows had to leave: each reason, and the many changes that move none.
+#[test]
+fn whoever_moves_has_a_reason() {
+    type Edit = fn(&mut Desired, &mut Drains, u64);
+    fn drain(file: &Desired, drains: &mut Drains, mode: DrainMode, max: u64, since: u64) {
+        let terms = Terms { mode: Some(mode), max: Some(Duration::from_secs(max)), since };
+        drains.drain(Target { backend: address(3), service: None }, terms, file).unwrap();
+    }
+    fn remove(file: &mut Desired) {
+        file.services.iter_mut().for_each(|s| s.backends.retain(|b| b.address != address(3)));
+    }
+    let cases: [(&str, Option<Reason>, Edit); 10] = [
+        ("a death", Some(Reason::Down), |file, _, _| {
+            for s in 0..3 {
+                set(file, s, 3, AdminState::Down);
+            }
+        }),
+        ("shed by command", Some(Reason::Shed), |f, d, now| drain(f, d, DrainMode::Shed, 60, now)),
+        ("stick by command", None, |f, d, now| drain(f, d, DrainMode::Stick, 60, now)),
+        ("stick that is over", Some(Reason::Max), |f, d, now| drain(f, d, DrainMode::Stick, 0, now)),
+        ("removed", None, |file, _, _| remove(file)),
+        ("removed, shed", Some(Reason::Shed), |file, _, _| {
+            file.services.iter_mut().for_each(|s| s.drain.mode = DrainMode::Shed);
+            remove(file);
+        }),
+        ("weights", None, |file, _, _| file.services.iter_mut().for_each(|s| s.backends[0].weight = 7)),
+        ("one of a shared ring dies in one service", Some(Reason::Down), |file, _, _| {
+            let list = &mut file.services[1].backends;
+            let position = list.iter().position(|b| b.address == address(3)).unwrap();
+            list[position].state = AdminState::Down;
+        }),
+        ("another table", Some(Reason::Configuration), |file, _, _| {
+            file.services[1].table_size = TableSize::new(37).unwrap();
+        }),
+        ("a service goes", Some(Reason::Configuration), |file, _, _| _ = file.services.remove(1)),
+    ];
+    for (name, reason, edit) in cases {
+        let mut agent = Agent::new(ROOMY);
+        agent.allow_moves = true;
+        let (mut file, mut drains) = (file(), Drains::default());
+        agent.run(&file);
+        _ = places(&agent);
+        edit(&mut file, &mut drains, agent.now.as_secs());
+        let told = ask(&agent, &file, &drains);
+        let counted = run_counting(&mut agent, &drains.apply(&file));
+        assert!(counted.iter().all(|moved| Some(moved.reason) == reason), "{name}: {counted:?}");
+        let sum: u64 = counted.iter().map(|moved| moved.flows).sum();
+        // `plan` tells of the time before a drain's `max`.
+        assert!(reason == Some(Reason::Max) || sum == told.flows_moved, "{name}: {counted:?} {told:#?}");
+        assert_eq!(sum > 0, reason.is_some(), "{name}: {counted:?}");
+        let from_3 = counted.iter().all(|moved| moved.backend == Some(address(3)));
+        assert!(from_3 || reason == Some(Reason::Configuration), "{name}: {counted:?}");
+    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use crate::{
+    forecast::moves::Moved,
     metrics::{Condition, Flows},
     peers::Counts,
     survey::Survey,
@@ -80,6 +81,17 @@ impl Reporter {
     /// Commands have had so many flows forgotten.
     pub fn forgot(&self, flows: u64) {
         self.condition.send_modify(|c| c.forgotten = flows);
+    }
+
+    /// Remembered flows had to leave their backends.
+    pub fn moved(&self, moved: &[Moved]) {
+        if !moved.is_empty() {
+            self.condition.send_modify(|c| {
+                for Moved { reason, flows, .. } in moved {
+                    c.moved[*reason as usize] += flows;
+                }
+            });
+        }
     }
 
     /// Services for which the backends' states are not as wanted, and why; `None` where there are none.

@@ -5,12 +5,15 @@ use std::cell::Cell;
 use xdp_lb_common::control::Control;
 use xdp_lb_common::flow::{FlowEntry, FlowKey, TICKS};
 use xdp_lb_common::hash::FlowHash;
+use xdp_lb_common::parse::{Segment, UDP};
+use xdp_lb_common::reason::FlowEvent;
 use xdp_lb_common::ring::Slot;
 use xdp_lb_common::service::TRACK_WINDOW;
 
 use super::*;
 use crate::config;
-use crate::memory::MemoryMaps;
+use crate::forecast::moves::Reason;
+use crate::memory::{MemoryMaps, Packet};
 use crate::nexthop::NextHop;
 use crate::state::{Capacity, SlotChange};
 
@@ -70,7 +73,6 @@ impl FlowTable for Twin {
         Ok(self.tick.get())
     }
     fn sets(&self) -> impl Iterator<Item = (u32, FlowSet)> {
-        assert!(self.graces.get() > 0, "packets may still be under way");
         self.maps.flow_sets()
     }
     fn sweep(&self, set: u32, way: usize, old: u64) -> io::Result<bool> {
@@ -78,6 +80,7 @@ impl FlowTable for Twin {
         Ok(self.maps.sweep(set, way, old))
     }
     fn clean_slot(&self, slot: u32, expected: u16) -> io::Result<()> {
+        assert!(self.graces.get() > 0, "packets may still be under way");
         self.works("slot")?;
         self.maps.clean(slot, expected);
         Ok(())
@@ -209,6 +212,57 @@ fn every_write_may_fail_in_turn() {
                 assert_eq!(seen(&agent), seen(&healthy), "write {n}");
             }
         }
+    }
+}
+
+/// Remembered flows that a death moves, whichever writes fail on the way, and though packets come in between.
+#[test]
+fn what_moves_is_counted_once_however_often_writes_fail() {
+    let sip = |state: &str| {
+        let text = format!(
+            "  - {{ name: sip, vip: 203.0.113.11, protocol: udp, ports: 5060, \
+             backends: [{{ address: 10.0.0.4{state} }}, {{ address: 10.0.0.5 }}] }}\n"
+        );
+        file(TWO, &text)
+    };
+    let (alive, dead) = (sip(""), sip(", state: down"));
+    let send = |agent: &Reconciler<Twin>| {
+        for client in 1000..1100 {
+            let packet = Packet {
+                source: ([198, 51, 100, 7].into(), client),
+                destination: ([203, 0, 113, 11].into(), 5060),
+                protocol: UDP,
+                segment: Segment::Datagram,
+                named: Default::default(),
+            };
+            _ = agent.maps.maps.cpu(100 << 10).send(&packet);
+        }
+    };
+    let prepared = || {
+        let mut agent = agent(maps());
+        agent.reconcile(&at(&alive, 100, 1)).unwrap();
+        send(&agent);
+        agent.maps.maps.take_ops();
+        agent
+    };
+    let mut healthy = prepared();
+    let moved = healthy.reconcile(&at(&dead, 200, 2)).unwrap().moved;
+    let [Moved { backend, reason, flows }] = &moved[..] else { panic!("{moved:?}") };
+    assert_eq!((*backend, *reason), (Some([10, 0, 0, 4].into()), Reason::Down));
+    assert!(*flows > 20 && *flows < 80, "{flows}");
+    send(&healthy);
+    assert_eq!(healthy.maps.maps.events(FlowEvent::Stale), *flows, "each by its next packet");
+    let writes = healthy.maps.maps.take_ops().len();
+    assert!(writes > 2);
+    for n in 0..writes {
+        let mut agent = prepared();
+        for n in [n as u64, 0] {
+            agent.maps.maps.fail_at(n, io::ErrorKind::OutOfMemory);
+            agent.reconcile(&at(&dead, 200, 2)).unwrap_err();
+            send(&agent);
+        }
+        assert_eq!(agent.reconcile(&at(&dead, 200, 2)).unwrap().moved, moved, "write {n}");
+        assert_eq!(agent.reconcile(&at(&dead, 200, 2)).unwrap().moved, [], "write {n}");
     }
 }
 
