@@ -5,11 +5,15 @@
 //! a datagram is lost, out of order or answered by another server.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xdp_lb_tests::lab::traffic::{CallReport, Calls, End, Load, LoadOptions, LoadReport};
-use xdp_lb_tests::lab::{EdgeFile, Lab, Leaks, Mode, Options, State, Tier, files, skip, wait_until};
+use xdp_lb_tests::lab::{
+    EdgeFile, Lab, Leaks, Mode, Node, Options, Role, State, Tier, files, release, skip, wait_until,
+};
 
 const BOUND: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 100;
@@ -86,6 +90,23 @@ fn calls_outlive_the_draining_of_their_backend_and_of_others() -> Result<()> {
         tier.reload(|n| file.text(n))?;
         all_well(&calls, &at_first, "all are back")?;
         assert_eq!(requests(&lab)?.answered.len(), 3);
+
+        // Another weight is for new ones alone: a fifth of a share beside two whole ones is 36 of 400.
+        let lighter = |n| {
+            let weigh = |text: String, address: IpAddr| {
+                let own = format!("address: \"{address}\", ");
+                text.replace(&own, &format!("{own}weight: 20, "))
+            };
+            Role::Backend(2).address().both().into_iter().fold(file.text(n), weigh)
+        };
+        tier.reload(lighter)?;
+        all_well(&calls, &at_first, "backend2 weighs less")?;
+        let answered = requests(&lab)?.answered;
+        assert!((1..80).contains(&answered["backend2"]), "{answered:?}");
+        tier.reload(|n| file.text(n))?;
+        all_well(&calls, &at_first, "it weighs what it did")?;
+        let answered = requests(&lab)?.answered;
+        assert!(answered["backend2"] >= 80, "{answered:?}");
         calls.stop()?.unharmed("at the end")?;
     }
     drop(lab);
@@ -174,6 +195,69 @@ fn calls_outlive_the_kill_of_the_agents_and_their_restart() -> Result<()> {
         }
         all_well(&calls, &at_first, "the agents have ended in order")?;
         assert_eq!(requests(&lab)?.answered.get("backend1"), None);
+        calls.stop()?.unharmed("at the end")?;
+    }
+    drop(lab);
+    before.check(id)
+}
+
+/// The tag of the program that runs on a node's interface: of its instructions, as the kernel has them.
+fn tag(node: &Node<'_>) -> Result<String> {
+    let shown = |kind: &str, of: &[&str]| -> Result<serde_json::Value> {
+        let output =
+            Command::new("bpftool").args(["-j", kind, "show"]).args(of).output().context("bpftool")?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))
+    };
+    let link = node.bpffs.join("links/eth0");
+    let link = shown("link", &["pinned", link.to_str().context("no UTF-8")?])?;
+    let program = shown("prog", &["id", &link["prog_id"].to_string()])?;
+    Ok(program["tag"].as_str().with_context(|| program.to_string())?.to_owned())
+}
+
+#[test]
+fn calls_outlive_an_upgrade_to_another_release_and_back() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let before = Leaks::note()?;
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let id = lab.id();
+    {
+        let _servers = files::serve(lab.backends())?;
+        let file = EdgeFile::new(3);
+        let mut tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+        let calls = calls(&lab)?;
+        let at_first = calls.report();
+        // A drain, so that there are flows which the flow table alone can place.
+        let drained = file.with(1, State::Drain);
+        tier.reload(|n| drained.text(n))?;
+        all_well(&calls, &at_first, "backend1 drains")?;
+
+        let own = [tag(&tier.edges[0])?, tag(&tier.decaps[0])?];
+        let another = release::another(lab.scratch().path())?;
+        for (binary, version) in [(Some(&another), release::VERSION), (None, env!("CARGO_PKG_VERSION"))] {
+            for node in [&mut tier.edges[0], &mut tier.decaps[0]] {
+                node.binary = binary.cloned();
+                // There with a kill, back in order.
+                match binary {
+                    Some(_) => node.product.kill(),
+                    None => _ = node.product.terminate()?,
+                }
+                node.restart()?;
+            }
+            all_well(&calls, &at_first, &format!("version {version} has taken over"))?;
+            let status = tier.edges[0].command("status", &["-o", "json"])?;
+            let status: serde_json::Value = serde_json::from_str(&status.stdout)?;
+            assert_eq!(status["agent"]["version"], version);
+            let now = [tag(&tier.edges[0])?, tag(&tier.decaps[0])?];
+            let same = now.iter().zip(&own).filter(|(a, b)| a == b).count();
+            assert_eq!(same, if binary.is_some() { 0 } else { 2 }, "{own:?} {now:?}");
+            assert_eq!(requests(&lab)?.answered.get("backend1"), None, "the drain goes on");
+        }
+        // The agent is in charge of the program that it found: a change gets through.
+        tier.reload(|n| file.text(n))?;
+        all_well(&calls, &at_first, "backend1 is back")?;
+        assert!(requests(&lab)?.answered.contains_key("backend1"));
         calls.stop()?.unharmed("at the end")?;
     }
     drop(lab);

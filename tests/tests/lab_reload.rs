@@ -2,19 +2,23 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use xdp_lb_tests::lab::files::{self, VIP};
+use xdp_lb_tests::lab::files::{self, VIP, WEB};
+use xdp_lb_tests::lab::product::{self, Output};
 use xdp_lb_tests::lab::topology::HOST_INTERFACE;
 use xdp_lb_tests::lab::traffic::{
     Calls, ConnectionOptions, Connections, DatagramOptions, Datagrams, Load, LoadOptions, LoadReport,
 };
 use xdp_lb_tests::lab::{
-    Daemon, EdgeFile, Lab, Leaks, Mode, Node, Options, Role, Signal, State, Tier, plan, skip, wait_until,
+    Daemon, EdgeFile, Lab, Leaks, Mode, Node, Options, Role, Signal, State, Tier, http, plan, skip,
+    wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(20);
+const METRICS: &str = "127.0.0.1:9410";
 
 fn load(lab: &Lab, requests: u64) -> Result<LoadReport> {
     let timeout = Duration::from_secs(1);
@@ -134,6 +138,77 @@ fn the_next_hop_is_followed_to_another_mac() -> Result<()> {
     wait_until("the next hop to be found", BOUND, || load(&lab, 8).is_ok_and(|r| r.failures() == 0))?;
     assert_eq!(requests(&lab, 200)?.answered.len(), 3);
     Ok(())
+}
+
+/// Lines of the log since `mark` that say this of the address.
+fn said(node: &mut Node<'_>, mark: usize, what: &str, address: IpAddr) -> usize {
+    let is_one = |line: &String| line.contains(what) && line.contains(&format!("address={address} "));
+    node.product.process().log().iter().skip(mark).filter(|line| is_one(line)).count()
+}
+
+/// The router forwards, and does not answer for itself: first from the beginning, then from one moment to the other.
+#[test]
+fn a_neighbour_that_is_silent_is_counted_said_once_and_healed() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let _servers = files::serve(lab.backends())?;
+    let ns = &lab.edge(1).ns;
+    let port = lab.edge(1).router_interface();
+    // It knows its neighbour, or its own questions would tell where it is.
+    let edge1 = Role::Edge(1);
+    lab.router().netlink().set_neighbour(&port, edge1.address().v4.into(), edge1.mac())?;
+    let silence = |on: &str| lab.router().sysctl(&format!("net/ipv4/conf/{port}/arp_ignore"), on);
+    let forget = || -> Result<Output> {
+        let mut command = Command::new("ip");
+        command.args(["neigh", "del", &edge1.gateway().v4.to_string(), "dev", "eth0"]);
+        product::run_to_end(ns, "ip", command, BOUND)
+    };
+    silence("8")?;
+    forget()?;
+    let text = format!("{}metrics: {{ listen: \"{METRICS}\" }}\n", EdgeFile::new(3).text(1));
+    let mut tier = Tier::start(&lab, Mode::Native, |_| text.clone())?;
+    let edge = &mut tier.edges[0];
+    let dropped = || http::figure(ns, METRICS, "drops_total{reason=\"next_hop_unresolved\"}");
+    let backends = [1, 2, 3].map(|n| Role::Backend(n).address().both()[0]);
+    let back = || wait_until("the next hop", BOUND, || load(&lab, 8).is_ok_and(|r| r.failures() == 0));
+
+    // One service of the two goes over IPv4: its requests have no way, and each packet of them counts.
+    let lost = load(&lab, 40)?;
+    let of_web = lost.failures.iter().all(|failure| failure.target.port() == WEB);
+    ensure!(lost.failures() > 5 && lost.answers() > 5 && of_web, "{lost:?}");
+    ensure!(dropped()? >= lost.failures() as f64, "{} dropped: {lost:?}", dropped()?);
+    silence("0")?;
+    back()?;
+    let healed = dropped()?;
+    assert_eq!(requests(&lab, 100)?.answered.len(), 3);
+    assert_eq!(dropped()?, healed, "nothing is dropped any more");
+    for backend in backends {
+        let lines = ["next hop lost", "next hop resolved"].map(|what| said(edge, 0, what, backend));
+        assert_eq!(lines, [0, 1], "{backend}");
+    }
+
+    // Who was there is believed to be there still: calls go on, and it is said once.
+    let calls = Calls::start(&lab.client(1).ns, (&files::tcp(), 20), (&files::udp(), 8))?;
+    calls.wait(3, BOUND)?;
+    let mark = edge.product.process().mark();
+    silence("8")?;
+    ensure!(forget()?.status.success());
+    wait_until("the loss to be said", BOUND, || backends.iter().all(|b| said(edge, mark, "lost", *b) > 0))?;
+    calls.wait(10, BOUND)?;
+    requests(&lab, 100)?;
+    silence("0")?;
+    wait_until("the answer to be said", BOUND, || {
+        backends.iter().all(|b| said(edge, mark, "next hop resolved", *b) > 0)
+    })?;
+    requests(&lab, 100)?;
+    for backend in backends {
+        let lines = ["next hop lost", "next hop resolved"].map(|what| said(edge, mark, what, backend));
+        assert_eq!(lines, [1, 1], "{backend}");
+    }
+    assert_eq!(dropped()?, healed);
+    calls.stop()?.unharmed("the neighbour was silent")
 }
 
 #[test]

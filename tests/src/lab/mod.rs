@@ -23,6 +23,7 @@
 //! | `namespace`, `netlink` | one namespace; its links, addresses and routes |
 //! | `process`, `worker` | processes and threads in a namespace |
 //! | `product` | the `xdp-lb` binary in a namespace |
+//! | `release` | another release of it, without a second build |
 //! | `files`, `tier` | configuration files, and the product on all edge nodes and backends with them |
 //! | `http` | one question to a server in a namespace |
 //! | `pods` | pods behind the backends, and nftables as their service proxy |
@@ -49,6 +50,7 @@ pub mod plan;
 pub mod pods;
 pub mod process;
 pub mod product;
+pub mod release;
 pub mod remains;
 pub mod rig;
 pub mod routers;

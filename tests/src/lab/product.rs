@@ -109,11 +109,26 @@ impl Product {
         bpffs: &Path,
         extra: &[&str],
     ) -> Result<Self> {
+        Self::start_binary(&binary()?, ns, daemon, config, bpffs, extra)
+    }
+
+    /// The same of another binary than [`binary`].
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_binary(
+        binary: &Path,
+        ns: &Namespace,
+        daemon: Daemon,
+        config: &Path,
+        bpffs: &Path,
+        extra: &[&str],
+    ) -> Result<Self> {
         let verb = match daemon {
             Daemon::Run => "run",
             Daemon::Decap => "decap",
         };
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(binary);
         command.arg(verb).arg("--config").arg(config).args(places(bpffs)).args(extra);
         Ok(Self { process: ns.spawn(&format!("xdp-lb {verb}"), command)? })
     }

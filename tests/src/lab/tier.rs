@@ -34,6 +34,8 @@ pub struct Node<'lab> {
     pub bpffs: PathBuf,
     /// Arguments beyond these two, for [`Node::restart`].
     pub extra: Vec<String>,
+    /// Another binary than the product's own, for [`Node::restart`].
+    pub binary: Option<PathBuf>,
     /// The running or ended daemon.
     pub product: Product,
 }
@@ -48,7 +50,7 @@ impl<'lab> Node<'lab> {
         let config = lab.scratch().write(&format!("{}.yaml", role.name()), text)?;
         let bpffs = lab.bpf().of(&role.name());
         let product = Product::start_unready(&host.ns, daemon, &config, &bpffs, &[])?;
-        Ok(Self { lab, role, daemon, config, bpffs, extra: Vec::new(), product })
+        Ok(Self { lab, role, daemon, config, bpffs, extra: Vec::new(), binary: None, product })
     }
 
     /// Its host.
@@ -63,8 +65,10 @@ impl<'lab> Node<'lab> {
     /// When it ends or is silent instead.
     pub fn restart(&mut self) -> Result<()> {
         let extra: Vec<&str> = self.extra.iter().map(String::as_str).collect();
-        self.product = Product::start(&self.host().ns, self.daemon, &self.config, &self.bpffs, &extra)?;
-        Ok(())
+        let binary = self.binary.clone().map_or_else(product::binary, Ok)?;
+        let (ns, daemon) = (&self.host().ns, self.daemon);
+        self.product = Product::start_binary(&binary, ns, daemon, &self.config, &self.bpffs, &extra)?;
+        self.product.wait_ready()
     }
 
     /// Writes its file and has it read again.
