@@ -87,6 +87,8 @@ pub(super) struct Agent<M = KernelMaps> {
     path_mtus: PathMtus,
     /// Slots may be dirty: something was written since the last look for exceptions, or that found some.
     unsettled: bool,
+    /// Instants of the tokio runtime; tests have a clock that stands.
+    clock: fn() -> Instant,
     started: Instant,
     /// Flows that commands had forgotten.
     forgotten: u64,
@@ -124,6 +126,7 @@ impl<M: Maps + FlowTable> Agent<M> {
             allow_moves,
             path_mtus: PathMtus::default(),
             unsettled: true,
+            clock: Instant::now,
             started: Instant::now(),
             forgotten: 0,
             due: None,
@@ -204,7 +207,7 @@ impl<M: Maps + FlowTable> Agent<M> {
             desired: &judged,
             resolve: &resolve,
             now,
-            uptime: self.started.elapsed(),
+            uptime: self.uptime(),
             allow_moves: self.allow_moves,
             generation,
             only: only.as_ref(),
@@ -272,7 +275,7 @@ impl<M: Maps + FlowTable> Agent<M> {
             }
             Err(e) => {
                 self.reporter.wrote(Some(e.to_string()));
-                let pause = self.retry.failed(Instant::now());
+                let pause = self.retry.failed((self.clock)());
                 error!(retry_in = ?pause, "reconcile: {e}");
             }
         }
@@ -310,7 +313,7 @@ impl<M: Maps + FlowTable> Agent<M> {
                 // Part of it is in the maps: going on is shorter than going back.
                 error!("reload not complete, trying again: {e}");
                 self.reporter.wrote(Some(e.to_string()));
-                self.retry.failed_anew(Instant::now());
+                self.retry.failed_anew((self.clock)());
                 self.desired = desired;
                 Ok(())
             }
@@ -358,7 +361,7 @@ impl<M: Maps + FlowTable> Agent<M> {
     /// Tells peers what they cannot guess.
     pub(super) fn tell(&mut self, peers: &Sync) {
         self.reporter.synced(peers.counts());
-        let silent = self.heard.expire(self.started.elapsed());
+        let silent = self.heard.expire(self.uptime());
         if !silent.is_empty() {
             info!(nodes = ?silent, "peers have not spoken of their drains by command for long: they are forgotten");
             self.show();
@@ -374,7 +377,7 @@ impl<M: Maps + FlowTable> Agent<M> {
 
     /// Takes in what a peer tells.
     pub(super) fn learn(&mut self, peers: &mut Sync, told: Told) {
-        let uptime = self.started.elapsed();
+        let uptime = self.uptime();
         match peers.learn(told, &mut self.reconciler, &mut self.heard, &self.desired, uptime) {
             Ok(true) => self.show(),
             Ok(false) => {}
@@ -412,7 +415,7 @@ impl<M: Maps + FlowTable> Agent<M> {
     /// Reads the flow table once, and tidies it.
     pub(super) fn survey(&mut self) {
         let apart = self.apart();
-        match self.reconciler.survey(&self.desired, &apart, self.started.elapsed()) {
+        match self.reconciler.survey(&self.desired, &apart, self.uptime()) {
             Ok(survey) => self.reporter.surveyed(&survey),
             Err(e) => {
                 error!("survey of the flow table: {e}");
@@ -423,7 +426,7 @@ impl<M: Maps + FlowTable> Agent<M> {
 
     /// True when a backend's packets must be shorter than before, or may be longer, by what routers said.
     fn heed(&mut self, notes: Vec<PathMtu>) -> bool {
-        let now = self.started.elapsed();
+        let now = self.uptime();
         if !self.path_mtus.is_due(&notes, now) {
             return false;
         }
@@ -447,11 +450,21 @@ impl<M: Maps + FlowTable> Agent<M> {
         followed(desired, &self.reconciler.observe())
     }
 
+    /// Time since the start.
+    fn uptime(&self) -> Duration {
+        (self.clock)() - self.started
+    }
+
     /// When to reconcile though nothing happened.
     pub(super) fn wake_at(&self) -> Instant {
-        let now = Instant::now();
+        // A write that fails is tried again when it is its time: what falls due meanwhile is tried with it, for it would
+        // be due again and again.
+        if let Some(at) = self.retry.at() {
+            return at;
+        }
+        let now = (self.clock)();
         let due = self.due.map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
-        [due, self.retry.at()].into_iter().flatten().min().unwrap_or(now + Duration::from_secs(3600))
+        due.unwrap_or(now + Duration::from_secs(3600))
     }
 }
 

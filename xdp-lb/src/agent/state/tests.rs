@@ -1,5 +1,6 @@
 //! Failures as the daemon's loop meets them: said, shown, tried again, healed.
 
+use std::cell::Cell;
 use std::io;
 
 use super::super::{
@@ -65,6 +66,55 @@ fn every_write_that_fails_is_named_shown_and_tried_again_until_it_works() {
             assert_eq!(agent.reconciler.maps_mut().maps.ops(), [], "write {n}: {again:?}");
             assert_eq!(agent.desired, second);
         }
+    }
+}
+
+thread_local! {
+    /// The clock of a test, which stands until it is set on.
+    static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+fn now() -> Instant {
+    NOW.get().unwrap_or_else(|| {
+        NOW.set(Some(Instant::now()));
+        now()
+    })
+}
+
+/// As the daemon's loop does when nothing else happens: until the agent wants to be woken.
+fn sleep(agent: &Agent<Twin>) {
+    NOW.set(Some(agent.wake_at().max(now())));
+}
+
+#[test]
+fn writes_that_go_on_failing_are_tried_at_these_moments_and_no_others() {
+    let mut agent = agent();
+    (agent.clock, agent.started) = (now, now());
+    for round in 0..2 {
+        // Forth and back, so that there is something to write.
+        let next = if round == 0 { file(DRAINED, THIRD) } else { file(TWO, "") };
+        agent.reconciler.maps_mut().maps.fail_at(0, io::ErrorKind::OutOfMemory);
+        agent.adopt(next, &Arc::default()).expect("it is in force, and behind");
+        // Something fell due long ago, and cannot be done either.
+        agent.due = Some(1);
+        let begun = now();
+        let mut tries = Vec::new();
+        for _ in 0..12 {
+            sleep(&agent);
+            agent.reconciler.maps_mut().maps.fail_at(0, io::ErrorKind::OutOfMemory);
+            agent.try_reconcile(&Arc::default());
+            tries.push((now() - begun).as_millis());
+            assert_eq!(agent.reconciler.maps().maps.ops(), [], "nothing is written behind a failure");
+        }
+        let expected = [100, 300, 700, 1500, 3100, 6300, 12_700, 22_700, 32_700, 42_700, 52_700, 62_700];
+        assert_eq!(tries, expected, "each pause twice the one before, ten seconds at most");
+        // The last one works: nothing is due any more, and the next failure is a first one again.
+        sleep(&agent);
+        assert_eq!((now() - begun).as_millis(), 72_700);
+        agent.try_reconcile(&Arc::default());
+        assert!(!agent.is_behind() && agent.retry.at().is_none());
+        assert!(!agent.reconciler.maps_mut().maps.take_ops().is_empty());
+        assert_eq!(shown(&agent), (None, true, Vec::new()));
     }
 }
 
