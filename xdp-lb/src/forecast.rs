@@ -165,7 +165,7 @@ pub fn forecast(question: &Question, sets: impl Iterator<Item = FlowSet>) -> Res
     let at_once = ramped.map(|ramped| carried_out(question, ramped)).transpose()?;
     let sides = Sides {
         now: Side::of(before),
-        at_once: Side::of(at_once.as_ref().unwrap_or(&after)),
+        at_once: at_once.as_ref().map(Side::of),
         then: Side::of(&after),
         seed: (before.control.seed != question.desired.seed).then_some("maglev.seed"),
     };
@@ -297,7 +297,8 @@ fn answered(state: State) -> TargetHealth {
 /// The maps now, at once, and in the end.
 struct Sides<'a> {
     now: Side<'a>,
-    at_once: Side<'a>,
+    /// `None`: as in the end.
+    at_once: Option<Side<'a>>,
     then: Side<'a>,
     /// The key of the seed, if that changes.
     seed: Option<&'static str>,
@@ -331,7 +332,10 @@ impl Sides<'_> {
             "created" => (0, 0),
             _ if everything => (slots, slots),
             _ if by_ports => (0, 0),
-            _ => (differ(&self.then), differ(&self.at_once)),
+            _ => {
+                let moved = differ(&self.then);
+                (moved, self.at_once.as_ref().map_or(moved, differ))
+            }
         };
         let (from, to) = (self.now.states(id), self.then.states(id));
         let addresses: BTreeSet<IpAddr> = from.keys().chain(to.keys()).copied().collect();

@@ -4,7 +4,7 @@
 //! sent through the packet path's own code over the maps as they are and as they would be, both with an empty flow
 //! table. So every affinity counts as it is: port slices, server ids, a client's address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
 use xdp_lb_common::{
@@ -41,12 +41,16 @@ pub(super) struct Sampler<'a> {
     doors: BTreeMap<u16, Vec<Door>>,
     /// As of then.
     doors_then: BTreeMap<u16, Vec<Door>>,
+    /// By service id and ring-local index, as of now.
+    server_ids: HashMap<(u16, u16), ServerId>,
 }
 
 impl<'a> Sampler<'a> {
     pub(super) fn new(now: &'a Observed, then: &'a Observed) -> Self {
         let sides = [now, then].map(|observed| (MemoryMaps::holding(observed, 1), observed));
-        Self { sides, doors: doors(now), doors_then: doors(then) }
+        let places = now.server_ids.values();
+        let server_ids = places.map(|place| ((place.service, place.local), ServerId(place.id))).collect();
+        Self { sides, doors: doors(now), doors_then: doors(then), server_ids }
     }
 
     /// Fills the estimates in. What moves as a whole has been told.
@@ -107,8 +111,7 @@ impl<'a> Sampler<'a> {
         maps.clear_flows();
         let first = Packet { named: Named::Nobody, ..*packet };
         let Sent::To { choice, .. } = maps.cpu(0).send(&first) else { return None };
-        let own = observed.server_ids.values().find(|p| p.service == config.id && p.local == choice.backend);
-        own.map(|place| Named::Server(ServerId(place.id)))
+        self.server_ids.get(&(config.id, choice.backend)).copied().map(Named::Server)
     }
 }
 
