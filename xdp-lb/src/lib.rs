@@ -58,4 +58,6 @@ pub mod metrics;
 #[cfg(feature = "agent")]
 pub mod netlink;
 #[cfg(feature = "agent")]
+pub mod scrape;
+#[cfg(feature = "agent")]
 pub mod socket;

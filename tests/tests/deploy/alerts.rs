@@ -1,5 +1,4 @@
-//! The alert rules name metrics and reasons that are there. docs/metrics.md and docs/reasons.md are held against the
-//! code by other tests.
+//! The alert rules name metrics and reasons that are there. The documents are held against the code by other tests.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -27,8 +26,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn every_metric_and_reason_is_there() {
-    let metrics = read("../docs/metrics.md");
-    let metrics = documented(&metrics);
+    let (agent, controller) = (read("../docs/metrics.md"), read("../docs/controller.md"));
+    let metrics = &documented(&agent) | &documented(&controller);
     let reasons = read("../docs/reasons.md");
     let reasons = documented(&reasons);
     let expressions = expressions();

@@ -1,6 +1,6 @@
 //! `xdp-lb controller`: addresses and status of Services of a Kubernetes cluster.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -14,9 +14,10 @@ use crate::{
     kube::{
         self, CLASS,
         controller::{Controller, Judge, Settings},
-        io::{Candidate, Pace},
+        io::{Candidate, Pace, Standing},
     },
     model::{Delivery, Log, LogFormat, LogLevel},
+    scrape,
 };
 
 /// Arguments of `controller`.
@@ -46,6 +47,9 @@ pub struct Args {
     /// What the edge nodes' `kubernetes.delivery` says
     #[arg(long, value_name = "WHERE", default_value = "node")]
     delivery: Where,
+    /// Where /healthz, /readyz and /metrics answer; without it nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
     /// Form of the log
     #[arg(long, value_name = "FORM", default_value = "text")]
     log_format: Form,
@@ -83,6 +87,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn until_signal(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    // Who cannot listen says so before anything is asked.
+    let listener = args.listen.map(|address| scrape::bind("--listen", address)).transpose()?;
     let client = kube::io::client(args.kubeconfig.as_deref()).await?;
     let host = || {
         let name =
@@ -110,7 +116,12 @@ async fn until_signal(args: Args) -> anyhow::Result<()> {
     let controller = Controller::new(Settings { cluster }, judge);
     info!(?candidate, class = controller.class(), "controller starts");
     let (end, ended) = watch::channel(false);
-    let work = kube::io::steer(&client, controller, candidate, Pace::default(), ended);
+    let standing = watch::Sender::new(Standing::default());
+    if let Some(listener) = listener {
+        let (source, ended) = (Arc::new(standing.subscribe()), ended.clone());
+        tokio::spawn(scrape::serve(listener, source, ended));
+    }
+    let work = kube::io::steer(&client, controller, candidate, Pace::default(), standing, ended);
     tokio::pin!(work);
     tokio::select! {
         outcome = &mut work => return outcome.context("renew the Lease: the task has died"),

@@ -2,21 +2,20 @@
 //!
 //! ```text
 //!   daemon -> Reporter -> watch<Condition> --+
-//!   health -> watch<HealthSnapshot> ---------+-> Source -> metrics::text, metrics::ready -> http
+//!   health -> watch<HealthSnapshot> ---------+-> Source -> metrics::text, metrics::ready -> scrape
 //!   pinned maps, mapped to be read ----------+
 //! ```
 //!
 //! Nothing here waits for the reconcile task or keeps it waiting, and nothing here writes to a map. The server has a
 //! thread of its own: plans of thousands of services take seconds, and the daemon's runtime does nothing else meanwhile.
 
-mod http;
 mod report;
 mod source;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use tokio::{
     runtime::Builder,
     sync::watch,
@@ -26,7 +25,7 @@ use tracing::info;
 
 pub use self::report::Reporter;
 use self::source::Source;
-use crate::{dataplane::BpffsRoot, health::HealthSnapshot, model::Desired};
+use crate::{dataplane::BpffsRoot, health::HealthSnapshot, model::Desired, scrape};
 
 /// The endpoint, listening or not.
 pub struct Endpoint {
@@ -84,12 +83,7 @@ impl Endpoint {
     }
 
     fn listen(&mut self, address: SocketAddr, desired: &Desired) -> Result<Server> {
-        let bind = || {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        };
-        let listener = bind().map_err(|e: std::io::Error| anyhow!("metrics.listen: bind {address}: {e}"))?;
+        let listener = scrape::bind("metrics.listen", address)?;
         let source = match &self.source {
             Some(source) => Arc::clone(source),
             None => {
@@ -101,7 +95,7 @@ impl Endpoint {
         let (stop, stopped) = watch::channel(false);
         let runtime =
             Builder::new_current_thread().enable_all().build().context("start a runtime for metrics")?;
-        let task = spawn_blocking(move || runtime.block_on(http::serve(listener, source, stopped)));
+        let task = spawn_blocking(move || runtime.block_on(scrape::serve(listener, source, stopped)));
         info!(%address, "metrics can be scraped");
         Ok(Server { address, stop, task })
     }

@@ -21,9 +21,10 @@ use crate::{
     bgp,
     dataplane::{BpffsRoot, KernelMaps, attach},
     health::{HealthSnapshot, Key, State},
-    metrics::{self, Flows, Member, NotReady, Sample, Service, Tally},
+    metrics::{self, Flows, Member, Sample, Service, Tally},
     model::Desired,
     plan,
+    scrape::Scraped,
     template::from_map,
 };
 
@@ -60,43 +61,6 @@ impl Source {
     /// Where the speaker leaves its status.
     pub fn follow(&self, desired: &Desired) {
         *lock(&self.bgp) = desired.bgp.as_ref().map(|bgp| bgp.status_file.clone());
-    }
-
-    /// Whether the agent's loop turns.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn alive(&self) -> Result<(), NotReady> {
-        metrics::alive(&self.reporter.condition(), self.reporter.now())
-    }
-
-    /// Whether traffic may be sent here.
-    ///
-    /// # Errors
-    /// Why not; the outer error when the links cannot be read.
-    pub fn ready(&self) -> Result<Result<(), Vec<NotReady>>> {
-        Ok(metrics::ready(&self.reporter.condition(), &self.interfaces()?, self.reporter.now()))
-    }
-
-    /// One scrape.
-    ///
-    /// # Errors
-    /// What cannot be read.
-    pub fn scrape(&self) -> Result<String> {
-        let condition = self.reporter.condition();
-        let health = self.health.borrow().clone();
-        let (services, entries) =
-            (self.services(&health, condition.flows.as_deref())?, self.maps.capacity().flow_sets);
-        Ok(metrics::text(Sample {
-            generation: self.maps.control().generation,
-            interfaces: self.interfaces()?,
-            counters: self.maps.counters().context("read map counters")?,
-            flow_entries: u64::from(entries) * WAYS as u64,
-            services,
-            checks: lock(&self.tally).fold(&health),
-            bgp: self.speaker(),
-            condition,
-        }))
     }
 
     fn interfaces(&self) -> Result<Vec<(String, String)>> {
@@ -159,6 +123,34 @@ impl Source {
             .map_while(|local| Some((local as u16, self.maps.backend(base.checked_add(local)?)?)))
             .filter(|(_, member)| member.state & BACKEND_USED != 0)
             .collect()
+    }
+}
+
+impl Scraped for Source {
+    fn alive(&self) -> Result<(), String> {
+        metrics::alive(&self.reporter.condition(), self.reporter.now()).map_err(|why| why.to_string())
+    }
+
+    fn ready(&self) -> Result<Result<(), Vec<String>>> {
+        let ready = metrics::ready(&self.reporter.condition(), &self.interfaces()?, self.reporter.now());
+        Ok(ready.map_err(|reasons| reasons.iter().map(ToString::to_string).collect()))
+    }
+
+    fn scrape(&self) -> Result<String> {
+        let condition = self.reporter.condition();
+        let health = self.health.borrow().clone();
+        let (services, entries) =
+            (self.services(&health, condition.flows.as_deref())?, self.maps.capacity().flow_sets);
+        Ok(metrics::text(Sample {
+            generation: self.maps.control().generation,
+            interfaces: self.interfaces()?,
+            counters: self.maps.counters().context("read map counters")?,
+            flow_entries: u64::from(entries) * WAYS as u64,
+            services,
+            checks: lock(&self.tally).fold(&health),
+            bgp: self.speaker(),
+            condition,
+        }))
     }
 }
 

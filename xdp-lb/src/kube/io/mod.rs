@@ -6,6 +6,7 @@ mod feed;
 mod follow;
 mod leader;
 mod services;
+mod standing;
 mod steer;
 #[cfg(test)]
 mod tests;
@@ -14,4 +15,5 @@ mod write;
 pub use self::client::{Unreachable, client};
 pub use self::feed::{Feed, Pace};
 pub use self::leader::{Candidate, Lead};
+pub use self::standing::Standing;
 pub use self::steer::steer;

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::feed::{List, Pace, turn};
 use super::follow::follow;
 use super::leader::{Candidate, Lead};
+use super::standing::Standing;
 use super::write::{Done, write};
 use crate::kube::controller::{Controller, Plan};
 use crate::kube::crd::VipPool;
@@ -39,6 +40,7 @@ pub async fn steer(
     controller: Controller,
     candidate: Candidate,
     pace: Pace,
+    standing: watch::Sender<Standing>,
     ended: watch::Receiver<bool>,
 ) -> Result<(), watch::error::RecvError> {
     let identity = candidate.identity.clone();
@@ -53,6 +55,7 @@ pub async fn steer(
         due: None,
         failed: 0,
         pace,
+        standing,
         ended,
     };
     let outcome = steer.run(&mut lead).await;
@@ -83,8 +86,12 @@ struct Steer {
     /// Plans that failed, one after the other.
     failed: u32,
     pace: Pace,
+    standing: watch::Sender<Standing>,
     ended: watch::Receiver<bool>,
 }
+
+/// Kinds of objects, in the order of the lists.
+pub(super) const KINDS: [&str; 3] = ["Services", "Namespaces", "VipPools"];
 
 impl Steer {
     async fn run(&mut self, lead: &mut Lead) -> Result<(), watch::error::RecvError> {
@@ -109,7 +116,19 @@ impl Steer {
                 () = quiet => self.carry_out(lead).await,
                 Some(event) = events.next() => self.take(event),
             }
+            self.tell();
         }
+    }
+
+    /// How things stand, for who asks.
+    fn tell(&self) {
+        let lists = KINDS.iter().zip(&self.lists);
+        let unlisted: Vec<&str> = lists.filter(|(_, list)| !list.is_known).map(|(&kind, _)| kind).collect();
+        self.standing.send_if_modified(|standing| {
+            let changed = standing.leads != self.leads || standing.unlisted != unlisted;
+            (standing.leads, standing.unlisted) = (self.leads, unlisted);
+            changed
+        });
     }
 
     fn events(&self) -> BoxStream<'static, Told> {
@@ -122,9 +141,9 @@ impl Steer {
         }
         let (client, pace) = (&self.client, self.pace);
         select_all([
-            all(follow(Api::all(client.clone()), None, pace), "Services", Item::Service),
-            all(follow(Api::all(client.clone()), None, pace), "Namespaces", Item::Namespace),
-            all(follow(Api::all(client.clone()), None, pace), "VipPools", Item::Pool),
+            all(follow(Api::all(client.clone()), None, pace), KINDS[0], Item::Service),
+            all(follow(Api::all(client.clone()), None, pace), KINDS[1], Item::Namespace),
+            all(follow(Api::all(client.clone()), None, pace), KINDS[2], Item::Pool),
         ])
         .boxed()
     }
@@ -210,7 +229,12 @@ impl Steer {
             // The end of the last list is a change.
             return;
         }
-        match self.try_to(lead).await {
+        let outcome = self.try_to(lead).await;
+        self.standing.send_modify(|standing| match outcome {
+            Ok(_) => standing.carried_out += 1,
+            Err(Failed) => standing.failed += 1,
+        });
+        match outcome {
             Ok(wake) => {
                 self.failed = 0;
                 let pause = wake.map(|at| Duration::from_secs(u64::try_from(at - seconds()).unwrap_or(0)));
@@ -279,6 +303,7 @@ async fn holds(lead: &Lead) -> Result<(), Failed> {
 }
 
 /// What failed has been told.
+#[derive(Clone, Copy)]
 struct Failed;
 
 /// Seconds since 1970.

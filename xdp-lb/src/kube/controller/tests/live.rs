@@ -90,7 +90,9 @@ impl Running {
         let client = client.clone();
         let task = tokio::spawn(async move {
             let controller = Controller::new(Settings::default(), Judge::new().unwrap());
-            steer(&client, controller, candidate, Pace::default(), ended).await.unwrap();
+            steer(&client, controller, candidate, Pace::default(), watch::Sender::default(), ended)
+                .await
+                .unwrap();
         });
         Self { end, task }
     }

@@ -165,7 +165,9 @@ async fn until(state: State, done: impl Fn(&State) -> bool) -> State {
     };
     let (end, ended) = watch::channel(false);
     let controller = Controller::new(Settings::default(), Judge::new().unwrap());
-    let running = tokio::spawn(async move { steer(&client, controller, candidate, pace, ended).await });
+    let running = tokio::spawn(async move {
+        steer(&client, controller, candidate, pace, watch::Sender::default(), ended).await
+    });
     let begun = std::time::Instant::now();
     while !done(&shared.lock().unwrap()) {
         assert!(begun.elapsed() < Duration::from_secs(20), "never: {:#?}", shared.lock().unwrap());

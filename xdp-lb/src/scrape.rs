@@ -1,10 +1,11 @@
-//! HTTP/1.1, one request a connection: bounded in size, in time and in number.
+//! `/metrics`, `/healthz` and `/readyz` over HTTP/1.1, one request a connection: bounded in size, in time and in number.
 
 use std::convert::Infallible;
-use std::net;
+use std::net::{self, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -22,7 +23,6 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use super::source::Source;
 use crate::metrics::CONTENT_TYPE;
 
 /// Connections at a time; more wait to be accepted.
@@ -34,8 +34,40 @@ const HEAD: usize = 8 << 10;
 /// Pause after a connection that could not be accepted: there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves until `stop` says so.
-pub async fn serve(listener: net::TcpListener, source: Arc<Source>, mut stop: watch::Receiver<bool>) {
+/// What is asked.
+pub trait Scraped: Send + Sync + 'static {
+    /// Whether the process does its work.
+    ///
+    /// # Errors
+    /// Why not.
+    fn alive(&self) -> Result<(), String>;
+    /// Whether it may be relied on; may block.
+    ///
+    /// # Errors
+    /// Why not, each reason a line; the outer error when it cannot be told.
+    fn ready(&self) -> anyhow::Result<Result<(), Vec<String>>>;
+    /// All metrics as text; may block.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    fn scrape(&self) -> anyhow::Result<String>;
+}
+
+/// Listens at `address`.
+///
+/// # Errors
+/// Says for which key or option nobody can listen there.
+pub fn bind(what: &str, address: SocketAddr) -> anyhow::Result<net::TcpListener> {
+    let bind = || {
+        let listener = net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|e: std::io::Error| anyhow!("{what}: bind {address}: {e}"))
+}
+
+/// Serves until `stop` says so, or nobody can any more.
+pub async fn serve<S: Scraped>(listener: net::TcpListener, source: Arc<S>, mut stop: watch::Receiver<bool>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return error!(%error, "metrics cannot be scraped"),
@@ -57,8 +89,8 @@ pub async fn serve(listener: net::TcpListener, source: Arc<Source>, mut stop: wa
     drop(state.turn.lock().await);
 }
 
-struct State {
-    source: Arc<Source>,
+struct State<S> {
+    source: Arc<S>,
     /// One scrape at a time: a second would only take the CPU from packets.
     turn: Mutex<()>,
 }
@@ -77,7 +109,11 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, Op
     }
 }
 
-async fn connection(stream: TcpStream, _permit: Option<OwnedSemaphorePermit>, state: Arc<State>) {
+async fn connection<S: Scraped>(
+    stream: TcpStream,
+    _permit: Option<OwnedSemaphorePermit>,
+    state: Arc<State<S>>,
+) {
     let answer = service_fn(move |request| {
         let state = Arc::clone(&state);
         async move { Ok::<_, Infallible>(answer(&request, &state).await) }
@@ -93,7 +129,7 @@ async fn connection(stream: TcpStream, _permit: Option<OwnedSemaphorePermit>, st
     }
 }
 
-async fn answer(request: &Request<Incoming>, state: &Arc<State>) -> Response<Full<Bytes>> {
+async fn answer<S: Scraped>(request: &Request<Incoming>, state: &Arc<State<S>>) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = said(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
         response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
@@ -111,9 +147,9 @@ async fn answer(request: &Request<Incoming>, state: &Arc<State>) -> Response<Ful
 }
 
 /// Maps and links are read without awaiting anything: not on a thread that others wait for.
-async fn blocking(
-    state: &Arc<State>,
-    read: fn(&Source) -> anyhow::Result<Response<Full<Bytes>>>,
+async fn blocking<S: Scraped>(
+    state: &Arc<State<S>>,
+    read: fn(&S) -> anyhow::Result<Response<Full<Bytes>>>,
 ) -> Response<Full<Bytes>> {
     let held = Arc::clone(state);
     let task = spawn_blocking(move || {
@@ -132,13 +168,13 @@ async fn blocking(
     }
 }
 
-fn metrics(source: &Source) -> anyhow::Result<Response<Full<Bytes>>> {
+fn metrics<S: Scraped>(source: &S) -> anyhow::Result<Response<Full<Bytes>>> {
     let mut response = said(StatusCode::OK, source.scrape()?);
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(CONTENT_TYPE));
     Ok(response)
 }
 
-fn ready(source: &Source) -> anyhow::Result<Response<Full<Bytes>>> {
+fn ready<S: Scraped>(source: &S) -> anyhow::Result<Response<Full<Bytes>>> {
     Ok(match source.ready()? {
         Ok(()) => said(StatusCode::OK, "ready\n"),
         Err(reasons) => {
