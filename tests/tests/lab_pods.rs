@@ -5,12 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use xdp_lb::dataplane::{BpffsRoot, KernelMaps};
+use xdp_lb_common::{reason::DropCounts, stats::Counters};
 use xdp_lb_tests::lab::files::{self, ECHO, MEDIA, MEDIA6, WEB};
-use xdp_lb_tests::lab::pods::{self, Forward};
+use xdp_lb_tests::lab::pods::{self, Forward, ToPods};
 use xdp_lb_tests::lab::traffic::{
     Bulk, DatagramOptions, Datagrams, Load, LoadOptions, Server, download, upload,
 };
-use xdp_lb_tests::lab::{EdgeFile, Lab, Leaks, Mode, Options, Pod, Tier, skip};
+use xdp_lb_tests::lab::{
+    Daemon, EdgeFile, Lab, Leaks, Mode, Node, Options, Pod, State, Tier, skip, wait_until,
+};
 
 const BOUND: Duration = Duration::from_secs(30);
 /// A download or an upload, on a busy machine of two cores without segmentation offload.
@@ -92,6 +96,204 @@ fn bodies(lab: &Lab, bulks: &[&Bulk]) -> Result<()> {
     Ok(())
 }
 
+/// Services of all ports whose backends are these pods.
+fn to_pods(pods: &[(&Pod, State)]) -> Vec<ToPods> {
+    let mut services = Vec::new();
+    for (name, protocol, port) in
+        [("web", "tcp", WEB), ("bulk", "tcp", BULK), ("media", "udp", MEDIA), ("media6", "udp", MEDIA6)]
+    {
+        for vip in files::at(port) {
+            let pods = pods.iter().map(|(pod, state)| (pod.address.like(vip.ip()), *state)).collect();
+            let name = format!("{name}-{}", if vip.is_ipv4() { 4 } else { 6 });
+            services.push(ToPods { name, protocol, vip, target: target(port), pods });
+        }
+    }
+    services
+}
+
+/// Files of all nodes.
+struct Cluster {
+    edges: String,
+    nodes: Vec<String>,
+}
+
+fn cluster(pods: &[(&Pod, State)]) -> Cluster {
+    let services = to_pods(pods);
+    let nodes = [1, 2].map(|n| {
+        let prefix = format!("pod{n}-");
+        let here: Vec<&Pod> =
+            pods.iter().map(|(pod, _)| *pod).filter(|pod| pod.name.starts_with(&prefix)).collect();
+        pods::decap_file(&services, &here)
+    });
+    Cluster { edges: pods::edge_file(1, &services), nodes: nodes.into() }
+}
+
+fn daemons<'lab>(lab: &'lab Lab, files: &Cluster) -> Result<Tier<'lab>> {
+    let decaps = lab.backends().iter().zip(&files.nodes);
+    let mut decaps: Vec<Node<'lab>> =
+        decaps.map(|(host, text)| Node::start(lab, host, Daemon::Decap, text)).collect::<Result<_>>()?;
+    let mut edges = vec![Node::start(lab, lab.edge(1), Daemon::Run, &files.edges)?];
+    for node in decaps.iter_mut().chain(&mut edges) {
+        node.product.wait_ready()?;
+    }
+    Ok(Tier { edges, decaps })
+}
+
+/// Nodes first, so that no packet comes for what is not led to its pod yet.
+fn bring(tier: &mut Tier<'_>, files: &Cluster) -> Result<()> {
+    for (node, text) in tier.decaps.iter_mut().zip(&files.nodes) {
+        node.reload(text)?;
+    }
+    tier.edges[0].reload(&files.edges)
+}
+
+fn counters(node: &Node<'_>) -> Result<Counters> {
+    Ok(KernelMaps::open_read_only(&BpffsRoot::new(&node.bpffs))?.counters()?)
+}
+
+/// Two nodes with a network of pods that the fabric routes.
+fn nodes() -> Result<Lab> {
+    let lab = Lab::start(&Options { edges: 1, backends: 2, ..Options::default() })?;
+    for n in [1, 2] {
+        pods::forward(lab.backend(n))?;
+        pods::route_pods(&lab, n)?;
+        pods::filters(&lab, lab.backend(n))?;
+    }
+    Ok(lab)
+}
+
+/// `delivery: pod`. The tunnel ends at the pod, whose node translates; no service proxy is there.
+#[test]
+fn a_pod_is_a_backend_of_its_own_whatever_its_port() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[skip::NFT, skip::CURL]].concat()) {
+        return Ok(());
+    }
+    let before = Leaks::note()?;
+    let lab = nodes()?;
+    let id = lab.id();
+    {
+        let all = [Pod::start(&lab, 1, 1)?, Pod::start(&lab, 1, 2)?, Pod::start(&lab, 2, 1)?];
+        let servers = all.iter().map(serve).collect::<Result<Vec<_>>>()?;
+        let rules = rule_sets(&lab, &all)?;
+        let files = cluster(&all.each_ref().map(|pod| (pod, State::Active)));
+        let mut tier = daemons(&lab, &files)?;
+
+        let who = requests(&lab, 300)?;
+        ensure!(who.len() == 3, "not all pods: {who:?}");
+        datagrams(&lab, &files::udp(), 160)?;
+        // Three fragments each way, which conntrack puts together and the node's stack cuts again.
+        datagrams(&lab, &files::at(MEDIA), 4000)?;
+        bodies(&lab, &servers.iter().map(|(_, bulk)| bulk).collect::<Vec<_>>())?;
+        for node in &tier.decaps {
+            let seen = counters(node)?;
+            ensure!(seen.drops == DropCounts::default(), "{:?}", seen.drops);
+            ensure!(seen.passes.decap_pod > 0 && seen.passes.from_pod > 0, "{:?}", seen.passes);
+            ensure!(seen.passes.decapsulated == 0, "{:?}", seen.passes);
+        }
+
+        // The agent is away, killed and back: both ways go on being translated.
+        tier.decaps[0].product.kill();
+        requests(&lab, 100)?;
+        tier.decaps[0].restart()?;
+        requests(&lab, 100)?;
+        datagrams(&lab, &files::udp(), 160)?;
+
+        nothing_bad(&lab)?;
+        ensure!(rule_sets(&lab, &all)? == rules, "somebody changed the rules");
+        // Nothing stays.
+        for node in &mut tier.decaps {
+            node.product.terminate()?;
+            node.command("detach", &[])?;
+        }
+        let options =
+            LoadOptions { requests: 4, timeout: Duration::from_millis(300), ..LoadOptions::default() };
+        let report = Load::start(&lab.client(1).ns, &files::at(WEB), options)?.finish(BOUND)?;
+        ensure!(report.answers() == 0, "{report:?}");
+    }
+    drop(lab);
+    before.check(id)
+}
+
+/// Every pod is replaced by another, one after the other, as a Deployment does it.
+#[test]
+fn all_pods_are_replaced_under_load_and_no_request_fails() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[skip::NFT]].concat()) {
+        return Ok(());
+    }
+    let lab = nodes()?;
+    let mut pods = vec![Pod::start(&lab, 1, 1)?, Pod::start(&lab, 2, 1)?];
+    let mut servers = pods.iter().map(serve).collect::<Result<Vec<_>>>()?;
+    let of = |pods: &[Pod], drained: Option<usize>| -> Cluster {
+        let state = |n| if Some(n) == drained { State::Drain } else { State::Active };
+        cluster(&pods.iter().enumerate().map(|(n, pod)| (pod, state(n))).collect::<Vec<_>>())
+    };
+    let mut tier = daemons(&lab, &of(&pods, None))?;
+    let load = Load::start(
+        &lab.client(1).ns,
+        &files::at(WEB),
+        LoadOptions { rate: 300.0, ..LoadOptions::default() },
+    )?;
+    load.wait_answers(50, BOUND)?;
+    for (n, k) in [(1, 2), (2, 2)] {
+        // One more that is ready, then one that drains, then one that is gone with everything that it was.
+        pods.push(Pod::start(&lab, n, k)?);
+        servers.push(serve(&pods[pods.len() - 1])?);
+        bring(&mut tier, &of(&pods, None))?;
+        load.wait_answers(50, BOUND)?;
+        bring(&mut tier, &of(&pods, Some(0)))?;
+        let at_first = load.report();
+        wait_until("requests in flight to be over", BOUND, || {
+            load.report().since(&at_first).answers() > 100
+        })?;
+        drop(servers.remove(0));
+        let gone = pods.remove(0);
+        // Edge nodes first, this time: nobody is sent to where nothing leads.
+        let files = of(&pods, None);
+        tier.edges[0].reload(&files.edges)?;
+        bring(&mut tier, &files)?;
+        drop(gone);
+        load.wait_answers(50, BOUND)?;
+    }
+    let report = load.stop()?;
+    ensure!(report.failures() == 0, "{report:#?}");
+    ensure!(report.answered.len() == 4, "{:?}", report.answered);
+    nothing_bad(&lab)
+}
+
+/// Errors find their way: a router's to the pod that sent what did not fit, the pod's to the client.
+#[test]
+fn errors_reach_the_pod_and_the_client() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[skip::NFT, skip::CURL]].concat()) {
+        return Ok(());
+    }
+    let lab = nodes()?;
+    let client = lab.client(1);
+    // Narrower than both ends know.
+    lab.router().netlink().set_mtu(&client.router_interface(), 1300)?;
+    let pod = Pod::start(&lab, 1, 1)?;
+    let servers = serve(&pod)?;
+    let tier = daemons(&lab, &cluster(&[(&pod, State::Active)]))?;
+    for to in files::at(BULK) {
+        download(&client.ns, to, 1_000_000, BOUND).with_context(|| format!("download from {to}"))?;
+    }
+    let drops = counters(&tier.decaps[0])?.drops;
+    ensure!(drops == DropCounts::default(), "{drops:?}");
+    // Nobody listens there any more: the pod's refusal comes from the VIP, or the client would not believe it.
+    drop(servers);
+    for to in files::at(MEDIA) {
+        let refused = client.ns.enter(|| -> Result<bool> {
+            let socket = std::net::UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(BOUND))?;
+            socket.send(b"is anybody there?")?;
+            let said = socket.recv(&mut [0; 16]);
+            Ok(said.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused))
+        })??;
+        ensure!(refused, "{to}: the client was not told");
+    }
+    nothing_bad(&lab)
+}
+
 /// `delivery: node`. The tunnel ends at the node, and the service proxy does the rest.
 #[test]
 fn the_service_proxy_takes_packets_from_the_node_to_its_pods() -> Result<()> {
@@ -131,4 +333,19 @@ fn the_service_proxy_takes_packets_from_the_node_to_its_pods() -> Result<()> {
     }
     drop(lab);
     before.check(id)
+}
+
+/// `delivery: host`. A pod in the node's own network listens on the VIP, which is on `lo`.
+#[test]
+fn a_pod_in_the_nodes_network_has_the_vip_itself() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[skip::NFT]].concat()) {
+        return Ok(());
+    }
+    let lab = nodes()?;
+    let _servers = files::serve(lab.backends())?;
+    let file = EdgeFile::new(2);
+    let _tier = Tier::start(&lab, Mode::Native, |n| file.text(n))?;
+    ensure!(requests(&lab, 200)?.into_keys().eq(["backend1", "backend2"]));
+    datagrams(&lab, &files::udp(), 160)?;
+    nothing_bad(&lab)
 }

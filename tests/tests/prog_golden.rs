@@ -5,10 +5,10 @@ mod golden;
 use std::collections::BTreeSet;
 
 use golden::affinities::CONFIG as AFFINITIES;
-use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, NARROW, SPREAD, load};
+use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, NARROW, PODS, SPREAD, load};
 use golden::net::{BACKEND, BACKEND_V6, VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
-    Row, affinities, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying,
+    Row, affinities, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying, pods,
     passes, services, too_big, truncated, tunnels, vlan,
 };
 use xdp_lb::nexthop::{Below, NextHop, Resolution, Tags};
@@ -99,6 +99,9 @@ groups! {
     vlan_taken_off: DECAP, vlan::taken_off;
     vlan_gue_taken_off: DECAP_GUE, vlan::gue_taken_off;
     both_jobs: BOTH, decap::both;
+    pods_translated: PODS, pods::translated;
+    pods_errors: PODS, pods::errors;
+    pods_refused: PODS, pods::refused;
     port_slices: AFFINITIES, affinities::slices;
     connection_ids: AFFINITIES, affinities::connection_ids;
     ufrags: AFFINITIES, affinities::ufrags;
@@ -115,6 +118,9 @@ const ELSEWHERE: &[Counted] = &[
     Counted::Drop(DropReason::NextHopUnresolved),
     Counted::Pass(PassReason::LocalBackend),
     Counted::Drop(DropReason::TableInconsistent),
+    // Counted where packets leave: `lab_pods`. A table that is full is `translate`'s own test's.
+    Counted::Pass(PassReason::FromPod),
+    Counted::Drop(DropReason::PodFlowsFull),
     // Need an agent that reads, and a thousand packets: `prog_too_big`.
     Counted::Pass(PassReason::HandedToCutter),
     Counted::Drop(DropReason::TooBigUnanswered),

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// Layout and meaning of all map values. An agent that finds another number does not touch the maps: one of layout 3
 /// would change a shared ring once for each service on it.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Node-wide state. 64 bytes; only the banks and the generation change while the program runs.
 #[repr(C)]

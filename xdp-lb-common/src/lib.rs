@@ -6,7 +6,7 @@
 //! ```text
 //!  vlan, parse --> classify --> hash --> select --> encap, gue        decap
 //!                   vips,ports           ring, before,  template
-//!                   fragment             flow set
+//!                   fragment             flow set                             translate
 //! ```
 #![no_std]
 
@@ -45,6 +45,7 @@ pub mod service;
 pub mod source;
 pub mod stats;
 pub mod toobig;
+pub mod translate;
 pub mod udp;
 pub mod vip;
 pub mod vlan;

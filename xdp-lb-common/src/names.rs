@@ -6,6 +6,8 @@
 pub const PROGRAM_BALANCER: &str = "xdp_lb";
 /// Program that lowers the MSS which a backend's node offers.
 pub const PROGRAM_MSS: &str = "xdp_lb_mss";
+/// Program that makes pods' answers the VIP's.
+pub const PROGRAM_FROM_POD: &str = "xdp_lb_from_pod";
 /// Program of the backend side.
 pub const PROGRAM_DECAP: &str = "xdp_decap";
 
@@ -49,11 +51,15 @@ pub const PATH_MTUS: &str = "path_mtus";
 pub const SERVER_IDS: &str = "server_ids";
 /// Who is let in, by service and client: a longest-prefix-match trie of [`crate::source::SourceKey`].
 pub const SOURCE_RANGES: &str = "source_ranges";
+/// Target ports of pods by VIP, pod and port: [`crate::translate::PodPort`].
+pub const POD_PORTS: &str = "pod_ports";
+/// What pods' flows are to their clients: [`crate::translate::PodPeer`] by [`crate::translate::PodFlow`].
+pub const POD_FLOWS: &str = "pod_flows";
 /// Device map for packets that leave by another interface, by interface index.
 pub const TX_PORTS: &str = "tx_ports";
 
 /// Maps that live as long as the balancer forwards.
-pub const BALANCER_MAPS: [&str; 21] = [
+pub const BALANCER_MAPS: [&str; 23] = [
     CONTROL,
     VIPS,
     PORTS,
@@ -75,6 +81,8 @@ pub const BALANCER_MAPS: [&str; 21] = [
     CUTS,
     CUT_COUNTS,
     PATH_MTUS,
+    POD_PORTS,
+    POD_FLOWS,
 ];
 
 /// Maps that are tables: one value that holds all elements, whose address is in the program.

@@ -27,6 +27,9 @@ pod!(
     crate::service::Service,
     crate::stats::Counters,
     crate::stats::Traffic,
+    crate::translate::PodFlow,
+    crate::translate::PodPeer,
+    crate::translate::PodPort,
     crate::vip::PortPage,
     crate::vip::VipSlot,
 );

@@ -77,6 +77,10 @@ reasons! {
         TunnelSource tunnel_source "A tunnel to one of our VIPs from a source outside allow_sources.",
         TunnelMalformed tunnel_malformed "A tunnel from an allowed source whose inner packet is cut short or lies about its length.",
         TunnelEcn tunnel_ecn "A tunnel marked as congested around a packet that does not know ECN: the mark is a loss (RFC 6040).",
+        PodPort pod_port "A tunnel to a pod, or to what was one, for a port of the VIP that decap.translate does not lead there.",
+        PodProtocol pod_protocol "A tunnel to a pod with neither TCP, UDP nor ICMP inside.",
+        PodFlowTaken pod_flow_taken "A client's port that speaks to a pod's port as another port or VIP already: the pod could not tell them apart.",
+        PodFlowsFull pod_flows_full "The flow could not be remembered (limits.pod_flows), so its answers would have left from the pod's own address.",
         TableInconsistent table_inconsistent "A table names an entry that is not there: a bug of the agent.",
     }
 }
@@ -92,6 +96,8 @@ reasons! {
         LocalBackend local_backend "This node is the chosen backend.",
         NeighbourDiscovery neighbour_discovery "IPv6 neighbour or router discovery that names a VIP.",
         Decapsulated decapsulated "A tunnel was taken off and the inner packet handed to the stack.",
+        DecapPod decap_pod "A tunnel to a pod was taken off, and the VIP and its port became the pod's.",
+        FromPod from_pod "An answer of a pod left as the VIP's.",
         DecapVip decap_vip "A packet for a VIP that lives on this node, without a tunnel.",
         TunnelForOthers tunnel_for_others "A tunnel whose inner destination is none of our VIPs.",
         GueControl gue_control "A control message of GUE.",

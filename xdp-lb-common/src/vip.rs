@@ -24,6 +24,8 @@ pub const VIP_BALANCED: u32 = 2;
 pub const VIP_PASS_UNMATCHED: u32 = 4;
 /// Tunnels may carry packets for this VIP to us.
 pub const VIP_DECAP: u32 = 8;
+/// Tunnels to pods of this node may carry packets for this VIP (`decap.translate`).
+pub const VIP_POD: u32 = 16;
 
 /// In [`VipSlot::fragments`]: every service of the protocol says `fragments: drop`.
 pub const FRAGMENTS_REFUSED: u16 = u16::MAX;

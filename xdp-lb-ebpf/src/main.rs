@@ -1,7 +1,8 @@
-//! The programs: `xdp_lb` balances, `xdp_decap` takes tunnels off on a backend's node, `xdp_lb_mss` sees what leaves it.
+//! The programs: `xdp_lb` balances, `xdp_decap` takes tunnels off on a backend's node, `xdp_lb_mss` and `xdp_lb_from_pod`
+//! see what leaves it.
 //!
 //! `pipeline` is the packet path, `fragments` what it does with fragments, `icmp` what routers say, `too_big` what does
-//! not fit its tunnel, `mss` what servers offer, `packet` the packet's memory, `maps` the tables, `send` what changes the
+//! not fit its tunnel, `mss` what servers offer, `pods` what is translated for pods, `packet` the packet's memory, `maps` the tables, `send` what changes the
 //! packet. What is arithmetic lives in `xdp-lb-common`, where it is tested without a kernel.
 #![no_std]
 #![no_main]
@@ -15,6 +16,7 @@ mod maps;
 mod mss;
 mod packet;
 mod pipeline;
+mod pods;
 mod send;
 mod too_big;
 mod trace;
@@ -29,7 +31,7 @@ use aya_ebpf::{
 use crate::{
     packet::Packet,
     send::Stop,
-    verdict::{FRAGMENT, ICMP, TAG, TUNNEL, Verdict},
+    verdict::{FRAGMENT, ICMP, POD, TAG, TUNNEL, Verdict},
 };
 
 /// The balancer, which also takes tunnels off where one configuration asks for both.
@@ -47,7 +49,10 @@ pub fn xdp_lb(ctx: XdpContext) -> u32 {
                 TOO_BIG => xdp_lb_too_big(raw),
                 action => action,
             },
-            TUNNEL => xdp_lb_tunnel(raw),
+            TUNNEL => match xdp_lb_tunnel(raw) {
+                POD => xdp_lb_pod(raw),
+                action => action,
+            },
             ICMP => match xdp_lb_icmp(raw) {
                 TOO_BIG => xdp_lb_too_big(raw),
                 action => action,
@@ -122,7 +127,23 @@ extern "C" fn xdp_lb_tunnel(ctx: *mut xdp_md) -> u32 {
 #[inline(always)]
 pub fn xdp_decap(ctx: XdpContext) -> u32 {
     let raw = ctx.ctx;
-    trace::told(raw, pipeline::decap(&mut Packet::new(ctx)).conclude())
+    let action = pipeline::decap(&mut Packet::new(ctx)).conclude();
+    trace::told(raw, if action == POD { xdp_lb_pod(raw) } else { action })
+}
+
+/// A tunnel that ends at a pod.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn xdp_lb_pod(ctx: *mut xdp_md) -> u32 {
+    pods::deliver(&mut Packet::new(XdpContext::new(ctx))).conclude()
+}
+
+/// What leaves a node with pods; it always goes on.
+#[classifier]
+#[inline(always)]
+pub fn xdp_lb_from_pod(ctx: TcContext) -> i32 {
+    let _ = pods::leave(&ctx);
+    TC_ACT_UNSPEC
 }
 
 /// What leaves a backend's node; it always goes on.

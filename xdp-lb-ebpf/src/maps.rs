@@ -7,7 +7,7 @@ use core::{arch::asm, marker::PhantomData};
 
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_CPU, BPF_F_MMAPABLE, xdp_action::XDP_REDIRECT},
-    btf_maps::{Array, DevMap, LpmTrie, PerfEventByteArray},
+    btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerfEventByteArray},
     helpers::generated::{
         bpf_get_smp_processor_id, bpf_jiffies64, bpf_map_lookup_elem, bpf_perf_event_output, bpf_redirect_map,
     },
@@ -33,6 +33,7 @@ use xdp_lb_common::{
     service::Service,
     source::{self, SourceKey},
     stats::{Counters, Ended, Traffic},
+    translate::{self, PodFlow, PodPeer, PodPort},
     vip::{PortPage, VipSlot},
 };
 
@@ -114,6 +115,10 @@ pub struct ClientPrefix {
 }
 #[btf_map(name = "source_ranges")]
 static SOURCE_RANGES: LpmTrie<ClientPrefix, u32, 16> = LpmTrie::new();
+#[btf_map(name = "pod_ports")]
+static POD_PORTS: HashMap<PodPort, u32, 16> = HashMap::new();
+#[btf_map(name = "pod_flows")]
+static POD_FLOWS: LruHashMap<PodFlow, PodPeer, 16> = LruHashMap::new();
 #[btf_map(name = "tx_ports")]
 static TX_PORTS: DevMap<256, 0> = DevMap::new();
 
@@ -254,6 +259,27 @@ impl affinity::Tables for Tables {
     }
 }
 
+impl translate::Tables for Tables {
+    #[inline(always)]
+    fn pod_port(&self, key: &PodPort) -> Option<u16> {
+        // SAFETY: the map's value, which the agent writes whole; copied at once.
+        unsafe { POD_PORTS.get(key) }.map(|port| *port as u16)
+    }
+    #[inline(always)]
+    fn pod_flow(&self, key: &PodFlow) -> Option<PodPeer> {
+        // SAFETY: copied at once. An entry that is taken for another flow this very moment gives one packet to nobody.
+        unsafe { POD_FLOWS.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn remember(&self, key: &PodFlow, peer: &PodPeer) -> bool {
+        POD_FLOWS.insert(key, peer, 0).is_ok()
+    }
+    #[inline(always)]
+    fn second(&self) -> u32 {
+        second() as u32
+    }
+}
+
 /// Where the first fragment of a datagram leaves its entry.
 #[inline(always)]
 pub fn fragment_set(key: FlowHash) -> Option<MapSet> {
@@ -359,6 +385,12 @@ fn note(ended: Ended) {
 #[inline(always)]
 pub fn count_pass(reason: PassReason) {
     note(Ended::Passed(reason));
+    add(|c| &raw mut c.passes, reason);
+}
+
+/// Counts a packet that leaves, of which nobody tells the end.
+#[inline(always)]
+pub fn count_left(reason: PassReason) {
     add(|c| &raw mut c.passes, reason);
 }
 

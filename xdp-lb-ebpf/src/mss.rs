@@ -8,7 +8,7 @@ use aya_ebpf::{
 use xdp_lb_common::{
     classify, mss,
     parse::{self, Addresses, ETHERNET_LEN, Ethernet, TCP, Version},
-    vip::VIP_DECAP,
+    vip::{VIP_DECAP, VIP_POD},
 };
 
 use crate::{
@@ -31,7 +31,7 @@ pub fn lower(ctx: &TcContext) -> Option<()> {
     let addresses = parse::addresses(&packet, ETHERNET_LEN, version)?;
     // The answers of a VIP come from it.
     let turned = Addresses { destination: addresses.source, ..addresses };
-    classify::vip(&Tables, &turned).filter(|vip| vip.flags & VIP_DECAP != 0)?;
+    classify::vip(&Tables, &turned).filter(|vip| vip.flags & (VIP_DECAP | VIP_POD) != 0)?;
     let ip = parse::ip(&packet, addresses).ok().filter(|ip| ip.protocol == TCP && ip.fragment.is_none())?;
     let (at, offered) = mss::find(&packet, ip.l4)?;
     let most = maps::mss().version(version);

@@ -5,13 +5,17 @@ use core::arch::asm;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_xdp_adjust_head,
+        bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    },
     programs::{TcContext, XdpContext},
 };
 use xdp_lb_common::{
     names::{self, Constant},
     parse::Bytes,
+    translate::{Delta, Rewrite},
 };
 
 /// The frame under the program's hands.
@@ -108,6 +112,14 @@ impl Bytes for Packet {
     }
 }
 
+impl Rewrite for Packet {
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        *self.get_mut::<N>(offset)? = *bytes;
+        Some(())
+    }
+}
+
 /// True when frames may be in several buffers: a number that the agent knew when it loaded the program.
 #[inline(always)]
 fn in_several_buffers() -> bool {
@@ -129,6 +141,18 @@ impl<'a> Leaving<'a> {
     pub fn new(ctx: &'a TcContext) -> Self {
         Self(ctx)
     }
+
+    /// Brings the first `len` bytes of the frame into one piece, where they are not.
+    #[inline(always)]
+    pub fn gather(&mut self, len: usize) {
+        let whole = self.0.len() as usize;
+        let wanted = if whole < len { whole } else { len };
+        if self.0.data() + wanted > self.0.data_end() {
+            // SAFETY: the context is the one the kernel gave us; `&mut self` ends every borrow of packet bytes. What cannot
+            // be had is not read.
+            unsafe { bpf_skb_pull_data(self.0.as_ptr().cast(), wanted as u32) };
+        }
+    }
 }
 
 impl Bytes for Leaving<'_> {
@@ -145,5 +169,38 @@ impl Bytes for Leaving<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
         self.0.len() as usize
+    }
+}
+
+impl Rewrite for Leaving<'_> {
+    /// By a helper, which makes the bytes this frame's own first: a clone may be on its way elsewhere.
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        // SAFETY: the kernel checks offset and length; `&mut self` ends every borrow of packet bytes.
+        let done = unsafe {
+            bpf_skb_store_bytes(self.0.as_ptr().cast(), offset as u32, bytes.as_ptr().cast(), N as u32, 0)
+        };
+        if done == 0 { Some(()) } else { None }
+    }
+
+    /// By a helper, which knows whether the checksum is there already or the device's to make: then it covers the pseudo
+    /// header alone.
+    #[inline(always)]
+    fn adjust(&mut self, offset: usize, addresses: Delta, own: Delta, may_be_absent: bool) -> Option<()> {
+        let absent = if may_be_absent { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let skb = self.0.as_ptr().cast();
+        // SAFETY: the kernel checks the offset; `&mut self` ends every borrow of packet bytes. A width of 0 in the flags says
+        // that the change is given as a sum.
+        let done = unsafe {
+            bpf_l4_csum_replace(
+                skb,
+                offset as u32,
+                0,
+                addresses.sum().into(),
+                absent | u64::from(BPF_F_PSEUDO_HDR),
+            ) == 0
+                && bpf_l4_csum_replace(skb, offset as u32, 0, own.sum().into(), absent) == 0
+        };
+        if done { Some(()) } else { None }
     }
 }

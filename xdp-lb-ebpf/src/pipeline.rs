@@ -15,7 +15,7 @@ use xdp_lb_common::{
     ring::NO_BACKEND,
     select::{self, Flow},
     service::{CLIENT_IP, ServiceConfig, THOROUGH},
-    vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VipSlot},
+    vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VIP_POD, VipSlot},
     vlan,
 };
 
@@ -209,7 +209,7 @@ pub fn decap(packet: &mut Packet) -> Verdict {
 
 /// Whom the frame's IP header names.
 #[inline(always)]
-fn addresses(packet: &Packet) -> Result<Addresses, PassReason> {
+pub fn addresses(packet: &Packet) -> Result<Addresses, PassReason> {
     let (kind, l3) = vlan::network(packet);
     let version = match kind {
         Ethernet::Ipv4 => Version::V4,
@@ -225,7 +225,7 @@ const OFFSET_BITS: u32 = 15;
 
 /// What was found, without how: headers and tags of all kinds lead to the same places.
 #[inline(always)]
-fn forget(packet: &Packet, ip: Ip) -> Ip {
+pub fn forget(packet: &Packet, ip: Ip) -> Ip {
     // An offset that is a constant on one of the ways makes 6.12's verifier lose the packet's bounds.
     let addresses = Addresses { l3: packet.forget(ip.addresses.l3, 5), ..ip.addresses };
     Ip {
@@ -240,28 +240,50 @@ fn forget(packet: &Packet, ip: Ip) -> Ip {
 /// Takes a tunnel to one of our VIPs off.
 #[inline(always)]
 fn take_off(packet: &mut Packet, outer: Addresses) -> Verdict {
-    let Ok(outer) = parse::ip(packet, outer) else { return Pass(PassReason::NotAVip) };
+    match opened(packet, outer) {
+        // Who asks for the maps of pods does so elsewhere: the others pay for one bit.
+        Ok(Tunnel { flags, .. }) if flags & VIP_POD != 0 => Verdict::Pod,
+        Ok(Tunnel { outer, inner, .. }) => send::up(packet, &outer, &inner),
+        Err(verdict) => verdict,
+    }
+}
+
+/// A tunnel that is ours to take off.
+pub struct Tunnel {
+    /// Its header.
+    pub outer: Ip,
+    /// The packet in it.
+    pub inner: Ip,
+    /// `VIP_*` bits of the inner destination.
+    pub flags: u32,
+}
+
+/// Opens a tunnel to one of our VIPs, or says what becomes of it instead.
+#[inline(always)]
+pub fn opened(packet: &Packet, outer: Addresses) -> Result<Tunnel, Verdict> {
+    let Ok(outer) = parse::ip(packet, outer) else { return Err(Pass(PassReason::NotAVip)) };
     let outer = forget(packet, outer);
-    let Some(accept) = maps::tunnel_sources() else { return Pass(PassReason::NotAVip) };
-    let opened = match decap::open(packet, &outer, accept) {
-        Ok(opened) => opened,
-        Err(reason) => return Pass(reason),
-    };
+    let Some(accept) = maps::tunnel_sources() else { return Err(Pass(PassReason::NotAVip)) };
+    let opened = decap::open(packet, &outer, accept).map_err(Pass)?;
     let opened =
         Opened { l3: packet.forget(opened.l3, OFFSET_BITS), end: packet.forget(opened.end, 17), ..opened };
     let allowed = accept.allows(outer.addresses.version, outer.addresses.source);
     let Some(inner) = parse::addresses(packet, opened.l3, opened.version) else {
-        return if allowed { Drop(DropReason::TunnelMalformed) } else { Pass(PassReason::TunnelForOthers) };
+        return Err(if allowed {
+            Drop(DropReason::TunnelMalformed)
+        } else {
+            Pass(PassReason::TunnelForOthers)
+        });
     };
-    match classify::vip(&Tables, &inner) {
-        Some(vip) if vip.flags & VIP_DECAP != 0 => {}
-        _ => return Pass(PassReason::TunnelForOthers),
+    let flags = classify::vip(&Tables, &inner).map_or(0, |vip| vip.flags);
+    if flags & (VIP_DECAP | VIP_POD) == 0 {
+        return Err(Pass(PassReason::TunnelForOthers));
     }
     if !allowed {
-        return Drop(DropReason::TunnelSource);
+        return Err(Drop(DropReason::TunnelSource));
     }
     match parse::ip(packet, inner) {
-        Ok(inner) if inner.end <= opened.end => send::up(packet, &outer, &inner),
-        _ => Drop(DropReason::TunnelMalformed),
+        Ok(inner) if inner.end <= opened.end => Ok(Tunnel { outer, inner, flags }),
+        _ => Err(Drop(DropReason::TunnelMalformed)),
     }
 }

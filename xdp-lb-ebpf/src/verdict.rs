@@ -14,6 +14,8 @@ pub const ICMP: u32 = 18;
 
 /// In place of an XDP action: [`Verdict::Tag`].
 pub const TAG: u32 = 19;
+/// In place of an XDP action: [`Verdict::Pod`].
+pub const POD: u32 = 20;
 
 /// The end of the pipeline.
 pub enum Verdict {
@@ -35,6 +37,8 @@ pub enum Verdict {
     Tunnel,
     /// ICMP for a VIP or about a tunnel: a function of its own looks.
     Icmp,
+    /// A tunnel whose VIP is a pod's: a function of its own takes it off.
+    Pod,
     /// Into another VLAN: [`crate::send::tag`] goes on with what was put off. Counted with its service.
     Tag,
 }
@@ -47,6 +51,7 @@ impl Verdict {
             Self::Fragment => FRAGMENT,
             Self::Tunnel => TUNNEL,
             Self::Icmp => ICMP,
+            Self::Pod => POD,
             Self::Tag => TAG,
             Self::Transmit => XDP_TX,
             Self::Redirect(ifindex) if maps::redirect(ifindex) => XDP_REDIRECT,

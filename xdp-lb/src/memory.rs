@@ -27,6 +27,7 @@ use xdp_lb_common::{
     service::Service,
     source::SourceKey,
     stats::NO_STATS,
+    translate::PodPort,
     vip::{PortPage, VipSlot},
 };
 
@@ -56,6 +57,7 @@ pub struct MemoryMaps {
     /// Both words of every place.
     server_ids: Vec<[AtomicU64; 2]>,
     source_ranges: BTreeMap<SourceKey, u32>,
+    pod_ports: BTreeMap<PodPort, u32>,
     events: Vec<AtomicU64>,
     ops: Vec<MapOp>,
     fault: Option<(u64, io::ErrorKind)>,
@@ -87,6 +89,7 @@ impl MemoryMaps {
             tx_ports: BTreeSet::new(),
             server_ids: (0..capacity.server_ids).map(|_| Default::default()).collect(),
             source_ranges: BTreeMap::new(),
+            pod_ports: BTreeMap::new(),
             events: FlowEvent::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             ops: Vec::new(),
             fault: None,
@@ -300,9 +303,12 @@ impl MemoryMaps {
                     self.source_ranges.remove(key);
                 }
             }
+            MapOp::PutPodPort { key, target } if !torn => _ = self.pod_ports.insert(*key, *target),
+            MapOp::DropPodPort { key } if !torn => _ = self.pod_ports.remove(key),
             MapOp::SwitchVips { word } if !torn => self.control.vip_bank = *word,
             MapOp::SetGeneration { generation } if !torn => self.control.generation = *generation,
             MapOp::SwitchVips { .. } | MapOp::SetGeneration { .. } | MapOp::Grace => {}
+            MapOp::PutPodPort { .. } | MapOp::DropPodPort { .. } => {}
         }
         Ok(())
     }
@@ -352,6 +358,7 @@ impl Clone for MemoryMaps {
                 .map(|words| words.each_ref().map(|word| AtomicU64::new(word.load(Acquire))))
                 .collect(),
             source_ranges: self.source_ranges.clone(),
+            pod_ports: self.pod_ports.clone(),
             events: longs(&self.events),
             ops: Vec::new(),
             fault: None,
@@ -438,6 +445,9 @@ impl Elements for MemoryMaps {
     }
     fn source_ranges(&self) -> BTreeMap<SourceKey, u32> {
         self.source_ranges.clone()
+    }
+    fn pod_ports(&self) -> BTreeMap<PodPort, u32> {
+        self.pod_ports.clone()
     }
 }
 

@@ -197,6 +197,10 @@ pub struct Limits {
     pub server_ids: u32,
     /// Prefixes of `source_ranges` summed over services.
     pub source_ranges: u32,
+    /// VIPs' ports at pods of this node.
+    pub pod_ports: u32,
+    /// Flows of pods of this node.
+    pub pod_flows: u32,
 }
 
 impl Default for Limits {
@@ -211,6 +215,8 @@ impl Default for Limits {
             backend_stats: 10_000,
             server_ids: 4096,
             source_ranges: 65_536,
+            pod_ports: 4096,
+            pod_flows: 65_536,
         }
     }
 }
@@ -678,14 +684,32 @@ pub struct Decap {
     /// Outer sources that may speak to us: network address and prefix length. Empty, and nobody let in, only while a cluster
     /// names none.
     pub allow_sources: Vec<(IpAddr, u8)>,
-    /// Inner destinations, sorted, unique; empty only while a cluster names none.
+    /// Inner destinations that the node's own stack gets, sorted, unique. Empty only while a cluster names none, or in a file
+    /// that says what is translated.
     pub vips: Vec<IpAddr>,
+    /// VIPs' ports at pods of this node, sorted, unique but for the target.
+    pub translate: Vec<PodPort>,
     /// Put VIPs on `lo` and take them away on detach.
     pub vip_on_lo: bool,
     /// Which of `vips`, sorted: the file's, and of a cluster's those that end at the host. Empty without `vip_on_lo`.
     pub on_lo: Vec<IpAddr>,
     /// What our side offers clients as the largest segment.
     pub mss: Mss,
+}
+
+/// One port of a VIP at one pod of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodPort {
+    /// VIP, of the pod's family.
+    pub vip: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The VIP's port.
+    pub port: u16,
+    /// The pod's own address: where tunnels to it end.
+    pub pod: IpAddr,
+    /// What the pod listens on.
+    pub target: u16,
 }
 
 /// `decap.mss`.

@@ -14,6 +14,7 @@ use xdp_lb_common::{
     server_id,
     service::{DEST_PORT, MAX_SERVICES, Service},
     source::SourceKey,
+    translate::PodPort,
     vip::{PortPage, VIP_USED, VipSlot},
 };
 
@@ -58,6 +59,8 @@ pub trait Elements {
     fn server_id(&self, index: u32) -> Option<server_id::Place>;
     /// All of `source_ranges`.
     fn source_ranges(&self) -> BTreeMap<SourceKey, u32>;
+    /// All of `pod_ports`.
+    fn pod_ports(&self) -> BTreeMap<PodPort, u32>;
 }
 
 /// A copy of everything reachable.
@@ -163,6 +166,7 @@ fn look<E: Elements + ?Sized>(maps: &E, last: Option<Last>) -> Observed {
             .filter(|(_, place)| place.used != 0)
             .collect(),
         source_ranges: maps.source_ranges(),
+        pod_ports: maps.pod_ports(),
         vips,
         services,
     }

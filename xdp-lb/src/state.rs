@@ -14,6 +14,7 @@ use xdp_lb_common::{
     server_id,
     service::{Service, ServiceConfig},
     source::SourceKey,
+    translate::PodPort,
     vip::{PortPage, VipSlot},
 };
 
@@ -108,6 +109,8 @@ pub struct Observed {
     pub server_ids: BTreeMap<u32, server_id::Place>,
     /// Entries of `source_ranges`.
     pub source_ranges: BTreeMap<SourceKey, u32>,
+    /// Entries of `pod_ports`.
+    pub pod_ports: BTreeMap<PodPort, u32>,
 }
 
 impl Observed {
@@ -276,6 +279,18 @@ pub enum MapOp {
         /// Prefix.
         key: SourceKey,
     },
+    /// Leads a VIP's port to a pod's.
+    PutPodPort {
+        /// VIP, pod and port.
+        key: PodPort,
+        /// Target port.
+        target: u32,
+    },
+    /// Leads it nowhere any more.
+    DropPodPort {
+        /// VIP, pod and port.
+        key: PodPort,
+    },
     /// Waits until no packet is under way that saw the tables as they were.
     Grace,
     /// Stores the generation of the configuration.
@@ -306,6 +321,9 @@ impl MapOp {
             Self::PutVips { bank, .. } => (names::VIPS, bank),
             Self::PutServerId { index, .. } | Self::DropServerId { index } => (names::SERVER_IDS, index),
             Self::PutSource { key, .. } | Self::DropSource { key } => (names::SOURCE_RANGES, key.service),
+            Self::PutPodPort { key, .. } | Self::DropPodPort { key } => {
+                (names::POD_PORTS, u16::from_be_bytes(key.port).into())
+            }
             Self::ClearStats { base, .. } => (names::BACKEND_STATS, base),
             Self::SetSources { .. } => (names::DECAP_SOURCES, 0),
             Self::SwitchVips { .. } | Self::Grace | Self::SetGeneration { .. } => (names::CONTROL, 0),

@@ -96,6 +96,7 @@ impl Tables {
             server_ids: 100,
             source_ranges: 4,
             fragments: FRAGMENTS,
+            ..Limits::default()
         };
         let flow_table = FlowTable { entries: state.flow_entries, track_window: Duration::ZERO };
         let shape = Shape::balancer(&limits, &flow_table, load::machine()?);

@@ -17,9 +17,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::files::State;
 use super::namespace::{Lifetime, Namespace};
 use super::netlink::{Prefix, VethEnd, Via};
-use super::plan::{Dual, Role};
+use super::plan::{self, Dual, Role};
 use super::product::run_to_end;
 use super::topology::{HOST_INTERFACE, Host, Lab};
 
@@ -54,7 +55,7 @@ impl Pod {
     }
 
     fn connect(&self, node: &Host, n: u8, k: u8) -> Result<()> {
-        forward(&node.ns)?;
+        forward(node)?;
         let end =
             |name: String, end: u8| VethEnd { name, mac: [0x02, 0x70, 0x6f, n, k, end], mtu: MTU, queues: 1 };
         let here = format!("to-pod{k}");
@@ -102,9 +103,13 @@ pub fn route_pods(lab: &Lab, n: u8) -> Result<()> {
     })
 }
 
-fn forward(node: &Namespace) -> Result<()> {
-    node.sysctl("net/ipv4/ip_forward", "1")?;
-    node.sysctl("net/ipv6/conf/all/forwarding", "1")
+/// Has a node forward, as every node of a cluster does.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forward(node: &Host) -> Result<()> {
+    node.ns.sysctl("net/ipv4/ip_forward", "1")?;
+    node.ns.sysctl("net/ipv6/conf/all/forwarding", "1")
 }
 
 fn address(n: u8, host: u8) -> Dual {
@@ -116,6 +121,77 @@ fn address(n: u8, host: u8) -> Dual {
 
 fn alone(ip: IpAddr) -> Prefix {
     (ip, if ip.is_ipv4() { 32 } else { 128 })
+}
+
+/// A service of the edge nodes whose backends are pods: tunnels go to them, not to their nodes.
+#[derive(Clone, Debug)]
+pub struct ToPods {
+    /// Name in the file.
+    pub name: String,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// VIP and port.
+    pub vip: SocketAddr,
+    /// What the pods listen on.
+    pub target: u16,
+    /// Pods and their states.
+    pub pods: Vec<(IpAddr, State)>,
+}
+
+/// The file of edge node `n`.
+#[must_use]
+pub fn edge_file(n: u8, services: &[ToPods]) -> String {
+    let [v4, v6] = plan::tunnel_sources(n).map(|(ip, length)| format!("\"{ip}/{length}\""));
+    let mut text = format!(
+        "version: 1
+node: {{ name: edge{n} }}
+interfaces: [{{ name: eth0, mode: native }}]
+encap: {{ source_v4: {v4}, source_v6: {v6} }}
+maglev: {{ table_size: 4093, seed: 0x78646c62 }}
+flow_table: {{ entries: 65536 }}
+log: {{ format: text, level: info }}
+services:
+"
+    );
+    for ToPods { name, protocol, vip, pods, .. } in services {
+        let backend = |(ip, state): &(IpAddr, State)| format!("{{ address: \"{ip}\", state: {state} }}");
+        let backends = pods.iter().map(backend).collect::<Vec<_>>().join(", ");
+        text += &format!(
+            "  - {{ name: {name}, vip: \"{}\", protocol: {protocol}, ports: {}, backends: [{backends}] }}\n",
+            vip.ip(),
+            vip.port()
+        );
+    }
+    text
+}
+
+/// The file of a node with these pods.
+#[must_use]
+pub fn decap_file(services: &[ToPods], here: &[&Pod]) -> String {
+    let prefixes = plan::all_tunnel_sources().map(|(ip, length)| format!("\"{ip}/{length}\"")).join(", ");
+    let mut text = format!(
+        "version: 1
+decap:
+  interfaces: [{{ name: eth0, mode: native }}]
+  allow_sources: [{prefixes}]
+  translate:"
+    );
+    let mut entries = String::new();
+    for ToPods { protocol, vip, target, pods, .. } in services {
+        let own = |ip: &IpAddr| here.iter().any(|pod| pod.address.both().contains(ip));
+        let own: Vec<String> =
+            pods.iter().map(|(ip, _)| ip).filter(|ip| own(ip)).map(|ip| format!("\"{ip}\"")).collect();
+        if !own.is_empty() {
+            entries += &format!(
+                "\n    - {{ vip: \"{}\", protocol: {protocol}, port: {}, target_port: {target}, pods: [{}] }}",
+                vip.ip(),
+                vip.port(),
+                own.join(", ")
+            );
+        }
+    }
+    text += if entries.is_empty() { " []" } else { &entries };
+    text + "\n"
 }
 
 /// One port of a VIP, and where the service proxy sends it.

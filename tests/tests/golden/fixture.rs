@@ -204,6 +204,23 @@ decap:
   vip_on_lo: false
 "#;
 
+/// A node with pods: `.10` is theirs, `.40` the node's as well.
+pub const PODS: &str = r#"
+version: 1
+decap:
+  interfaces: [{ name: lo, mode: generic }]
+  allow_sources: [172.16.0.0/16, "fd00:7864:7000::/64"]
+  vips: [203.0.113.40]
+  vip_on_lo: false
+  translate:
+    - { vip: 203.0.113.10, protocol: tcp, port: 80, target_port: 8080, pods: [10.244.1.7] }
+    - { vip: 203.0.113.10, protocol: udp, port: 80, target_port: 8080, pods: [10.244.1.7] }
+    - { vip: 203.0.113.10, protocol: udp, port: 88, target_port: 8080, pods: [10.244.1.7] }
+    - { vip: "2001:db8::10", protocol: tcp, port: 80, target_port: 8080, pods: ["fd00:0:244::7"] }
+    - { vip: "2001:db8::10", protocol: udp, port: 80, target_port: 8080, pods: ["fd00:0:244::7"] }
+    - { vip: 203.0.113.40, protocol: udp, port: 5060, pods: [10.244.1.7] }
+"#;
+
 /// Both jobs in one program: `.10` is balanced, `.40` lives here.
 pub const BOTH: &str = r#"
 version: 1

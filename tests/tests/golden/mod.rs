@@ -16,6 +16,7 @@ pub mod gue;
 pub mod lying;
 pub mod net;
 pub mod passes;
+pub mod pods;
 pub mod services;
 pub mod too_big;
 pub mod truncated;

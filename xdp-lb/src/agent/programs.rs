@@ -37,7 +37,10 @@ pub(super) async fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Res
     let machine = load::machine()?;
     let (shape, program) = match role {
         Role::Balancer => (
-            Shape::balancer(&desired.limits, &desired.flow_table, machine),
+            {
+                let shape = Shape::balancer(&desired.limits, &desired.flow_table, machine);
+                if desired.decap.is_some() { shape.with_pods(&desired.limits) } else { shape }
+            },
             Program::Balancer { decap: desired.decap.is_some() },
         ),
         Role::Decap => (Shape::decap_only(&desired.limits, machine), Program::Decap),
@@ -143,6 +146,14 @@ pub(super) fn offer_mss(loaded: &mut Loaded, agent: &Agent, role: Role, snapshot
     loaded.lower_mss_on(&names)?;
     info!(v4 = limits.v4, v6 = limits.v6, "servers offer this MSS at most");
     Ok(())
+}
+
+/// Has pods' answers made the VIP's where they leave, while there is something to translate.
+pub(super) fn translate(loaded: &mut Loaded, role: Role, desired: &Desired) -> Result<()> {
+    let is_wanted = desired.decap.as_ref().is_some_and(|decap| !decap.translate.is_empty());
+    let names = if is_wanted { interfaces(desired, role) } else { Vec::new() };
+    let names: Vec<String> = names.into_iter().map(|interface| interface.name).collect();
+    Ok(loaded.translate_on(&names)?)
 }
 
 /// The largest segments that come in a tunnel over a link of `mtu` bytes. Which header the tunnels have, the balancers

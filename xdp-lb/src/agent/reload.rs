@@ -21,7 +21,7 @@ use super::{
     endpoint::Endpoint,
     interfaces::carrying,
     peers::Sync,
-    programs::{attach_all, hold_vips, interfaces, offer_mss},
+    programs::{attach_all, hold_vips, interfaces, offer_mss, translate},
     state::Agent,
 };
 use crate::{
@@ -204,7 +204,7 @@ impl Reach<'_> {
         let (snapshot, _) = settle(self.resolver, &fresh, FRESH).await;
         self.agent.prepare_health(&desired).await;
         let lets_in_others = desired.decap != self.agent.desired.decap;
-        let outcome = self.agent.follow(desired, &snapshot);
+        let outcome = self.answers(&desired).and_then(|()| self.agent.follow(desired, &snapshot));
         self.cluster.carried_out(outcome.is_ok());
         if let Err(why) = outcome {
             error!("the cluster's services: {why}; those of before stay in force, and it is tried again");
@@ -249,6 +249,14 @@ impl Reach<'_> {
         Ok(Ok(()))
     }
 
+    /// Before the first packet is translated for a pod, its answer must have a way out.
+    fn answers(&mut self, desired: &Desired) -> Result<(), String> {
+        if desired.decap.as_ref().is_none_or(|decap| decap.translate.is_empty()) {
+            return Ok(());
+        }
+        translate(self.loaded, self.options.role, desired).map_err(|e| format!("{e:#}"))
+    }
+
     async fn adopt_all(&mut self, desired: Desired) -> Result<Result<(), String>> {
         if let Some(announcer) = self.announcer.as_mut() {
             announcer.configure(&desired).await?;
@@ -257,7 +265,7 @@ impl Reach<'_> {
         self.resolver.follow(followed.clone());
         let (snapshot, _) = settle(self.resolver, &followed, SETTLE).await;
         self.agent.prepare_health(&desired).await;
-        if let Err(why) = self.agent.adopt(desired, &snapshot) {
+        if let Err(why) = self.answers(&desired).and_then(|()| self.agent.adopt(desired, &snapshot)) {
             if let Some(announcer) = self.announcer.as_mut() {
                 announcer.configure(&self.agent.desired).await?;
             }
@@ -269,13 +277,14 @@ impl Reach<'_> {
         self.agent.reporter.runs_on(wanted.into_iter().collect());
         let attached = attach_all(self.loaded, options, desired, &snapshot).map(drop);
         let listens = self.endpoint.configure(desired).await;
+        let answers = translate(self.loaded, options.role, desired);
         let offers = offer_mss(self.loaded, self.agent, options.role, &snapshot);
         let holds = hold_vips(desired).await.map(|held| *self.vips = held);
         if let Some(admin) = self.admin {
             admin.configure(&self.agent.desired.admin).await;
         }
         let syncs = self.peers.configure(desired);
-        for e in [attached, listens, offers, holds, syncs].into_iter().filter_map(Result::err) {
+        for e in [attached, answers, listens, offers, holds, syncs].into_iter().filter_map(Result::err) {
             error!("reload: {e:#}");
         }
         Ok(Ok(()))

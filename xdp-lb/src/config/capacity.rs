@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::draft::{Draft, LimitsDraft, PortsDraft, ServiceDraft};
+use super::draft::{DecapDraft, Draft, LimitsDraft, PortsDraft, ServiceDraft};
 use super::finding::Findings;
 use super::finish::encap;
 use crate::plan::listed;
@@ -55,11 +55,27 @@ pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Finding
     }
 }
 
+/// The same for what a node's pods need, whether or not it balances.
+pub(super) fn pods(draft: &Draft, decap: &DecapDraft, findings: &Findings) {
+    let Some(LimitsDraft { value: limits, spots, .. }) = &draft.limits else {
+        return;
+    };
+    let need: usize = decap.translate.iter().map(|entry| entry.pods.len()).sum();
+    if need > limits.pod_ports as usize {
+        let message = format!(
+            "is {}, but the file has {need} ports of VIPs at pods; raise it to {need} or more",
+            limits.pod_ports
+        );
+        findings.error(&spots.get("pod_ports").cloned().unwrap_or_default(), message);
+    }
+}
+
 /// Balanced and decapsulated ones share a table.
 fn vips(draft: &Draft, services: &[ServiceDraft]) -> u64 {
     let balanced = services.iter().flat_map(|service| &service.vips);
     let unwrapped = draft.decap.iter().flat_map(|decap| &decap.vips);
-    balanced.chain(unwrapped).map(|vip| vip.value).collect::<HashSet<IpAddr>>().len() as u64
+    let translated = draft.decap.iter().flat_map(|decap| &decap.translate).map(|entry| &entry.vip);
+    balanced.chain(unwrapped).chain(translated).map(|vip| vip.value).collect::<HashSet<IpAddr>>().len() as u64
 }
 
 /// Backends and slots over all rings that cannot be shared. A service without backends has no ring.

@@ -4,9 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::draft::{DecapDraft, Draft, ServiceDraft, Written};
+use super::draft::{DecapDraft, Draft, ServiceDraft, TranslateDraft, Written};
 use super::finding::{Findings, Placed, Spot};
-use crate::model::{AdminState, Backend, Share};
+use crate::model::{AdminState, Backend, Protocol, Share};
 
 /// Backend indices of a ring have 12 bits, and one means none.
 const MAX_BACKENDS: usize = 4095;
@@ -17,6 +17,8 @@ pub(super) fn check(draft: &Draft, findings: &Findings) {
     if let Some(decap) = &draft.decap {
         decap_interfaces(draft, decap, findings);
         open_sources(decap, findings);
+        pods(decap, findings);
+        super::capacity::pods(draft, decap, findings);
     }
     vips_are_not_backends(draft, findings);
     if !balances(draft) {
@@ -101,12 +103,38 @@ fn open_sources(decap: &DecapDraft, findings: &Findings) {
     }
 }
 
+/// What a packet for a pod becomes must be told in one place, and a VIP is no pod.
+fn pods(decap: &DecapDraft, findings: &Findings) {
+    let mut told: HashMap<_, &Spot> = HashMap::new();
+    let translated = decap.translate.iter().map(|entry| &entry.vip);
+    let vips: HashSet<IpAddr> = decap.vips.iter().chain(translated).map(|vip| vip.value).collect();
+    for TranslateDraft { vip, protocol, port, pods, .. } in &decap.translate {
+        for pod in pods {
+            if vips.contains(&pod.value) {
+                findings.error(&pod.spot, format!("{} is also a VIP; give the pod's own address", pod.value));
+            }
+            if let Some(first) = told.insert((vip.value, *protocol, *port, pod.value), &pod.spot) {
+                let message = format!(
+                    "{} port {port} of {} is translated for {} twice ({}); remove one",
+                    if *protocol == Protocol::Tcp { "TCP" } else { "UDP" },
+                    vip.value,
+                    pod.value,
+                    findings.cite(&pod.spot, first)
+                );
+                findings.error(&pod.spot, message);
+            }
+        }
+    }
+}
+
 /// A tunnel to an address that is balanced would come back to the balancer for ever.
 fn vips_are_not_backends(draft: &Draft, findings: &Findings) {
     let mut vips: HashMap<IpAddr, &Spot> = HashMap::new();
     let services = draft.services.as_ref().map_or(&[][..], |services| &services.items);
     let balanced = services.iter().flat_map(|service| &service.vips);
     let unwrapped = draft.decap.iter().flat_map(|decap| &decap.vips);
+    let translated = draft.decap.iter().flat_map(|decap| &decap.translate).map(|entry| &entry.vip);
+    let unwrapped = unwrapped.chain(translated);
     for vip in balanced.chain(unwrapped) {
         vips.entry(vip.value).or_insert(&vip.spot);
     }

@@ -193,4 +193,15 @@ pub(super) struct DecapDraft {
     pub vips: Vec<Placed<IpAddr>>,
     pub vip_on_lo: bool,
     pub mss: Mss,
+    pub translate: Vec<TranslateDraft>,
+}
+
+/// A port of a VIP at pods of this node.
+#[derive(Debug)]
+pub(super) struct TranslateDraft {
+    pub vip: Placed<IpAddr>,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub target: u16,
+    pub pods: Vec<Placed<IpAddr>>,
 }

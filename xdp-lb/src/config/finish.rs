@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::draft::{DecapDraft, Draft, EncapDraft, GUE_PORT, Kind, PlacedList, PortsDraft, ServiceDraft};
+use super::draft::{
+    DecapDraft, Draft, EncapDraft, GUE_PORT, Kind, PlacedList, PortsDraft, ServiceDraft, TranslateDraft,
+};
 use super::finding::Placed;
 use crate::model::{
-    Decap, Desired, Encap, EncapKind, Inherited, Interface, Policy, Ports, Removal, Service, SourceRanges,
-    TableSize, Unmatched, Vip, share_lists,
+    Decap, Desired, Encap, EncapKind, Inherited, Interface, PodPort, Policy, Ports, Removal, Service,
+    SourceRanges, TableSize, Unmatched, Vip, share_lists,
 };
 
 /// `None` when a part is missing, which a recorded mistake explains.
@@ -133,9 +135,19 @@ fn decap(draft: DecapDraft) -> Decap {
         allow_sources: sorted(draft.allow_sources),
         on_lo: if draft.vip_on_lo { vips.clone() } else { Vec::new() },
         vips,
+        translate: translate(draft.translate),
         vip_on_lo: draft.vip_on_lo,
         mss: draft.mss,
     }
+}
+
+fn translate(drafts: Vec<TranslateDraft>) -> Vec<PodPort> {
+    let ports = |TranslateDraft { vip, protocol, port, target, pods }| {
+        pods.into_iter().map(move |pod| PodPort { vip: vip.value, protocol, port, pod: pod.value, target })
+    };
+    let mut ports: Vec<PodPort> = drafts.into_iter().flat_map(ports).collect();
+    ports.sort();
+    ports
 }
 
 fn interfaces(list: Option<PlacedList<Interface>>) -> Vec<Interface> {

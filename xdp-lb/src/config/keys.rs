@@ -60,6 +60,7 @@ sections! {
     LIMITS "limits" [
         now("services"), now("vips"), now("backends"), now("ring_slots"), now("port_pages"),
         now("server_ids"), now("source_ranges"), now("fragments"), now("backend_stats"),
+        now("pod_ports"), now("pod_flows"),
     ]
     METRICS "metrics" [now("listen"), now("per_backend")]
     KUBERNETES "kubernetes" [
@@ -113,7 +114,10 @@ sections! {
     BGP_BFD "bgp.peers[].bfd" [now("interval"), now("multiplier")]
     DECAP "decap" [
         now("interfaces"), now("accept"), now("gue_port"), now("mss"), now("allow_sources"), now("vips"),
-        now("vip_on_lo"),
+        now("vip_on_lo"), now("translate"),
+    ]
+    DECAP_TRANSLATE "decap.translate[]" [
+        now("vip"), now("protocol"), now("port"), now("target_port"), now("pods"),
     ]
     DECAP_INTERFACE "decap.interfaces[]" [now("name"), now("mode")]
 }

@@ -31,6 +31,8 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
     let port_pages = size("port_pages", default.port_pages, 1..=1 << 20);
     let server_ids = size("server_ids", default.server_ids, 1..=1 << 20);
     let source_ranges = size("source_ranges", default.source_ranges, 1..=1 << 24);
+    let pod_ports = size("pod_ports", default.pod_ports, 1..=1 << 20);
+    let pod_flows = size("pod_flows", default.pod_flows, 1024..=1 << 24);
     let fragments = keys.leaf("fragments", default.fragments, leaf::table_entries);
     let metrics = metrics?;
     let listen = match metrics.get("listen") {
@@ -49,6 +51,8 @@ pub(super) fn read(file: &Mapping<'_>) -> Option<LimitsDraft> {
         backend_stats: pairs.value,
         server_ids: server_ids?,
         source_ranges: source_ranges?,
+        pod_ports: pod_ports?,
+        pod_flows: pod_flows?,
     };
     Some(LimitsDraft { value, spots, metrics: Metrics { listen: listen? } })
 }

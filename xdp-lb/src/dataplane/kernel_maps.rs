@@ -23,10 +23,10 @@ use std::{
     ops::Range,
     os::fd::AsFd as _,
     path::Path,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
-use aya::maps::{DevMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use aya::maps::{DevMap, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use bytemuck::{Pod, Zeroable as _};
 use xdp_lb_common::{
     backend::{Backend, Template},
@@ -41,6 +41,7 @@ use xdp_lb_common::{
     service::{Service, ServiceConfig},
     source::SourceKey,
     stats::{Counters, NO_STATS, Traffic},
+    translate::{PodFlow, PodPeer, PodPort},
     vip::{PortPage, VipSlot},
 };
 
@@ -115,6 +116,11 @@ pub struct KernelMaps {
     source_ranges: LpmTrie<MapData, ClientPrefix, u32>,
     /// What is in `source_ranges`, for the same reason as `redirects`.
     prefixes: BTreeMap<SourceKey, u32>,
+    pod_ports: HashMap<MapData, PodPort, u32>,
+    /// What is in `pod_ports`, likewise.
+    pods: BTreeMap<PodPort, u32>,
+    /// Locked to be written, which happens when flows are carried over.
+    pod_flows: Mutex<HashMap<MapData, PodFlow, PodPeer>>,
     /// Keys of `tx_ports`: asking the kernel for each takes longer than reading all the rest. Since there is one
     /// writer, what was there when the maps were opened and what was written since is what is there.
     redirects: BTreeSet<u32>,
@@ -171,6 +177,9 @@ impl KernelMaps {
             server_ids: open.table(names::SERVER_IDS)?,
             source_ranges: open.typed(names::SOURCE_RANGES, Map::LpmTrie)?,
             prefixes: BTreeMap::new(),
+            pod_ports: open.typed(names::POD_PORTS, Map::HashMap)?,
+            pods: BTreeMap::new(),
+            pod_flows: Mutex::new(open.typed(names::POD_FLOWS, Map::LruHashMap)?),
             redirects: BTreeSet::new(),
             jiffies: OnceLock::new(),
             flipped: BTreeSet::new(),
@@ -179,6 +188,10 @@ impl KernelMaps {
         for entry in maps.source_ranges.iter() {
             let (key, value) = entry.map_err(|e| open.error(names::SOURCE_RANGES, errors::map(e)))?;
             maps.prefixes.insert(source_key(&key), value);
+        }
+        for entry in maps.pod_ports.iter() {
+            let (key, value) = entry.map_err(|e| open.error(names::POD_PORTS, errors::map(e)))?;
+            maps.pods.insert(key, value);
         }
         if access == Access::Write {
             // An agent before us may have flipped anything a moment ago.
@@ -441,6 +454,16 @@ impl KernelMaps {
                 self.prefixes.remove(key);
                 Ok(())
             }
+            MapOp::PutPodPort { key, target } => {
+                self.pod_ports.insert(key, *target, 0).map_err(errors::map)?;
+                self.pods.insert(*key, *target);
+                Ok(())
+            }
+            MapOp::DropPodPort { key } => {
+                self.pod_ports.remove(key).map_err(errors::map)?;
+                self.pods.remove(key);
+                Ok(())
+            }
             MapOp::Grace => {
                 self.grace();
                 Ok(())
@@ -621,6 +644,9 @@ impl Elements for KernelMaps {
     }
     fn source_ranges(&self) -> BTreeMap<SourceKey, u32> {
         self.prefixes.clone()
+    }
+    fn pod_ports(&self) -> BTreeMap<PodPort, u32> {
+        self.pods.clone()
     }
 }
 

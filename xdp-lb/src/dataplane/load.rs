@@ -36,7 +36,7 @@ use super::{
     linker::{self, Marks},
     locked,
     mapped::Mapped,
-    mss, object,
+    mss, object, pods,
     root::BpffsRoot,
     shape::{Machine, MapKind, MapSpec, Shape},
     sys,
@@ -218,6 +218,9 @@ pub enum LoadError {
         /// The kernel's word.
         source: io::Error,
     },
+    /// A program that stays on an interface.
+    #[error(transparent)]
+    Pods(#[from] pods::PodsError),
     /// A link that stays on its interface.
     #[error(transparent)]
     Detach(#[from] attach::AttachError),
@@ -343,6 +346,15 @@ impl Loaded {
         mss::place(&mut self.ebpf, &mut self.mss, interfaces)
     }
 
+    /// Lets the program that makes pods' answers the VIP's see what leaves by exactly these interfaces. It stays there
+    /// without an agent, as the XDP program does.
+    ///
+    /// # Errors
+    /// [`pods::PodsError`].
+    pub fn translate_on(&mut self, interfaces: &[String]) -> Result<(), pods::PodsError> {
+        pods::place(&mut self.ebpf, &self.root, interfaces)
+    }
+
     /// The maps, writable. One writer at a time: the agent's reconcile task.
     ///
     /// # Errors
@@ -384,8 +396,10 @@ pub fn claim(root: &BpffsRoot) -> Result<Option<File>, LoadError> {
 /// [`LoadError::Detach`] or [`LoadError::Pin`] with the first pin that stays.
 pub fn remove(root: &BpffsRoot) -> Result<(), LoadError> {
     attach::detach_all(root)?;
+    pods::detach_all(root)?;
     for path in [
         root.links(),
+        root.egress(),
         root.program(),
         root.new_program(),
         root.health(),
@@ -432,6 +446,10 @@ fn load(object: &[u8], setup: &Setup, maps: &Path) -> Result<Ebpf, LoadError> {
             .map_err(|_| LoadError::Unmarked)?
             .load()
             .map_err(|e| refused(names::PROGRAM_MSS, e))?;
+        pods::program(&mut ebpf)
+            .map_err(|_| LoadError::Unmarked)?
+            .load()
+            .map_err(|e| refused(names::PROGRAM_FROM_POD, e))?;
     }
     Ok(ebpf)
 }
@@ -683,6 +701,8 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
         MapKind::DevMap => MapType::DevMap,
         MapKind::PerfEvents => MapType::PerfEventArray,
         MapKind::Trie => MapType::LpmTrie,
+        MapKind::Hash(_) => MapType::Hash,
+        MapKind::Lru(_) => MapType::LruHash,
     };
     let found_kind = info.map_type().map_err(error)?;
     let (value_size, entries) = match spec.kind {
@@ -691,11 +711,13 @@ fn properties(info: &MapInfo, spec: &MapSpec) -> Result<[(&'static str, u64, u64
         }
         // A device map's value is 4 bytes on kernels before 5.8, and which it is here says nothing about us.
         MapKind::DevMap => (spec.value_size, info.max_entries()),
-        MapKind::Table | MapKind::MappedArray | MapKind::Array | MapKind::PerfEvents | MapKind::Trie => {
-            (info.value_size(), info.max_entries())
-        }
+        _ => (info.value_size(), info.max_entries()),
     };
-    let key_size = if spec.kind == MapKind::Trie { size_of::<SourceKey>() as u64 } else { 4 };
+    let key_size = match spec.kind {
+        MapKind::Trie => size_of::<SourceKey>() as u64,
+        MapKind::Hash(size) | MapKind::Lru(size) => size.into(),
+        _ => 4,
+    };
     let mmapable = if matches!(spec.kind, MapKind::Table | MapKind::MappedArray) { MMAPABLE } else { 0 };
     Ok([
         ("the map type", found_kind as u64, kind as u64),

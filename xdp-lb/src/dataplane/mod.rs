@@ -25,6 +25,7 @@ pub mod mss;
 mod netlink_xdp;
 pub mod netns;
 pub mod object;
+pub mod pods;
 pub mod probe;
 pub mod root;
 pub mod shape;

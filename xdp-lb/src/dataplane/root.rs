@@ -74,6 +74,18 @@ impl BpffsRoot {
         self.0.join("links")
     }
 
+    /// The directory of the links that see what leaves.
+    #[must_use]
+    pub fn egress(&self) -> PathBuf {
+        self.0.join("egress")
+    }
+
+    /// An interface's link that sees what leaves by it.
+    #[must_use]
+    pub fn egress_link(&self, interface: &str) -> PathBuf {
+        self.egress().join(interface.replace('.', ":"))
+    }
+
     /// An interface's link.
     #[must_use]
     pub fn link(&self, interface: &str) -> PathBuf {

@@ -16,6 +16,7 @@ use xdp_lb_common::{
     server_id::{PROBES, Place},
     service::Service,
     stats::{Counters, Traffic},
+    translate::{PodFlow, PodPeer, PodPort},
     vip::{PortPage, VipSlot},
 };
 
@@ -32,6 +33,11 @@ const MIN_TICK_SECONDS: u64 = 4;
 /// A CPU's part of the traffic counters fills whole cache lines.
 const MIN_STATS: u32 = 4;
 
+/// Bytes that the kernel adds to key and value of an entry in an LRU table (`struct htab_elem` and a bucket).
+const LRU_HEAD: u32 = 64;
+/// Besides its ports, a VIP has at a pod an entry for each protocol and one for itself.
+const PER_POD_PORT: u32 = 3;
+
 /// Kind of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
@@ -47,6 +53,10 @@ pub enum MapKind {
     PerfEvents,
     /// A trie of [`xdp_lb_common::source::SourceKey`].
     Trie,
+    /// A hash table that only the agent writes, with keys of so many bytes.
+    Hash(u32),
+    /// A hash table that programs write; the entry that was used longest ago makes room.
+    Lru(u32),
 }
 
 /// What one map must look like.
@@ -63,11 +73,16 @@ pub struct MapSpec {
 }
 
 impl MapSpec {
-    /// Kernel memory in bytes; a trie takes none before it has entries.
+    /// Kernel memory in bytes; a trie and a table that only the agent writes take none before they have entries.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        if self.kind == MapKind::Trie {
-            return 0;
+        match self.kind {
+            MapKind::Trie | MapKind::Hash(_) => return 0,
+            // The element's own head, and its bucket.
+            MapKind::Lru(key) => {
+                return u64::from(LRU_HEAD + key + self.value_size) * u64::from(self.max_entries);
+            }
+            _ => {}
         }
         u64::from(self.value_size.next_multiple_of(8)) * u64::from(self.max_entries)
     }
@@ -89,6 +104,10 @@ pub struct Shape {
     pub capacity: Capacity,
     /// Sets of first fragments, a power of two.
     pub fragment_sets: u32,
+    /// Entries of `pod_ports`.
+    pub pod_ports: u32,
+    /// Entries of `pod_flows`.
+    pub pod_flows: u32,
     /// CPUs that have counters, a power of two.
     pub cpus: u32,
     /// Jiffies a second.
@@ -141,6 +160,13 @@ impl Shape {
             sets(0),
             machine,
         )
+        .with_pods(limits)
+    }
+
+    /// The same for a node that takes tunnels off, to its pods too.
+    #[must_use]
+    pub fn with_pods(self, limits: &Limits) -> Self {
+        Self { pod_ports: PER_POD_PORT * limits.pod_ports, pod_flows: limits.pod_flows, ..self }
     }
 
     fn new(capacity: Capacity, fragment_sets: u32, machine: Machine) -> Self {
@@ -148,6 +174,8 @@ impl Shape {
         Self {
             capacity,
             fragment_sets,
+            pod_ports: 1,
+            pod_flows: 1,
             cpus: cpus.next_power_of_two(),
             hz,
             tick_shift: tick_shift(hz),
@@ -157,8 +185,9 @@ impl Shape {
 
     /// All maps.
     #[must_use]
-    pub fn maps(&self) -> [MapSpec; 21] {
-        use MapKind::{Array, DevMap, MappedArray, PerfEvents, Table, Trie};
+    pub fn maps(&self) -> [MapSpec; 23] {
+        use MapKind::{Array, DevMap, Hash, Lru, MappedArray, PerfEvents, Table, Trie};
+        const KEYS: [u32; 2] = [size_of::<PodPort>() as u32, size_of::<PodFlow>() as u32];
         let c = &self.capacity;
         let map = |name, kind, value_size: usize, max_entries| MapSpec {
             name,
@@ -188,6 +217,8 @@ impl Shape {
             map(names::CUTS, PerfEvents, 4, self.cpus),
             map(names::CUT_COUNTS, MappedArray, size_of::<CutCounts>(), 1),
             map(names::PATH_MTUS, MappedArray, size_of::<PathMtu>(), path_mtu::PLACES),
+            map(names::POD_PORTS, Hash(KEYS[0]), size_of::<u32>(), self.pod_ports),
+            map(names::POD_FLOWS, Lru(KEYS[1]), size_of::<PodPeer>(), self.pod_flows),
         ]
     }
 

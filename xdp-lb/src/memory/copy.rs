@@ -54,6 +54,7 @@ impl MemoryMaps {
             }
         }
         maps.source_ranges.clone_from(&observed.source_ranges);
+        maps.pod_ports.clone_from(&observed.pod_ports);
         maps
     }
 }

@@ -5,7 +5,7 @@
 //! plan. What no whole plan asked for since the one before it is forgotten, and beyond [`MOST_SLOTS`] tables are built each time
 //! as they are needed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -61,7 +61,8 @@ struct Vips {
     pages: Arc<BTreeMap<u32, PortPage>>,
     services: Vec<(u16, model::Service)>,
     policies: Vec<Vip>,
-    decap: Vec<IpAddr>,
+    /// VIPs that are taken out of tunnels, for the node and for its pods.
+    decap: [BTreeSet<IpAddr>; 2],
 }
 
 /// Size, seed, and members sorted as the table sorts them: the file's order does not matter.
@@ -186,7 +187,7 @@ impl Memo {
             pages: Arc::clone(&observed.pages),
             services: ids.iter().copied().zip(desired.services.iter().cloned()).collect(),
             policies: desired.vips.clone(),
-            decap: decap_vips(desired).to_vec(),
+            decap: decap_vips(desired),
         });
     }
 
@@ -235,6 +236,7 @@ fn listen_alike(a: &model::Service, b: &model::Service) -> bool {
         && (a.affinity != Affinity::ClientIp || alike(a, b))
 }
 
-fn decap_vips(desired: &Desired) -> &[IpAddr] {
-    desired.decap.as_ref().map_or(&[], |decap| &decap.vips)
+fn decap_vips(desired: &Desired) -> [BTreeSet<IpAddr>; 2] {
+    let Some(decap) = &desired.decap else { return Default::default() };
+    [decap.vips.iter().copied().collect(), decap.translate.iter().map(|port| port.vip).collect()]
 }

@@ -17,6 +17,7 @@ mod layout;
 mod member;
 mod memo;
 mod pages;
+mod pods;
 mod ring;
 mod room;
 mod service;
@@ -189,7 +190,10 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, PlanError> {
     plan.ops.extend(ports.difference(&observed.tx_ports).map(|&ifindex| MapOp::PutTxPort { ifindex }));
     plan.ops.append(&mut early);
     plan.ops.extend(sources(desired.decap.as_ref(), observed)?);
+    let pods = pods::entries(desired.decap.as_ref());
+    plan.ops.extend(pods::puts(&pods, &observed.pod_ports));
     plan.ops.append(&mut vips::plan(inputs, &layout.ids, &mut room)?);
+    plan.ops.extend(pods::drops(&pods, &observed.pod_ports));
     plan.ops.append(&mut live);
     let kept: HashSet<u16> = layout.ids.iter().copied().collect();
     for (&id, gone) in observed.services.iter().filter(|(id, _)| !kept.contains(*id)) {

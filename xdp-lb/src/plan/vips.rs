@@ -10,7 +10,7 @@ use xdp_lb_common::{
     parse::words,
     vip::{
         FRAGMENTS_REFUSED, MAX_PROBES, PortRange, RANGES, VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED,
-        VIP_USED, VipSlot, probe_start,
+        VIP_POD, VIP_USED, VipSlot, probe_start,
     },
 };
 
@@ -80,6 +80,11 @@ fn wanted(
         let address = map_address(vip);
         let slot = slots.entry(address).or_insert(VipSlot { address, flags: VIP_USED, ..VipSlot::zeroed() });
         slot.flags |= VIP_DECAP;
+    }
+    for port in desired.decap.iter().flat_map(|d| &d.translate) {
+        let address = map_address(port.vip);
+        let slot = slots.entry(address).or_insert(VipSlot { address, flags: VIP_USED, ..VipSlot::zeroed() });
+        slot.flags |= VIP_POD;
     }
     Ok(slots)
 }

@@ -69,6 +69,7 @@ fn flows_stay_where_they_are_when_every_table_grows_and_shrinks() {
         server_ids: 99,
         source_ranges: 99,
         fragments: 4096,
+        ..Limits::default()
     };
     for (limits, entries) in [(large, 8192), (limits(), 256), (limits(), 1024)] {
         let mut loaded = move_to(&root, &sized(&limits, entries));

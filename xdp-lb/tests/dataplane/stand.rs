@@ -24,6 +24,8 @@ pub fn limits() -> Limits {
         server_ids: 16,
         source_ranges: 16,
         fragments: 1024,
+        pod_ports: 16,
+        pod_flows: 1024,
     }
 }
 

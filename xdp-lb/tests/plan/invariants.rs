@@ -7,7 +7,7 @@ use xdp_lb_common::ring::{NO_BACKEND, Slot};
 use xdp_lb_common::service::SOURCE_RANGES;
 use xdp_lb_common::source::{SERVICE_BITS, SourceKey};
 use xdp_lb_common::stats::NO_STATS;
-use xdp_lb_common::vip::VIP_USED;
+use xdp_lb_common::vip::{VIP_POD, VIP_USED};
 
 use crate::meaning::owners;
 
@@ -49,6 +49,10 @@ pub fn assert_consistent(maps: &MemoryMaps, after: &str) {
         let guarded = service.config().flags & SOURCE_RANGES != 0;
         let everybody = o.source_ranges.keys().filter(of_service).any(|key| key.prefix_len == SERVICE_BITS);
         assert!(!guarded || everybody, "service {id} lost its ranges after {after}");
+    }
+    for vip in o.vips.iter().filter(|vip| vip.flags & VIP_POD != 0) {
+        let leads = o.pod_ports.keys().any(|key| key.vip == vip.address && key.any == 0);
+        assert!(leads, "a VIP of pods leads nowhere after {after}");
     }
     let mut ranges: Vec<(u32, u32)> = o.rings.keys().map(|p| (p.slot_base, p.table_size)).collect();
     disjoint(&mut ranges, "rings");

@@ -8,7 +8,7 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use xdp_lb::model::{
-    AdminState, Affinity, Backend, Decap, Desired, DrainMode, DrainPolicy, Mss, Ports, Protocol,
+    AdminState, Affinity, Backend, Decap, Desired, DrainMode, DrainPolicy, Mss, PodPort, Ports, Protocol,
     ServerIdBytes, Service, Share, SourceRanges, TableSize, Tracking, Unmatched,
 };
 
@@ -44,6 +44,7 @@ fn configuration(pool: Vec<Common>) -> impl Strategy<Value = Desired> {
             ipip: true,
             gue: None,
             allow_sources: vec![([172, 16, 0, 0].into(), 12), (vip(1), 64)],
+            translate: vips.iter().filter(|&&n| n > 1).map(|&n| translated(n)).collect(),
             vips: vips.into_iter().map(vip).collect(),
             vip_on_lo: false,
             on_lo: Vec::new(),
@@ -51,6 +52,12 @@ fn configuration(pool: Vec<Common>) -> impl Strategy<Value = Desired> {
         });
         desired
     })
+}
+
+/// A port of a VIP at a pod.
+fn translated(n: u8) -> PodPort {
+    let pod = ([0xfd, 0, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n % 2]).into();
+    PodPort { vip: vip(n), protocol: Protocol::Tcp, port: 80, pod, target: 8080 + u16::from(n) }
 }
 
 /// A change of mind about one configuration: the same, or something else altogether. Services share rings, part and

@@ -453,3 +453,32 @@ fn vips_are_listed_once_with_their_policy() {
     use crate::model::Unmatched::{Drop, Pass};
     assert_eq!(vips, [("203.0.113.1".to_owned(), Drop), ("203.0.113.2".to_owned(), Pass)]);
 }
+
+#[test]
+fn pods_are_told_once_and_of_one_family() {
+    let decap = |entries: &str| {
+        format!(
+            "version: 1\ndecap: {{ interfaces: [{{ name: eth0 }}], allow_sources: [10.0.0.0/8], translate: [{entries}] }}\n"
+        )
+    };
+    let entry = "{ vip: 203.0.113.1, protocol: tcp, port: 80, target_port: 8080, pods: [10.244.1.7, 10.244.1.8] }";
+    let found = good(&decap(entry)).desired.decap.unwrap();
+    assert!(found.vips.is_empty());
+    let seen: Vec<_> = found.translate.iter().map(|p| (p.port, p.target, p.pod.to_string())).collect();
+    assert_eq!(seen, [(80, 8080, "10.244.1.7".into()), (80, 8080, "10.244.1.8".into())]);
+    let same = good(&decap(&entry.replace("target_port: 8080, ", ""))).desired.decap.unwrap();
+    assert!(same.translate.iter().all(|port| port.target == 80), "without a target it is the port");
+
+    assert!(good(&decap("")).desired.decap.unwrap().translate.is_empty(), "a node without pods");
+    only(&decap(&format!("{entry}, {entry}")), "decap.translate[1].pods[0]", "twice");
+    only(&decap(&entry.replace("10.244.1.8", "\"fd00::8\"")), "decap.translate[0].pods[1]", "family");
+    only(&decap(&entry.replace("10.244.1.8", "203.0.113.1")), "decap.translate[0].pods[1]", "also a VIP");
+    only(&decap(&entry.replace("port: 80,", "port: 0,")), "decap.translate[0].port", "1");
+    only(&decap(&entry.replace("protocol: tcp, ", "")), "decap.translate[0].protocol", "missing");
+    only(&decap(&entry.replace("tcp", "sctp")), "decap.translate[0].protocol", "tcp");
+    only(&decap(&entry.replace(", pods: [10.244.1.7, 10.244.1.8]", "")), "decap.translate[0].pods", "missing");
+    only(&decap(&entry.replace("vip: 203.0.113.1, ", "")), "decap.translate[0].vip", "missing");
+    only(&decap(&entry.replace("pods:", "pod:")), "decap.translate[0].pod", "did you mean");
+    let few = format!("{}limits: {{ pod_ports: 1 }}\n", decap(entry));
+    only(&few, "limits.pod_ports", "2 ports of VIPs at pods");
+}

@@ -19,9 +19,9 @@ use xdp_lb_common::{
     stats::NO_STATS,
 };
 
-use super::{KernelMaps, PerCpu};
+use super::{KernelMaps, PerCpu, PoisonError};
 use crate::{
-    dataplane::mapped::Mapped,
+    dataplane::{errors, mapped::Mapped},
     peers::exceptions::{Placement, Refusal},
     state::{Capacity, Maps as _, Place},
 };
@@ -110,6 +110,7 @@ impl KernelMaps {
     /// # Errors
     /// When the clock cannot be read, or `to` was opened to read.
     pub fn carry_flows(&self, to: &Self) -> io::Result<Carried> {
+        self.carry_pod_flows(to)?;
         let tick = to.tick()?;
         let mut carried = Carried::default();
         let (ours, theirs) = (self.flows.len(), to.flows.len());
@@ -129,6 +130,22 @@ impl KernelMaps {
             }
         }
         Ok(carried)
+    }
+
+    /// The same of pods' flows: until a client speaks again, answers would leave from the pod's own address.
+    fn carry_pod_flows(&self, to: &Self) -> io::Result<()> {
+        /// `BPF_NOEXIST`.
+        const IF_NEW: u64 = 1;
+        let ours = self.pod_flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut theirs = to.pod_flows.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that goes while it is read is not there any more.
+        for (flow, peer) in ours.iter().filter_map(Result::ok) {
+            match theirs.insert(flow, peer, IF_NEW).map_err(errors::map) {
+                Err(e) if e.raw_os_error() != Some(libc::EEXIST) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
