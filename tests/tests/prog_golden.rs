@@ -8,8 +8,8 @@ use golden::affinities::CONFIG as AFFINITIES;
 use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, NARROW, PODS, SPREAD, load};
 use golden::net::{BACKEND, BACKEND_V6, VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
-    Row, affinities, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying, pods,
-    passes, services, too_big, truncated, tunnels, vlan,
+    Row, affinities, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying,
+    passes, pods, services, too_big, truncated, tunnels, vlan,
 };
 use xdp_lb::nexthop::{Below, NextHop, Resolution, Tags};
 use xdp_lb_common::reason::{DropReason, FlowEvent, PassReason, Reason};

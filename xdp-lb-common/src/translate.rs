@@ -326,8 +326,13 @@ fn error_in<F: Rewrite + ?Sized>(
 #[inline(always)]
 pub fn outbound<F: Rewrite + ?Sized>(frame: &mut F, ip: &Ip, tables: &impl Tables) -> Option<()> {
     let (pod, client) = (ip.addresses.source, ip.addresses.destination);
-    if let Some(fragment) = ip.fragment.filter(|fragment| fragment.offset != 0) {
-        let peer = tables.pod_flow(&PodFlow::fragment(ip, fragment.id))?;
+    // Two plain values: an option that waits for a look-up has nothing written where it says nothing.
+    let (is_fragment, id, offset) = match ip.fragment {
+        Some(fragment) => (true, fragment.id, fragment.offset),
+        None => (false, 0, 0),
+    };
+    if offset != 0 {
+        let peer = tables.pod_flow(&PodFlow::fragment(ip, id))?;
         if tables.second().wrapping_sub(peer.seen) >= FRAGMENT_LIFE {
             return None;
         }
@@ -336,16 +341,16 @@ pub fn outbound<F: Rewrite + ?Sized>(frame: &mut F, ip: &Ip, tables: &impl Table
     if ip.protocol != TCP && ip.protocol != UDP {
         let is_icmp =
             matches!((ip.protocol, ip.addresses.version), (ICMP, Version::V4) | (ICMPV6, Version::V6));
-        return if is_icmp && ip.fragment.is_none() { error_out(frame, ip, tables) } else { None };
+        return if is_icmp && !is_fragment { error_out(frame, ip, tables) } else { None };
     }
     let &ports = within::<4, F>(frame, ip.l4, ip.end)?;
     within::<2, F>(frame, ip.l4 + sum_at(ip.protocol), ip.end)?;
     let [p0, p1, ..] = ports;
     let peer = tables.pod_flow(&PodFlow::of(pod, client, ip.protocol, ports))?;
-    if let Some(fragment) = ip.fragment {
+    if is_fragment {
         let first = PodPeer { seen: tables.second(), ..peer };
         // Without it, the others leave as the pod's, and the client counts one datagram lost.
-        tables.remember(&PodFlow::fragment(ip, fragment.id), &first);
+        tables.remember(&PodFlow::fragment(ip, id), &first);
     }
     let vip = words(peer.vip);
     address(frame, ip, Side::Source, pod, vip)?;

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use xdp_lb_common::{
     icmp::ICMP_LEN,
-    parse::{self, ETHERNET_LEN, Ethernet, IPV6_LEN, Version},
+    parse::{self, Bytes as _, ETHERNET_LEN, Ethernet, IPV4_LEN, IPV6_LEN, Version},
     reason::{DropReason, PassReason},
     translate,
     vip::VIP_DECAP,
@@ -48,11 +48,23 @@ const PLAIN: usize = ETHERNET_LEN + IPV6_LEN + 8;
 /// And of an ICMP error.
 const QUOTING: usize = ETHERNET_LEN + IPV6_LEN + ICMP_LEN + IPV6_LEN + 20;
 
+/// True for ICMP of IPv4, and of IPv6 without extension headers.
+#[inline(always)]
+fn may_be_icmp(packet: &Leaving) -> bool {
+    match (parse::ethernet(packet), packet.get::<{ ETHERNET_LEN + IPV4_LEN }>(0)) {
+        (Ethernet::Ipv4, Some(h)) => h[ETHERNET_LEN + 9] == parse::ICMP,
+        (Ethernet::Ipv6, Some(h)) => h[ETHERNET_LEN + 6] == parse::ICMPV6,
+        _ => false,
+    }
+}
+
 /// Makes a packet that leaves the node the VIP's if a pod answers with it. `None`: it is left alone.
 #[inline(always)]
 pub fn leave(ctx: &TcContext) -> Option<()> {
     let mut packet = Leaving::new(ctx);
-    packet.gather(PLAIN);
+    // All that is read is brought together before the headers are: 5.10 reads what they do not say from a stack where
+    // nobody wrote it, if they have to wait there for a helper.
+    packet.gather(if may_be_icmp(&packet) { QUOTING } else { PLAIN });
     let version = match parse::ethernet(&packet) {
         Ethernet::Ipv4 => Version::V4,
         Ethernet::Ipv6 => Version::V6,
@@ -60,9 +72,6 @@ pub fn leave(ctx: &TcContext) -> Option<()> {
     };
     let addresses = parse::addresses(&packet, ETHERNET_LEN, version)?;
     let ip = parse::ip(&packet, addresses).ok()?;
-    if ip.protocol == parse::ICMP || ip.protocol == parse::ICMPV6 {
-        packet.gather(QUOTING);
-    }
     translate::outbound(&mut packet, &ip, &Tables)?;
     maps::count_left(PassReason::FromPod);
     Some(())

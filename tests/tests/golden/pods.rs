@@ -75,7 +75,10 @@ pub fn translated() -> Vec<Row> {
         ),
         Row::hands_up(
             "a later fragment, IPv6",
-            tunnel_v6(POD_V6, &to_v6(VIP_V6).fragment_header(8, false, 1).next_header(17).payload(&data).build()),
+            tunnel_v6(
+                POD_V6,
+                &to_v6(VIP_V6).fragment_header(8, false, 1).next_header(17).payload(&data).build(),
+            ),
             to_v6(POD_V6).fragment_header(8, false, 1).next_header(17).payload(&data).build(),
             DecapPod,
         ),
@@ -114,7 +117,12 @@ pub fn errors() -> Vec<Row> {
             v6(POD_V6, tcp_v6(POD_V6, 8080)),
             DecapPod,
         ),
-        drops("about another's", tunnel(POD, &v4(VIP, udp(OTHER, 80))), v4(VIP, udp(OTHER, 80)), IcmpEmbedded),
+        drops(
+            "about another's",
+            tunnel(POD, &v4(VIP, udp(OTHER, 80))),
+            v4(VIP, udp(OTHER, 80)),
+            IcmpEmbedded,
+        ),
         drops("about no port of ours", tunnel(POD, &v4(VIP, udp(VIP, 81))), v4(VIP, udp(VIP, 81)), PodPort),
         drops("cut short", tunnel(POD, &v4(VIP, vec![0x45; 4])), v4(VIP, vec![0x45; 4]), IcmpQuote),
     ]
@@ -127,15 +135,31 @@ pub fn refused() -> Vec<Row> {
     vec![
         row("a port that leads nowhere", to(VIP).udp(1, 81).build(), PodPort),
         row("a protocol that leads nowhere", to(MIXED).tcp(1, 5060).build(), PodPort),
-        row("a fragment that leads nowhere", to(MIXED).fragment(1480, true).protocol(6).payload(&[0; 8]).build(), PodPort),
+        row(
+            "a fragment that leads nowhere",
+            to(MIXED).fragment(1480, true).protocol(6).payload(&[0; 8]).build(),
+            PodPort,
+        ),
         row("neither TCP nor UDP", to(VIP).protocol(132).payload(&[0; 16]).build(), PodProtocol),
-        row("a fragment of neither", to(VIP).fragment(8, true).protocol(132).payload(&[0; 16]).build(), Fragment),
+        row(
+            "a fragment of neither",
+            to(VIP).fragment(8, true).protocol(132).payload(&[0; 16]).build(),
+            Fragment,
+        ),
         row("an echo request", to(VIP).echo_request(1, 2).build(), IcmpUnhandled),
         row("cut short", to(VIP).protocol(17).payload(&[0, 1, 0, 80]).build(), L4Truncated),
-        row("a first fragment without ports", to(VIP).fragment(0, true).protocol(17).payload(&[0; 2]).build(), FragmentTiny),
+        row(
+            "a first fragment without ports",
+            to(VIP).fragment(0, true).protocol(17).payload(&[0; 2]).build(),
+            FragmentTiny,
+        ),
         // Nothing was written yet.
         Row::drops("no pod, or none any more", tunnel("10.244.1.8", &udp), PodPort),
-        Row::drops("a stranger's tunnel", frame().ipv4("198.51.100.66", POD).inner(&udp[14..]).build(), TunnelSource),
+        Row::drops(
+            "a stranger's tunnel",
+            frame().ipv4("198.51.100.66", POD).inner(&udp[14..]).build(),
+            TunnelSource,
+        ),
         Row::passes("another's VIP", tunnel(POD, &to(OTHER).udp(1, 80).build()), TunnelForOthers),
         // Two ports of the VIP lead to one of the pod, and a client uses one of its own for both.
         Row::hands_up(

@@ -461,7 +461,8 @@ fn pods_are_told_once_and_of_one_family() {
             "version: 1\ndecap: {{ interfaces: [{{ name: eth0 }}], allow_sources: [10.0.0.0/8], translate: [{entries}] }}\n"
         )
     };
-    let entry = "{ vip: 203.0.113.1, protocol: tcp, port: 80, target_port: 8080, pods: [10.244.1.7, 10.244.1.8] }";
+    let entry =
+        "{ vip: 203.0.113.1, protocol: tcp, port: 80, target_port: 8080, pods: [10.244.1.7, 10.244.1.8] }";
     let found = good(&decap(entry)).desired.decap.unwrap();
     assert!(found.vips.is_empty());
     let seen: Vec<_> = found.translate.iter().map(|p| (p.port, p.target, p.pod.to_string())).collect();
@@ -476,7 +477,11 @@ fn pods_are_told_once_and_of_one_family() {
     only(&decap(&entry.replace("port: 80,", "port: 0,")), "decap.translate[0].port", "1");
     only(&decap(&entry.replace("protocol: tcp, ", "")), "decap.translate[0].protocol", "missing");
     only(&decap(&entry.replace("tcp", "sctp")), "decap.translate[0].protocol", "tcp");
-    only(&decap(&entry.replace(", pods: [10.244.1.7, 10.244.1.8]", "")), "decap.translate[0].pods", "missing");
+    only(
+        &decap(&entry.replace(", pods: [10.244.1.7, 10.244.1.8]", "")),
+        "decap.translate[0].pods",
+        "missing",
+    );
     only(&decap(&entry.replace("vip: 203.0.113.1, ", "")), "decap.translate[0].vip", "missing");
     only(&decap(&entry.replace("pods:", "pod:")), "decap.translate[0].pod", "did you mean");
     let few = format!("{}limits: {{ pod_ports: 1 }}\n", decap(entry));
