@@ -471,7 +471,8 @@ fn pods_are_told_once_and_of_one_family() {
     assert!(same.translate.iter().all(|port| port.target == 80), "without a target it is the port");
 
     assert!(good(&decap("")).desired.decap.unwrap().translate.is_empty(), "a node without pods");
-    only(&decap(&format!("{entry}, {entry}")), "decap.translate[1].pods[0]", "twice");
+    let again = entry.replace("10.244.1.7, ", "");
+    only(&decap(&format!("{entry}, {again}")), "decap.translate[1].pods[0]", "twice");
     only(&decap(&entry.replace("10.244.1.8", "\"fd00::8\"")), "decap.translate[0].pods[1]", "family");
     only(&decap(&entry.replace("10.244.1.8", "203.0.113.1")), "decap.translate[0].pods[1]", "also a VIP");
     only(&decap(&entry.replace("port: 80,", "port: 0,")), "decap.translate[0].port", "1");
@@ -483,7 +484,8 @@ fn pods_are_told_once_and_of_one_family() {
         "missing",
     );
     only(&decap(&entry.replace("vip: 203.0.113.1, ", "")), "decap.translate[0].vip", "missing");
-    only(&decap(&entry.replace("pods:", "pod:")), "decap.translate[0].pod", "did you mean");
+    let misspelt = entry.replace("target_port", "targetport");
+    only(&decap(&misspelt), "decap.translate[0].targetport", "did you mean `target_port`");
     let few = format!("{}limits: {{ pod_ports: 1 }}\n", decap(entry));
     only(&few, "limits.pod_ports", "2 ports of VIPs at pods");
 }
