@@ -12,7 +12,6 @@ use std::path::Path;
 #[cfg(target_arch = "x86_64")]
 const EXIT_PORT: u16 = 0xf4;
 const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_TYPE_XDP: u32 = 6;
 /// `BPF_LOG_STATS` of the kernel's `include/linux/bpf_verifier.h`: the summary alone.
 const LOG_STATS: u32 = 4;
 /// Room for the summary.
@@ -134,13 +133,24 @@ pub fn btf_by_id(id: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Loads an XDP program and returns what the verifier says of its own work; the program is gone again.
+/// What a program is to the kernel, by the numbers of `enum bpf_prog_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// Of a traffic control classifier.
+    SchedCls = 3,
+    /// XDP.
+    Xdp = 6,
+}
+
+/// Loads a program and returns what the verifier says of its own work; the program is gone again.
 ///
 /// `instructions` holds eight bytes for each, `flags` are the kernel's `prog_flags`.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn verify_xdp(
+pub fn verify(
+    kind: Kind,
     instructions: &[u8],
     license: &CStr,
     flags: u32,
@@ -149,7 +159,7 @@ pub fn verify_xdp(
     let mut log = vec![0_u8; LOG_BYTES];
     let length = |bytes: usize| u32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
     let mut attr = ProgLoad {
-        kind: BPF_PROG_TYPE_XDP,
+        kind: kind as u32,
         count: length(instructions.len() / 8)?,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,

@@ -9,15 +9,15 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::maps::{MapFd, MapInfo};
 use aya::programs::ProgramInfo;
 use aya_obj::{Object, ProgramSection};
 use xdp_lb::config;
 use xdp_lb::dataplane::{BpffsRoot, Loaded, Program, Setup, Shape, load, object};
-use xdp_lb_common::names::{PROGRAM_BALANCER, PROGRAM_DECAP};
+use xdp_lb_common::names::{PROGRAM_BALANCER, PROGRAM_DECAP, PROGRAM_FROM_POD, PROGRAM_MSS};
 
-use super::sys::{self, Functions};
+use super::sys::{self, Functions, Kind};
 use crate::lab::EdgeFile;
 
 /// `BPF_F_XDP_HAS_FRAGS`.
@@ -45,19 +45,21 @@ pub fn all(found: &mut dyn FnMut(&Verified)) -> Result<()> {
     let desired = config::parse(&EdgeFile::new(1).text(1)).map_err(|errors| anyhow!("{errors:#?}"))?.desired;
     let machine = load::machine()?;
     let balancer = Shape::balancer(&desired.limits, &desired.flow_table, machine);
+    let with_pods = balancer.with_pods(&desired.limits);
     let small = Shape::decap_only(&desired.limits, machine);
     let object = Object::parse(object::BALANCER).context("read the object")?;
     let mut others: Vec<&str> = object.programs.keys().map(String::as_str).collect();
-    // The TC program is loaded by its own code, not as XDP.
-    others.retain(|name| ![PROGRAM_BALANCER, PROGRAM_DECAP, "xdp_lb_mss"].contains(name));
+    // Those of TC stand beside the one that takes tunnels off, on its maps.
+    let of_tc = vec![PROGRAM_FROM_POD, PROGRAM_MSS];
+    others.retain(|name| ![PROGRAM_BALANCER, PROGRAM_DECAP].contains(name) && !of_tc.contains(name));
     others.sort_unstable();
     let both = Program::Balancer { decap: true };
     let ways = [
         (balancer, Program::Balancer { decap: false }, false, false, "", others),
-        (balancer, both, false, false, "+decap", Vec::new()),
-        (balancer, both, true, false, "+decap+trace", Vec::new()),
-        (balancer, both, true, true, "+decap+trace+frags", Vec::new()),
-        (small, Program::Decap, false, false, "", Vec::new()),
+        (with_pods, both, false, false, "+decap", Vec::new()),
+        (with_pods, both, true, false, "+decap+trace", Vec::new()),
+        (with_pods, both, true, true, "+decap+trace+frags", Vec::new()),
+        (small, Program::Decap, false, false, "", of_tc),
         (small, Program::Decap, true, false, "+trace", Vec::new()),
         (small, Program::Decap, true, true, "+trace+frags", Vec::new()),
     ];
@@ -123,11 +125,15 @@ fn verify(
     object.relocate_calls(&sections)?;
     let function = object.functions.get(&program.function_key()).context("it has no code")?;
     let code: Vec<u8> = function.instructions.iter().flat_map(bytes).collect();
-    let frags = matches!(program.section, ProgramSection::Xdp { frags: true, .. });
+    let (kind, frags) = match program.section {
+        ProgramSection::SchedClassifier => (Kind::SchedCls, false),
+        ProgramSection::Xdp { frags, .. } => (Kind::Xdp, frags),
+        ref other => bail!("{other:?}: what is it to the kernel?"),
+    };
     let records = function.func_info.func_info_bytes();
     let functions = types.map(|btf| Functions { btf, records: &records, size: function.func_info_rec_size });
     let begun = Instant::now();
-    let log = sys::verify_xdp(&code, &program.license, if frags { HAS_FRAGS } else { 0 }, functions)?;
+    let log = sys::verify(kind, &code, &program.license, if frags { HAS_FRAGS } else { 0 }, functions)?;
     let took = begun.elapsed();
     let instructions = processed(&log).with_context(|| format!("no count in the verifier's log: {log:?}"))?;
     Ok(Verified { name: name.to_owned(), instructions, took, details: log.trim().replace('\n', ", ") })
