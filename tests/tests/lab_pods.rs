@@ -191,6 +191,11 @@ fn a_pod_is_a_backend_of_its_own_whatever_its_port() -> Result<()> {
             ensure!(seen.passes.decapsulated == 0, "{:?}", seen.passes);
         }
 
+        let shown = tier.decaps[0].command("status", &["pods"])?.stdout;
+        let has = |pod: &Pod| shown.contains(&format!("{} ", pod.address.v4));
+        ensure!(has(&all[0]) && has(&all[1]) && !has(&all[2]), "{shown}");
+        ensure!(shown.contains(&target(WEB).to_string()), "{shown}");
+
         // The agent is away, killed and back: both ways go on being translated.
         tier.decaps[0].product.kill();
         requests(&lab, 100)?;

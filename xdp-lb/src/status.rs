@@ -4,10 +4,11 @@
 //! use the words given here. Field names are promises to scripts: add freely, rename never.
 //!
 //! ```text
-//!   Observed + Readings -> Status { services { backends } , interfaces, flow_table, drops, passes }
+//!   Observed + Readings -> Status { services { backends } , pods, interfaces, flow_table, drops, passes }
 //! ```
 
 mod listeners;
+mod pods;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -27,6 +28,7 @@ use xdp_lb_common::{
 };
 
 use self::listeners::{Ports, listeners};
+pub use self::pods::PodPort;
 pub(crate) use self::words::word;
 pub use self::words::{Word, affinity, mac_text, tracking};
 use crate::{
@@ -70,6 +72,8 @@ pub struct Status {
     pub vips: Vec<Vip>,
     /// Services, by name.
     pub services: Vec<Service>,
+    /// VIPs' ports at pods of this node, in order.
+    pub pods: Vec<PodPort>,
     /// The rings that they use.
     pub rings: Rings,
     /// The flow table.
@@ -293,6 +297,7 @@ impl Status {
             interfaces: readings.interfaces.clone(),
             vips,
             services,
+            pods: pods::ports(&observed.pod_ports),
             rings: Rings {
                 total: held.len(),
                 sharing: held.values().map(|h| h.ring.services.len()).filter(|&n| n > 1).sum(),

@@ -44,7 +44,7 @@ impl Latency {
         times.sort();
         let at = |thousandth: usize| {
             let index = (times.len() * thousandth).div_ceil(1000).saturating_sub(1);
-            times.get(index).map_or(0.0, |took| took.as_secs_f64() * 1e6)
+            times.get(index).map_or(0.0, |took| took.as_nanos() as f64 / 1e3)
         };
         Self { name, requests: times.len(), percentiles: [500, 900, 990, 999].map(at) }
     }

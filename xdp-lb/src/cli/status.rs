@@ -27,7 +27,9 @@ use crate::{
     model::DrainMode,
     nexthop::Links,
     state::{Maps as _, Observed},
-    status::{self, Count, Interface, Listener, Member, Path, Readings, Rings, Service, Status, Word as _},
+    status::{
+        self, Count, Interface, Listener, Member, Path, PodPort, Readings, Rings, Service, Status, Word as _,
+    },
     template::from_map,
 };
 
@@ -53,6 +55,8 @@ enum Part {
     Backends,
     /// Interfaces that run the program
     Interfaces,
+    /// Ports of VIPs that lead to pods of this node
+    Pods,
     /// BGP and BFD sessions, what routers are told and why: from the running agent
     Bgp,
 }
@@ -175,6 +179,7 @@ pub(super) fn run(args: &Args, node: &Node) -> anyhow::Result<ExitCode> {
     match args.part {
         None => output.print(&Whole { agent: &agent, status: &status }, |w| overview(w, now))?,
         Some(Part::Services) => output.print(&status.services, |s| services(s))?,
+        Some(Part::Pods) => output.print(&status.pods, |p| pods(p))?,
         Some(Part::Interfaces) => output.print(&status.interfaces, |i| interfaces_table(i))?,
         Some(Part::Backends | Part::Bgp) => {
             let members = |s| Service::members(s);
@@ -269,6 +274,7 @@ fn overview(whole: &Whole<'_>, now: u64) -> String {
         interfaces_table(&status.interfaces),
         services(&status.services),
         backends(&status.services, now),
+        pods(&status.pods),
         counts("DROPPED", &status.drops),
         counts("PASSED", &status.passes),
     ];
@@ -355,6 +361,27 @@ fn backends(services: &[Service], now: u64) -> String {
             m.bytes.map_or_else(|| "-".to_owned(), table::bytes),
             path(&m.path),
             m.health.as_ref().map_or_else(|| "-".to_owned(), |health| health.words.clone()),
+        ]);
+    }
+    table.render()
+}
+
+fn pods(pods: &[PodPort]) -> String {
+    use Align::{Left, Right};
+    let mut table = Table::new([
+        ("POD", Left),
+        ("VIP", Left),
+        ("PROTOCOL", Left),
+        ("PORT", Right),
+        ("TARGET PORT", Right),
+    ]);
+    for p in pods {
+        table.row([
+            p.pod.to_string(),
+            p.vip.to_string(),
+            p.protocol.word().to_owned(),
+            p.port.to_string(),
+            p.target_port.to_string(),
         ]);
     }
     table.render()
