@@ -153,7 +153,12 @@ fn counters(node: &Node<'_>) -> Result<Counters> {
 
 /// Two nodes with a network of pods that the fabric routes.
 fn nodes() -> Result<Lab> {
-    let lab = Lab::start(&Options { edges: 1, backends: 2, ..Options::default() })?;
+    nodes_on(Options::default().fabric_mtu)
+}
+
+/// The same over links of so many bytes.
+fn nodes_on(fabric_mtu: u32) -> Result<Lab> {
+    let lab = Lab::start(&Options { edges: 1, backends: 2, fabric_mtu, ..Options::default() })?;
     for n in [1, 2] {
         pods::forward(lab.backend(n))?;
         pods::route_pods(&lab, n)?;
@@ -214,6 +219,44 @@ fn a_pod_is_a_backend_of_its_own_whatever_its_port() -> Result<()> {
             LoadOptions { requests: 4, timeout: Duration::from_millis(300), ..LoadOptions::default() };
         let report = Load::start(&lab.client(1).ns, &files::at(WEB), options)?.finish(BOUND)?;
         ensure!(report.answers() == 0, "{report:?}");
+    }
+    drop(lab);
+    before.check(id)
+}
+
+/// Through a fabric as narrow as the clients' links nothing has to be told to clients whose pods say what fits.
+#[test]
+fn what_pods_offer_fits_the_tunnel() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[skip::NFT, skip::CURL]].concat()) {
+        return Ok(());
+    }
+    let before = Leaks::note()?;
+    let lab = nodes_on(1500)?;
+    let id = lab.id();
+    {
+        let pod = Pod::start(&lab, 1, 1)?;
+        let _servers = serve(&pod)?;
+        let offers = cluster(&[(&pod, State::Active)]);
+        let silent =
+            offers.nodes.iter().map(|text| text.replace("decap:\n", "decap:\n  mss: off\n")).collect();
+        let mut tier = daemons(&lab, &Cluster { edges: offers.edges.clone(), nodes: silent })?;
+        let client = &lab.client(1).ns;
+        let told = |tier: &Tier<'_>| -> Result<u64> {
+            let was = counters(&tier.edges[0])?.passes.too_big_answered;
+            for to in files::at(BULK) {
+                upload(client, lab.scratch(), to, 1_000_000, LONG)
+                    .with_context(|| format!("upload to {to}"))?;
+            }
+            Ok(counters(&tier.edges[0])?.passes.too_big_answered - was)
+        };
+        ensure!(told(&tier)? > 0, "nobody had to be told, and the pods offer what their links hold");
+        client.sysctl("net/ipv4/route/flush", "1")?;
+        client.sysctl("net/ipv6/route/flush", "1")?;
+        let mark = tier.decaps[0].product.process().mark();
+        bring(&mut tier, &offers)?;
+        tier.decaps[0].product.process().wait_line(mark, "servers offer this MSS", BOUND)?;
+        let told = told(&tier)?;
+        ensure!(told == 0, "{told} segments did not fit, despite the MSS");
     }
     drop(lab);
     before.check(id)

@@ -1,7 +1,7 @@
 //! `/metrics`, `/healthz` and `/readyz` over HTTP/1.1, one request a connection: bounded in size, in time and in number.
 
 use std::convert::Infallible;
-use std::net::{self, SocketAddr};
+use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,17 +53,27 @@ pub trait Scraped: Send + Sync + 'static {
     fn scrape(&self) -> anyhow::Result<String>;
 }
 
-/// Listens at `address`.
+/// Listens at `address`; `[::]` means every address, also where the kernel has no IPv6.
 ///
 /// # Errors
 /// Says for which key or option nobody can listen there.
 pub fn bind(what: &str, address: SocketAddr) -> anyhow::Result<net::TcpListener> {
     let bind = || {
-        let listener = net::TcpListener::bind(address)?;
+        let listener = match net::TcpListener::bind(address) {
+            Err(e) if has_no_family(&e) && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+                net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))?
+            }
+            bound => bound?,
+        };
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
     bind().map_err(|e: std::io::Error| anyhow!("{what}: bind {address}: {e}"))
+}
+
+/// The kernel was started without IPv6.
+fn has_no_family(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Serves until `stop` says so, or nobody can any more.

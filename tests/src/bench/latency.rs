@@ -81,8 +81,18 @@ pub fn latency(requests: u32) -> Result<Vec<Latency>> {
         {
             let to = |ip: IpAddr| SocketAddr::new(ip, port);
             let targets = [to(other), to(balanced)];
+            let edge = lab.edge(1);
+            let before = lab.router_counters(edge)?;
             let times = lab.client(1).ns.enter(|| turns(ask, targets, requests))?;
             let times = times.with_context(|| format!("{what}, {family}"))?;
+            let through = lab.router_counters(edge)?.since(before).tx_packets;
+            let asked = u64::from(WARM_UP + requests);
+            // A datagram is one packet to the edge node, and the straight ones are none.
+            let most = if port == MEDIA { asked + asked / 10 + 100 } else { asked * 10 };
+            ensure!(
+                (asked..=most).contains(&through),
+                "{what}, {family}: {through} packets to the edge node for {asked} requests"
+            );
             for (way, times) in ["without", "with"].into_iter().zip(times) {
                 found.push(Latency::of(format!("{what}, {family}, {way}"), times));
             }

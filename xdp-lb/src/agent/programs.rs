@@ -36,13 +36,11 @@ use crate::{
 pub(super) async fn open(root: &BpffsRoot, desired: &Desired, role: Role) -> Result<Loaded> {
     let machine = load::machine()?;
     let (shape, program) = match role {
-        Role::Balancer => (
-            {
-                let shape = Shape::balancer(&desired.limits, &desired.flow_table, machine);
-                if desired.decap.is_some() { shape.with_pods(&desired.limits) } else { shape }
-            },
-            Program::Balancer { decap: desired.decap.is_some() },
-        ),
+        Role::Balancer => {
+            let (shape, decap) =
+                (Shape::balancer(&desired.limits, &desired.flow_table, machine), desired.decap.is_some());
+            (if decap { shape.with_pods(&desired.limits) } else { shape }, Program::Balancer { decap })
+        }
         Role::Decap => (Shape::decap_only(&desired.limits, machine), Program::Decap),
     };
     let trace = desired.log.level == LogLevel::Trace;
