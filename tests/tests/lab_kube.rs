@@ -82,6 +82,12 @@ fn a_cluster_is_followed_and_outlived() -> Result<()> {
         "the first list is there before the agent is ready"
     );
 
+    wait_until("the edge node to tell how it is", BOUND, || {
+        let told = api.get("edgenodes", "edge1").unwrap_or_default();
+        let conditions = told["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.len() == 2 && conditions.iter().all(|condition| condition["status"] == "True")
+    })?;
+
     // One more node.
     let begun = Instant::now();
     api.put("endpointslices", slice(&[1, 2, 3]));

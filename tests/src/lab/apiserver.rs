@@ -1,8 +1,9 @@
-//! A stand-in for an API server inside a namespace: watch lists of a few kinds over plain HTTP, and faults on command.
+//! A stand-in for an API server inside a namespace: watch lists of a few kinds over plain HTTP, EdgeNodes that are written
+//! to it, and faults on command.
 //! Nothing of it is the product's.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -101,6 +102,12 @@ impl ApiServer {
         self.shared.changed.notify_all();
     }
 
+    /// An object as it is.
+    #[must_use]
+    pub fn get(&self, plural: &str, name: &str) -> Option<Value> {
+        self.shared.lock().objects.get(&(plural.to_owned(), name.to_owned())).cloned()
+    }
+
     /// Cuts all connections and answers none, or answers again; what happened meanwhile is not told to who asks for it (410).
     pub fn away(&self, is_away: bool) {
         self.shared.lock().is_away = is_away;
@@ -117,15 +124,41 @@ impl Drop for ApiServer {
 
 /// One request on one connection.
 fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let request = lines.next().context("a request")??;
-    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-    let path = request.split(' ').nth(1).unwrap_or_default();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut length = 0;
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse()?;
+        }
+        head.push(line.to_owned());
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let request = head.first().context("a request")?;
+    let (method, path) = request.split_once(' ').unwrap_or_default();
+    let path = path.split(' ').next().unwrap_or_default();
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let plural = path.rsplit('/').next().unwrap_or_default();
     let asked = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
     if shared.lock().is_away {
         return Ok(());
+    }
+    if method == "PATCH" {
+        return whole(&mut stream, &write_edge_node(shared, serde_json::from_slice(&body)?));
+    }
+    if asked("watch").is_none() {
+        // Nobody lists but who looks for its own Node.
+        return whole(
+            &mut stream,
+            &json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": [] }),
+        );
     }
     write!(
         stream,
@@ -185,6 +218,25 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
             chunk(&mut stream, &event)?;
         }
     }
+}
+
+/// Lays what is applied over what is there.
+fn write_edge_node(shared: &Shared, mut object: Value) -> Value {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let mut state = shared.lock();
+    let there = state.objects.entry(("edgenodes".to_owned(), name)).or_insert(Value::Null);
+    if object["status"].is_null() {
+        object["status"] = there["status"].take();
+    }
+    object["spec"] = json!({});
+    *there = object.clone();
+    object
+}
+
+fn whole(stream: &mut TcpStream, body: &Value) -> Result<()> {
+    let body = body.to_string();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+    write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).context("write")
 }
 
 /// A selector of one label and its value; what others ask for is sent whole.

@@ -32,7 +32,25 @@ fn documents(text: &str) -> Result<Vec<Value>> {
     let parts = text
         .split("\n---\n")
         .map(|part| serde_yaml::from_str::<Value>(part).with_context(|| part.to_owned()));
-    Ok(parts.collect::<Result<Vec<_>>>()?.into_iter().filter(|value| !value.is_null()).collect())
+    let mut all: Vec<Value> =
+        parts.collect::<Result<Vec<_>>>()?.into_iter().filter(|value| !value.is_null()).collect();
+    all.iter_mut().for_each(whole_numbers);
+    Ok(all)
+}
+
+/// A limit of a schema is a float where a type says it, and an integer when kustomize has written it.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(float) = number.as_f64().filter(|f| number.is_f64() && f.fract() == 0.0) {
+                // Small enough, or it would not be a limit.
+                *value = (float as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
 }
 
 /// Objects by kind and name.

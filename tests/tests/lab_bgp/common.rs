@@ -69,7 +69,7 @@ impl Speaker {
         let text = format!("{}\n  status_file: {}\n", section.trim_end(), status_file.display());
         let bgp = settings(&text);
         let ns: &Namespace = rig.host(host);
-        let inner = ns.enter(|| Inner::start(bgp, restarted))??;
+        let inner = ns.enter(|| Inner::start(bgp, restarted, Default::default()))??;
         inner.facts(healthy(4));
         Ok(Self { inner: Some(inner), status_file, text })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::sync::watch;
 use xdp_lb_common::backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_UNRESOLVED};
 
 use super::{OnExit, interfaces::carrying};
@@ -15,7 +16,8 @@ use crate::{
     bgp::{
         decide::{Facts, Fault, Health},
         io::{Leave, Speaker},
-        settings::OnStop,
+        settings::{Bgp, OnStop},
+        status::Status,
     },
     health::{HealthSnapshot, Key, State},
     model::{Desired, Interface},
@@ -32,13 +34,31 @@ const TOLD: Duration = Duration::from_millis(500);
 pub(super) struct Announcer {
     speaker: Option<Speaker>,
     on_stop: OnStop,
+    /// How the speaker is; `None` while there is none.
+    status: watch::Sender<Option<Arc<Status>>>,
 }
 
 impl Announcer {
     /// Starts it. `restarted`: an earlier agent's program was found forwarding.
     pub(super) fn start(desired: &Desired, restarted: bool) -> Result<Self> {
-        let speaker = desired.bgp.clone().map(|bgp| Speaker::start(bgp, restarted)).transpose()?;
-        Ok(Self { speaker, on_stop: on_stop(desired) })
+        let mut announcer =
+            Self { speaker: None, on_stop: on_stop(desired), status: watch::Sender::new(None) };
+        if let Some(bgp) = desired.bgp.clone() {
+            announcer.speak(bgp, restarted)?;
+        }
+        Ok(announcer)
+    }
+
+    fn speak(&mut self, bgp: Bgp, restarted: bool) -> Result<()> {
+        self.status.send_replace(Some(Arc::default()));
+        self.speaker = Some(Speaker::start(bgp, restarted, self.status.clone())?);
+        Ok(())
+    }
+
+    /// How the speaker is, as it changes; `None` while there is none.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn status(&self) -> watch::Receiver<Option<Arc<Status>>> {
+        self.status.subscribe()
     }
 
     /// Whether there is anybody to tell.
@@ -64,11 +84,12 @@ impl Announcer {
         self.on_stop = on_stop(desired);
         match (&mut self.speaker, &desired.bgp) {
             (None, None) => {}
-            (None, Some(bgp)) => self.speaker = Some(Speaker::start(bgp.clone(), false)?),
+            (None, Some(bgp)) => self.speak(bgp.clone(), false)?,
             (Some(_), None) => {
                 if let Some(speaker) = self.speaker.take() {
                     speaker.leave(Leave::Withdraw).await;
                 }
+                self.status.send_replace(None);
             }
             (Some(speaker), Some(bgp)) => {
                 speaker.configure(bgp.clone());

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::sync::watch::error::RecvError;
+use kube::Client;
+use tokio::sync::watch::{self, error::RecvError};
 use tracing::{error, info, warn};
 
-use super::Role;
+use super::{Role, announce::Announcer, endpoint::Reporter};
 use crate::{
     config::{
         accept::{LeftOut, accept},
@@ -17,16 +18,15 @@ use crate::{
     },
     kube::{
         Ended, Mapped, Note, Settings, Severity, Subject,
-        io::{Feed, Pace, client},
+        io::{Feed, Pace, Sources, Teller, client},
     },
-    model::{Desired, Kubernetes},
+    model::{Desired, Kubernetes, Node},
 };
 
 /// How long the start waits for the first full list.
 const FIRST: Duration = Duration::from_secs(3);
 
 /// What is followed, if the file names a cluster.
-#[derive(Debug)]
 pub(super) struct Cluster {
     role: Role,
     running: Option<Running>,
@@ -35,25 +35,28 @@ pub(super) struct Cluster {
     /// What it lets in last.
     ends: Option<Arc<Ended>>,
     /// What has been said.
-    said: BTreeSet<(Subject, Note)>,
+    said: watch::Sender<Arc<BTreeSet<(Subject, Note)>>>,
+    /// What the cluster is told of this node; `None` before it forwards.
+    tells: Option<Sources>,
     left_out: LeftOut,
     /// What it asks for could not be carried out, and is tried again.
     is_behind: bool,
 }
 
 /// The feeds, and what they were begun with.
-#[derive(Debug)]
 struct Running {
     of: Of,
     services: Option<Feed>,
     ends: Option<Feed<Ended>>,
+    client: Client,
+    teller: Option<Teller>,
 }
 
 /// What of the file the feeds depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Of {
     kubernetes: Kubernetes,
-    zone: Option<String>,
+    node: Node,
     takes_tunnels_off: bool,
 }
 
@@ -65,7 +68,8 @@ impl Cluster {
             running: None,
             services: None,
             ends: None,
-            said: BTreeSet::new(),
+            said: watch::Sender::default(),
+            tells: None,
             left_out: LeftOut::default(),
             is_behind: false,
         }
@@ -82,7 +86,7 @@ impl Cluster {
         };
         let of = Of {
             kubernetes: kubernetes.clone(),
-            zone: file.node.zone.clone(),
+            node: file.node.clone(),
             takes_tunnels_off: file.decap.is_some(),
         };
         if let Some(running) = self.running.as_ref().filter(|running| running.of == of) {
@@ -95,7 +99,7 @@ impl Cluster {
             class: kubernetes.class.clone(),
             classless: kubernetes.classless,
             delivery: kubernetes.delivery,
-            hints_for: of.zone.clone().filter(|_| kubernetes.hints),
+            hints_for: of.node.zone.clone().filter(|_| kubernetes.hints),
         };
         let pace = Pace::default();
         let services = (self.role == Role::Balancer)
@@ -103,8 +107,27 @@ impl Cluster {
         let ends = of
             .takes_tunnels_off
             .then(|| Feed::ends(&client, settings, &kubernetes.edge_nodes, file.inherited.clone(), pace));
-        self.running = Some(Running { of, services, ends });
+        self.running = Some(Running { of, services, ends, client, teller: None });
+        self.tell();
         Ok(())
+    }
+
+    /// From now on the cluster is told how this node is, if it is an edge node.
+    pub(super) fn tells(&mut self, reporter: &Reporter, announcer: &Announcer) {
+        if self.role == Role::Balancer {
+            let (bgp, condition) = (announcer.status(), reporter.conditions());
+            self.tells = Some(Sources { bgp, condition, notes: self.said.subscribe() });
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        if let (Some(running), Some(sources)) = (&mut self.running, &self.tells) {
+            let Node { name, zone } = &running.of.node;
+            let host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+            let name = if name.is_empty() { host() } else { name.clone() };
+            running.teller = Some(Teller::start(&running.client, &name, zone.as_deref(), sources.clone()));
+        }
     }
 
     /// Ends it.
@@ -112,7 +135,10 @@ impl Cluster {
     /// # Errors
     /// When it had died.
     pub(super) async fn end(&mut self) -> Result<()> {
-        let Some(Running { services, ends, .. }) = self.running.take() else { return Ok(()) };
+        let Some(Running { services, ends, teller, .. }) = self.running.take() else { return Ok(()) };
+        if let Some(teller) = teller {
+            teller.end().await.context("end the task that tells the cluster of this node")?;
+        }
         if let Some(feed) = services {
             feed.end().await.context("end the task of the cluster's services")?;
         }
@@ -184,13 +210,19 @@ impl Cluster {
                 (Subject::Service(services.owners[at].clone()), note)
             }));
         }
-        for (subject, Note { severity, reason, message }) in notes.difference(&self.said) {
+        for (subject, Note { severity, reason, message }) in notes.difference(&self.said.borrow()) {
             match severity {
                 Severity::Warning => warn!(%subject, reason, "{message}"),
                 Severity::Normal => info!(%subject, reason, "{message}"),
             }
         }
-        self.said = notes;
+        self.said.send_if_modified(|said| {
+            let differs = **said != notes;
+            if differs {
+                *said = Arc::new(notes);
+            }
+            differs
+        });
         desired
     }
 

@@ -199,7 +199,9 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
         Role::Balancer => commands::listen(root, &agent, options.socket.clone()).await?,
         Role::Decap => (None, None),
     };
-    let mut announcer = Some(Announcer::start(&agent.desired, loaded.took_over())?);
+    let announcer = Announcer::start(&agent.desired, loaded.took_over())?;
+    cluster.tells(&agent.reporter, &announcer);
+    let mut announcer = Some(announcer);
     let mut leaving: Option<Leaving> = None;
 
     let mut peers = Sync::default();

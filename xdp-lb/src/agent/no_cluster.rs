@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::Role;
+use super::{Role, announce::Announcer, endpoint::Reporter};
 use crate::model::Desired;
 
 /// No cluster.
@@ -40,6 +40,8 @@ impl Cluster {
     pub(super) fn beside(&mut self, file: &Desired) -> Desired {
         file.clone()
     }
+
+    pub(super) fn tells(&mut self, _: &Reporter, _: &Announcer) {}
 
     pub(super) fn carried_out(&mut self, _: bool) {}
 

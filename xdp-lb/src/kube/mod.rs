@@ -16,6 +16,7 @@
 mod cluster;
 pub mod controller;
 pub mod crd;
+pub mod edge_node;
 mod ends;
 #[cfg(feature = "agent")]
 pub mod io;

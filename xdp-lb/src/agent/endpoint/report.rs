@@ -38,6 +38,13 @@ impl Reporter {
         self.condition.borrow().clone()
     }
 
+    /// The same, as it changes.
+    #[cfg(feature = "kubernetes")]
+    #[must_use]
+    pub fn conditions(&self) -> watch::Receiver<Condition> {
+        self.condition.subscribe()
+    }
+
     /// The loop turns.
     pub fn beat(&self) {
         self.condition.send_modify(|c| c.beat = self.now());

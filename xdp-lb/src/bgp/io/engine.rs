@@ -56,6 +56,8 @@ pub(super) struct Engine {
     quiet: watch::Sender<bool>,
     status_due: Option<Instant>,
     status_failed: bool,
+    /// Who wants to know it without the file.
+    told: watch::Sender<Option<Arc<Status>>>,
 }
 
 /// Runs the speaker until it is told to leave, or its [`super::Speaker`] goes.
@@ -64,6 +66,7 @@ pub(super) async fn run(
     restarted: bool,
     mut orders: watch::Receiver<Orders>,
     progress: watch::Sender<Progress>,
+    told: watch::Sender<Option<Arc<Status>>>,
 ) {
     let clock = Clock(Instant::now());
     let (reports, mut incoming) = mpsc::unbounded_channel();
@@ -85,6 +88,7 @@ pub(super) async fn run(
         quiet,
         status_due: None,
         status_failed: false,
+        told,
     };
     let mut current = orders.borrow_and_update().clone();
     let leave = loop {
@@ -304,6 +308,7 @@ impl Engine {
                 self.listen(incoming, grace).await;
             }
         }
+        self.told.send_replace(Some(Arc::new(self.status())));
         for running in self.peers.values() {
             let end =
                 if leave == Leave::Keep { Command::Cut } else { Command::Stop("the agent ends".into()) };
@@ -336,7 +341,9 @@ impl Engine {
         if self.status_due.take_if(|due| *due <= Instant::now()).is_none() {
             return;
         }
-        let written = file::write(&self.bgp.status_file, &self.status());
+        let status = self.status();
+        let written = file::write(&self.bgp.status_file, &status);
+        self.told.send_replace(Some(Arc::new(status)));
         if let (Err(error), false) = (&written, self.status_failed) {
             warn!(path = %self.bgp.status_file.display(), %error, "the BGP status cannot be written");
         }

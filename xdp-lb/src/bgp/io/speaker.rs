@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use super::engine;
 use crate::bgp::decide::Facts;
 use crate::bgp::settings::Bgp;
+use crate::bgp::status::Status;
 
 /// What the agent wants.
 #[derive(Clone, Debug)]
@@ -54,11 +55,12 @@ impl Speaker {
     pub const TASK: &'static str = "bgp";
 
     /// Starts the thread, in the network namespace of the calling one. Sessions start with the first facts.
-    /// `restarted`: forwarding went on while no agent ran, so routers may hold our routes.
+    /// `restarted`: forwarding went on while no agent ran, so routers may hold our routes. `status` is told what
+    /// `status bgp` shows.
     ///
     /// # Errors
     /// When no thread or runtime can be had.
-    pub fn start(bgp: Bgp, restarted: bool) -> Result<Self> {
+    pub fn start(bgp: Bgp, restarted: bool, status: watch::Sender<Option<Arc<Status>>>) -> Result<Self> {
         let bgp = Arc::new(bgp);
         let (orders, receiver) =
             watch::channel(Orders { number: 0, bgp: Arc::clone(&bgp), facts: None, leave: None });
@@ -73,7 +75,7 @@ impl Speaker {
                 tracing::debug!(%error, "the thread of BGP keeps an ordinary priority");
             }
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, engine::run(bgp, restarted, receiver, published));
+            local.block_on(&runtime, engine::run(bgp, restarted, receiver, published, status));
             // Nobody waits when the speaker was dropped.
             _ = finished.send(());
         };

@@ -19,6 +19,13 @@ pub const ADDRESSES: &str = "xdp-lb.io/Addresses";
 /// Whether an edge node can do what the Service says.
 pub const POLICY: &str = "xdp-lb.io/Policy";
 
+/// Whether edge nodes announce its addresses.
+pub const ANNOUNCED: &str = "xdp-lb.io/Announced";
+/// Whether edge nodes have anything to say against it.
+pub const BALANCED: &str = "xdp-lb.io/Balanced";
+/// All of them.
+const CONDITIONS: [&str; 4] = [ADDRESSES, POLICY, ANNOUNCED, BALANCED];
+
 /// What we keep of a Service.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Asking {
@@ -49,7 +56,7 @@ impl Asking {
         let conditions: BTreeMap<String, Condition> = status
             .into_iter()
             .flat_map(|status| status.conditions.iter().flatten())
-            .filter(|condition| [ADDRESSES, POLICY].contains(&condition.type_.as_str()))
+            .filter(|condition| CONDITIONS.contains(&condition.type_.as_str()))
             .map(|condition| (condition.type_.clone(), condition.clone()))
             .collect();
         let class = spec.load_balancer_class.as_deref();

@@ -4,6 +4,7 @@
 //!   Service ---> asking: wish, status --+                        +--> status of Services, Events
 //!   Namespace -> labels ----------------+-> plan: ipam::assign --+
 //!   VipPool ---> pools, resting --------+                        +--> status of pools
+//!   EdgeNode --> edges: what they say --+
 //! ```
 //!
 //! The plan is data, computed anew from the whole picture; [`crate::kube::io`] carries it out while this controller is the
@@ -11,6 +12,7 @@
 //! anew, decides the same. docs/controller.md says what is promised.
 
 mod asking;
+mod edges;
 mod judge;
 mod plan;
 #[cfg(test)]
@@ -22,11 +24,12 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 
 use self::asking::Asking;
-pub use self::asking::{ADDRESSES, POLICY};
+pub use self::asking::{ADDRESSES, ANNOUNCED, BALANCED, POLICY};
+use self::edges::Edges;
 pub use self::judge::Judge;
 pub use self::plan::{Object, Plan, Write};
 use super::cluster::Change;
-use super::crd::VipPool;
+use super::crd::{EdgeNode, VipPool};
 use super::ipam::{Pool, Released};
 use super::names::Key;
 
@@ -54,6 +57,7 @@ pub struct Controller {
     /// Labels of namespaces.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pools: BTreeMap<String, Offered>,
+    edges: Edges,
     /// Addresses that Services had at the last plan.
     held: BTreeMap<IpAddr, Key>,
     /// Addresses that nobody has any more.
@@ -70,6 +74,7 @@ impl Controller {
             services: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             pools: BTreeMap::new(),
+            edges: Edges::default(),
             held: BTreeMap::new(),
             released: BTreeMap::new(),
         }
@@ -128,6 +133,21 @@ impl Controller {
     /// A pool is gone.
     pub fn pool_gone(&mut self, name: &str) -> Change {
         Change::of(self.pools.remove(name).is_some())
+    }
+
+    /// An edge node is there, or says something else.
+    pub fn edge(&mut self, node: &EdgeNode) -> Change {
+        Change::of(self.edges.put(node))
+    }
+
+    /// An edge node is gone.
+    pub fn edge_gone(&mut self, name: &str) -> Change {
+        Change::of(self.edges.remove(name))
+    }
+
+    /// A full list of edge nodes has come: who is not in it is gone.
+    pub fn edges_are(&mut self, there: &BTreeSet<Key>) -> Change {
+        Change::of(self.edges.are(there))
     }
 
     /// A full list of Services has come: who is not in it is gone.

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use super::asking::{ADDRESSES, Asking, POLICY};
+use super::asking::{ADDRESSES, ANNOUNCED, Asking, BALANCED, POLICY};
+use super::edges::{Edges, Saying};
 use super::{Controller, Offered};
 use crate::kube::crd::{Resting, VipPoolStatus};
 use crate::kube::ipam::{Family, Inputs, Outcome, Pool, Released, Wish, assign};
@@ -63,6 +64,7 @@ impl Controller {
     /// Decides everything, `now` in seconds since 1970.
     pub fn plan(&mut self, now: i64) -> Plan {
         self.remember(now);
+        let look_again = self.edges.look(now);
         let wishes: Vec<Wish> =
             self.services.iter().filter_map(|(key, asking)| self.wish(key, asking)).collect();
         let pools: Vec<_> = self.pools.values().map(|offered| offered.pool.clone()).collect();
@@ -72,9 +74,9 @@ impl Controller {
         let outcome = assign(&inputs);
         self.release(&outcome, now);
 
-        let mut plan = Plan { wake: outcome.wake, ..Plan::default() };
+        let mut plan = Plan { wake: outcome.wake.into_iter().chain(look_again).min(), ..Plan::default() };
         for (key, asking) in &self.services {
-            plan.writes.extend(service(key, asking, &outcome, now));
+            plan.writes.extend(service(key, asking, &outcome, &self.edges, now));
         }
         for (name, offered) in &self.pools {
             let status = self.pool_status(name, &outcome, now);
@@ -216,7 +218,7 @@ impl Controller {
 }
 
 /// The write that a Service needs, if any.
-fn service(key: &Key, asking: &Asking, outcome: &Outcome, now: i64) -> Option<Write> {
+fn service(key: &Key, asking: &Asking, outcome: &Outcome, edges: &Edges, now: i64) -> Option<Write> {
     let object = Object { key: key.clone(), uid: asking.uid.clone() };
     let version = asking.version.clone();
     if asking.wish.is_none() {
@@ -263,22 +265,50 @@ fn service(key: &Key, asking: &Asking, outcome: &Outcome, now: i64) -> Option<Wr
         (None, Some(first)) => (true, first.reason, of(&seldom)),
         (None, None) => (true, "Accepted", String::new()),
     };
-    let wanted = [(ADDRESSES, (status, reason, message)), (POLICY, policy)];
+    let mut wanted = vec![(ADDRESSES, (status, reason, message)), (POLICY, policy)];
     let mut conditions = Vec::new();
+    if edges.are_known() {
+        let said = asking.notes.iter().map(|note| note.reason).collect();
+        let of = |type_, saying: Option<Saying>| {
+            saying.map(|Saying { is_fine, reason, message }| (type_, (is_fine, reason, message)))
+        };
+        wanted.extend(of(ANNOUNCED, edges.announced(&addresses, now)));
+        wanted.extend(of(BALANCED, edges.remarks(key, &said)));
+    }
     for (type_, (status, reason, message)) in wanted {
         let old = asking.conditions.get(type_);
-        let is_news = old.is_none_or(|old| (&old.reason, &old.message) != (&reason.to_owned(), &message));
-        if is_news && !["Assigned", "Accepted"].contains(&reason) {
-            let severity = if status && reason != "Kept" { Severity::Normal } else { Severity::Warning };
+        if is_news(old, reason, &message) {
+            let severity = if status && !["Kept", "PartlyAnnounced"].contains(&reason) {
+                Severity::Normal
+            } else {
+                Severity::Warning
+            };
             events.push(Note { severity, reason, message: message.clone() });
         }
         conditions.push(condition(type_, status, reason, message, asking.generation, old, now));
     }
+    if !edges.are_known() {
+        // What was known of them stays until they have been listed.
+        conditions.extend([ANNOUNCED, BALANCED].iter().filter_map(|t| asking.conditions.get(*t)).cloned());
+    }
     let old: BTreeMap<&str, &Condition> = asking.conditions.iter().map(|(t, c)| (t.as_str(), c)).collect();
     let is_same = addresses == asking.has
         && (asking.is_plain || addresses.is_empty())
+        && conditions.len() == old.len()
         && conditions.iter().all(|condition| old.get(condition.type_.as_str()) == Some(&condition));
     (!is_same).then_some(Write::Service { object, version, addresses, conditions, events })
+}
+
+/// Whether a condition says something that is worth an Event. Who announces an address is told when the number changes, not
+/// with every reason.
+fn is_news(old: Option<&Condition>, reason: &str, message: &str) -> bool {
+    const SILENT: [&str; 4] = ["Assigned", "Accepted", "Pending", "AsAsked"];
+    let head = |message: &str| match reason {
+        "Announced" | "PartlyAnnounced" | "NotAnnounced" => message.split(';').next().map(str::to_owned),
+        _ => Some(message.to_owned()),
+    };
+    let differs = |old: &Condition| old.reason != reason || head(&old.message) != head(message);
+    !SILENT.contains(&reason) && old.is_none_or(differs)
 }
 
 /// A condition; its time is when its status last changed. The Service's generation moves without us, too: it is only

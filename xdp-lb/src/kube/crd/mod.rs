@@ -3,6 +3,7 @@
 //! `deploy/kustomize/crds` holds what [`all`] gives; a test compares both, and `xdp-lb crds` prints it. What a schema
 //! can say is refused by the API server already; the rest is told in the object's conditions.
 
+mod edge_node;
 mod selector;
 #[cfg(test)]
 mod tests;
@@ -10,14 +11,16 @@ mod vip_pool;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
+use schemars::{Schema, SchemaGenerator};
 
+pub use self::edge_node::{EdgeNode, EdgeNodeBgp, EdgeNodeSpec, EdgeNodeStatus, Remark, Unannounced};
 pub use self::selector::{LabelSelector, SelectorOperator, SelectorRequirement};
 pub use self::vip_pool::{Resting, VipPool, VipPoolSpec, VipPoolStatus};
 
 /// Every definition.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![VipPool::crd()]
+    vec![EdgeNode::crd(), VipPool::crd()]
 }
 
 /// Every definition as YAML, by its plural: `vippools`.
@@ -28,4 +31,25 @@ pub fn texts() -> Result<Vec<(String, String)>, serde_yaml::Error> {
     let text =
         |crd: &CustomResourceDefinition| Ok((crd.spec.names.plural.clone(), serde_yaml::to_string(crd)?));
     all().iter().map(text).collect()
+}
+
+/// Kubernetes' conditions: a map by type.
+fn conditions(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+            "properties": {
+                "type": { "type": "string" },
+                "status": { "type": "string", "enum": ["True", "False", "Unknown"] },
+                "reason": { "type": "string" },
+                "message": { "type": "string" },
+                "lastTransitionTime": { "type": "string", "format": "date-time" },
+                "observedGeneration": { "type": "integer", "format": "int64" },
+            },
+        },
+    })
 }

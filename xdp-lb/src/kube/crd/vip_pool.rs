@@ -4,10 +4,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
-use schemars::{Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::LabelSelector;
+use super::{LabelSelector, conditions};
 use crate::config::values;
 use crate::kube::ipam::{Pool, Range};
 
@@ -108,27 +107,6 @@ pub struct Resting {
     pub service: String,
     /// When it was released, seconds since 1970.
     pub since: i64,
-}
-
-/// Kubernetes' conditions: a map by type.
-fn conditions(_: &mut SchemaGenerator) -> Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "x-kubernetes-list-type": "map",
-        "x-kubernetes-list-map-keys": ["type"],
-        "items": {
-            "type": "object",
-            "required": ["type", "status", "reason", "message", "lastTransitionTime"],
-            "properties": {
-                "type": { "type": "string" },
-                "status": { "type": "string", "enum": ["True", "False", "Unknown"] },
-                "reason": { "type": "string" },
-                "message": { "type": "string" },
-                "lastTransitionTime": { "type": "string", "format": "date-time" },
-                "observedGeneration": { "type": "integer", "format": "int64" },
-            },
-        },
-    })
 }
 
 impl VipPool {

@@ -1,6 +1,7 @@
 //! The API server: who we are there, and what is followed.
 
 mod client;
+mod edge_node;
 mod ends;
 mod feed;
 mod follow;
@@ -13,6 +14,7 @@ mod tests;
 mod write;
 
 pub use self::client::{Unreachable, client};
+pub use self::edge_node::{Sources, Teller};
 pub use self::feed::{Feed, Pace};
 pub use self::leader::{Candidate, Lead};
 pub use self::standing::Standing;

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   Services, Namespaces, VipPools --follow--> Controller --quiet for a moment, leads--> plan --> writes
+//!   EdgeNodes -------------------------'
 //! ```
 //!
-//! Nothing is planned before all three kinds have been listed once. A write that fails leaves the rest as it is; the whole
+//! Nothing is planned before the first three kinds have been listed once; addresses do not wait for edge nodes. A write that fails leaves the rest as it is; the whole
 //! is planned again after a pause.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,7 +24,7 @@ use super::leader::{Candidate, Lead};
 use super::standing::Standing;
 use super::write::{Done, write};
 use crate::kube::controller::{Controller, Plan};
-use crate::kube::crd::VipPool;
+use crate::kube::crd::{EdgeNode, VipPool};
 use crate::kube::{Change, Key};
 
 /// How long the API server may take for a write.
@@ -50,6 +51,8 @@ pub async fn steer(
         identity,
         controller,
         lists: Default::default(),
+        edges: List::default(),
+        is_without_edges: false,
         trouble: None,
         leads: false,
         due: None,
@@ -69,6 +72,7 @@ enum Item {
     Service(Event<core::Service>),
     Namespace(Event<core::Namespace>),
     Pool(Event<VipPool>),
+    Edge(Event<EdgeNode>),
 }
 
 type Told = Result<Item, (&'static str, Error)>;
@@ -79,6 +83,9 @@ struct Steer {
     controller: Controller,
     /// Of Services, Namespaces, pools.
     lists: [List; 3],
+    edges: List,
+    /// Edge nodes cannot be listed, and that has been said.
+    is_without_edges: bool,
     trouble: Option<&'static str>,
     leads: bool,
     /// First change that was not planned for, and when it will be.
@@ -90,8 +97,10 @@ struct Steer {
     ended: watch::Receiver<bool>,
 }
 
-/// Kinds of objects, in the order of the lists.
+/// Kinds of objects that plans need, in the order of the lists.
 pub(super) const KINDS: [&str; 3] = ["Services", "Namespaces", "VipPools"];
+/// And one that they can do without.
+const EDGES: &str = "EdgeNodes";
 
 impl Steer {
     async fn run(&mut self, lead: &mut Lead) -> Result<(), watch::error::RecvError> {
@@ -144,6 +153,7 @@ impl Steer {
             all(follow(Api::all(client.clone()), None, pace), KINDS[0], Item::Service),
             all(follow(Api::all(client.clone()), None, pace), KINDS[1], Item::Namespace),
             all(follow(Api::all(client.clone()), None, pace), KINDS[2], Item::Pool),
+            all(follow(Api::all(client.clone()), None, pace), EDGES, Item::Edge),
         ])
         .boxed()
     }
@@ -151,6 +161,12 @@ impl Steer {
     fn take(&mut self, told: Told) {
         let item = match told {
             Ok(item) => item,
+            Err((EDGES, error)) => {
+                if !std::mem::replace(&mut self.is_without_edges, true) {
+                    warn!(objects = EDGES, "{error}; Services are not told who announces them meanwhile");
+                }
+                return;
+            }
             Err((kind, error)) => {
                 if self.trouble.replace(kind).is_none() {
                     warn!(objects = kind, "{error}; what is known stays, and it is tried again");
@@ -187,6 +203,19 @@ impl Steer {
                 |controller, pool| controller.pool_gone(pool.metadata.name.as_deref().unwrap_or_default()),
                 Controller::pools_are,
             ),
+            Item::Edge(event) => {
+                self.is_without_edges = false;
+                turn(
+                    &mut self.edges,
+                    event,
+                    controller,
+                    Controller::edge,
+                    |controller, node| {
+                        controller.edge_gone(node.metadata.name.as_deref().unwrap_or_default())
+                    },
+                    Controller::edges_are,
+                )
+            }
         };
         let Some(change) = change else { return };
         if self.trouble.take().is_some() {

@@ -2,7 +2,7 @@
 //!
 //! `XDP_LB_TEST_KUBECONFIG_CONTROLLER`, else `XDP_LB_TEST_KUBECONFIG`, names an administrator's kubeconfig; the file with
 //! `-agent` behind the former's name, if it is there, that of a user that has the controller's roles alone. Objects bear
-//! names of their own and are removed at the end, but for the definition of VipPool.
+//! names of their own and are removed at the end, but for definitions.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::stand::pool;
 use super::waiting;
 use crate::kube::controller::{Controller, Judge, Settings};
-use crate::kube::crd::{VipPool, all};
+use crate::kube::crd::{EdgeNode, VipPool, all};
 use crate::kube::io::{Candidate, Pace, client, steer};
 use crate::kube::tests::objects::lay;
 
@@ -247,6 +247,49 @@ async fn a_service_is_given_an_address_under_our_roles() {
     })
     .await;
     running.end().await;
+    place.clear().await;
+}
+
+/// What edge nodes say is where the Service is.
+#[tokio::test]
+async fn who_announces_a_service_is_told() {
+    let Some((admin, held)) = clients().await else { return };
+    let _alone = ALONE.lock().await;
+    let place = Place::new(&admin, "edges", json!([format!("{}/30", address(24))])).await;
+    let edges = Api::<EdgeNode>::all(admin.clone());
+    // Of other runs that did not end well: a controller counts them all.
+    edges.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+    let say = async |name: &str, addresses: &[String]| {
+        let object = json!({ "apiVersion": "xdp-lb.io/v1alpha1", "kind": "EdgeNode", "metadata": { "name": name }, "spec": {} });
+        put(&edges, &object).await.unwrap();
+        let mut object = object;
+        object["status"] = json!({ "renewed": "2026-01-01T00:00:00Z", "version": "1", "remarked": 0,
+            "bgp": { "sessions": "1/1", "announced": addresses.len(), "withdrawn": 0, "addresses": addresses } });
+        edges.patch_status(name, &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap();
+    };
+    let announced = async || {
+        let status = place.status("web").await;
+        let conditions = status["conditions"].as_array()?.clone();
+        let found = conditions.into_iter().find(|c| c["type"] == "xdp-lb.io/Announced")?;
+        Some(format!("{} {}", found["reason"].as_str()?, found["message"].as_str()?))
+    };
+    let told = async |wanted: &str| {
+        until(wanted, async || announced().await.filter(|said| said == wanted)).await;
+    };
+    say("edge-1", &[]).await;
+    let running = Running::start(&held, place.candidate("one"));
+    place.ask("web", json!({})).await;
+    told("Pending announced by 0 of 1 edge node; edge-1: has not heard of it yet").await;
+    say("edge-1", &[address(24)]).await;
+    told("Announced announced by 1 of 1 edge node").await;
+    say("edge-2", &[address(24)]).await;
+    told("Announced announced by 2 of 2 edge nodes").await;
+    let said = "web: Announced announced by 2 of 2 edge nodes";
+    until("the Event", async || place.events().await.iter().any(|event| event == said).then_some(())).await;
+    edges.delete("edge-1", &DeleteParams::default()).await.unwrap();
+    told("Announced announced by 1 of 1 edge node").await;
+    running.end().await;
+    edges.delete("edge-2", &DeleteParams::default()).await.unwrap();
     place.clear().await;
 }
 

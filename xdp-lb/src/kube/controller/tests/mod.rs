@@ -1,5 +1,6 @@
 //! Plans against a store that takes them: what is written, what is said, and that it ends.
 
+mod edges;
 #[cfg(feature = "agent")]
 mod live;
 mod stand;

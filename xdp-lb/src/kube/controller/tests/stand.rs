@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
 use crate::kube::controller::{Controller, Judge, Settings, Write};
-use crate::kube::crd::VipPool;
+use crate::kube::crd::{EdgeNode, VipPool};
 use crate::kube::tests::objects::lay;
 
 /// A pool.
@@ -36,6 +36,13 @@ impl Stand {
         stand
     }
 
+    /// All edge nodes have been listed.
+    pub fn edges_are_listed(&mut self) {
+        let edges = self.objects.values().filter(|object| object["kind"] == "EdgeNode");
+        let there = edges.map(|edge| crate::kube::Key::new("", &name(edge))).collect();
+        let _ = self.controller.edges_are(&there);
+    }
+
     /// Another controller sees the same.
     pub fn restart(&mut self) {
         *self = Self::new(&self.objects.values().cloned().collect::<Vec<_>>());
@@ -44,6 +51,7 @@ impl Stand {
     pub fn put(&mut self, object: Value) {
         let _ = match object["kind"].as_str().unwrap() {
             "VipPool" => self.controller.pool(&read::<VipPool>(&object)),
+            "EdgeNode" => self.controller.edge(&read::<EdgeNode>(&object)),
             _ => self.controller.service(&read::<core::Service>(&object)),
         };
         self.objects.insert(name(&object), object);
@@ -63,6 +71,7 @@ impl Stand {
         let object = self.objects.remove(name).unwrap();
         let _ = match object["kind"].as_str().unwrap() {
             "VipPool" => self.controller.pool_gone(name),
+            "EdgeNode" => self.controller.edge_gone(name),
             _ => {
                 let service: core::Service = read(&object);
                 self.controller.service_gone(&crate::kube::Key::of(&service.metadata))

@@ -17,10 +17,10 @@ use crate::kube::io::{Feed, Pace, client};
 use crate::kube::tests::objects::{file, lay, node, ready, service, slice};
 use crate::kube::{Key, Settings};
 
-const BOUND: Duration = Duration::from_secs(30);
+pub(super) const BOUND: Duration = Duration::from_secs(30);
 
 /// Administrator and agent; `None`, said, without an API server.
-async fn clients() -> Option<(Client, Client)> {
+pub(super) async fn clients() -> Option<(Client, Client)> {
     let Some(admin) = std::env::var_os("XDP_LB_TEST_KUBECONFIG").map(PathBuf::from) else {
         println!("skipped: XDP_LB_TEST_KUBECONFIG names no API server");
         return None;
@@ -33,7 +33,7 @@ async fn clients() -> Option<(Client, Client)> {
 }
 
 /// Creates or changes an object, status and all.
-async fn put<K>(api: &Api<K>, object: &Value)
+pub(super) async fn put<K>(api: &Api<K>, object: &Value)
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {

@@ -1,7 +1,9 @@
 //! The feed against a service in an API server's place, and against a real API server where there is one.
 
+mod edge_node;
 mod faults;
 mod live;
+mod outage;
 mod writes;
 
 use crate::config::import::Imported;
