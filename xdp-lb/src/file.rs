@@ -2,7 +2,7 @@
 //! terminals make clickable. Every command that takes a configuration calls [`read`]; the agent's intake does when
 //! something changes.
 
-mod environment;
+pub(crate) mod environment;
 mod secret;
 pub mod stamp;
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::secret::secret;
 pub use self::stamp::Stamp;
-use crate::config::{self, Checked, ConfigError, ConfigWarning};
+use crate::config::{self, Checked, ConfigError, ConfigWarning, Document};
 
 /// The name that stands for standard input.
 pub(crate) const STDIN: &str = "-";
@@ -81,11 +81,25 @@ impl Texts {
     /// # Errors
     /// [`Refused`].
     pub fn check(&self) -> Result<Checked, Refused> {
+        self.check_with(&[])
+    }
+
+    /// Checks them together with resources.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn check_with(&self, documents: &[Document]) -> Result<Checked, Refused> {
+        let refused = |errors| Refused { file: self.name.clone(), errors };
+        if !documents.is_empty() {
+            let files: Vec<_> = self.files().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+            let documents = environment::expand_all(documents, |name| std::env::var(name).ok());
+            return documents.and_then(|all| config::parse_with(&files, &all)).map_err(refused);
+        }
         let checked = match &self.kind {
             Kind::One(text) => config::parse(text),
             Kind::Several(texts) => config::parse_all(texts),
         };
-        checked.map_err(|errors| Refused { file: self.name.clone(), errors })
+        checked.map_err(refused)
     }
 }
 
@@ -177,6 +191,9 @@ pub(crate) fn line(file: &str, kind: &str, finding: &impl Finding) -> String {
     let (own, line, column, path, message) = finding.parts();
     let file = own.unwrap_or(file);
     let colon = if path.is_empty() { "" } else { ": " };
+    if line == 0 {
+        return format!("{file}: {kind}{path}{colon}{message}");
+    }
     format!("{file}:{line}:{column}: {kind}{path}{colon}{message}")
 }
 

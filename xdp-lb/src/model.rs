@@ -67,6 +67,8 @@ pub struct Kubernetes {
     pub hints: bool,
     /// Label selector of the Nodes whose tunnels a backend's node takes off.
     pub edge_nodes: String,
+    /// Where Secrets are; the client's own namespace without.
+    pub namespace: Option<String>,
 }
 
 /// Where tunnels end.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use xdp_lb::bgp::decide::{Facts, Health};
-use xdp_lb::bgp::io::{Leave, Speaker as Inner};
+use xdp_lb::bgp::io::{Leave, Secrets, Speaker as Inner};
 use xdp_lb::bgp::settings::Bgp;
 use xdp_lb::bgp::status::{PeerStatus, Status};
 use xdp_lb_tests::lab::wait::wait_for;
@@ -69,7 +69,7 @@ impl Speaker {
         let text = format!("{}\n  status_file: {}\n", section.trim_end(), status_file.display());
         let bgp = settings(&text);
         let ns: &Namespace = rig.host(host);
-        let inner = ns.enter(|| Inner::start(bgp, restarted, Default::default()))??;
+        let inner = ns.enter(|| Inner::start(bgp, restarted, Secrets::default(), Default::default()))??;
         inner.facts(healthy(4));
         Ok(Self { inner: Some(inner), status_file, text })
     }

@@ -142,7 +142,7 @@ async fn agent(State(desk): State<Arc<Desk>>) -> Result<Json<AgentStatus>, Faile
         applied: condition.applied,
         services: view.desired.services.len(),
         degraded: condition.degraded(),
-        refused: condition.refused,
+        refused: condition.refusal(),
         rolled_back_to: view.rollback.map(|rollback| rollback.generation),
         peer_drains: view.peer_drains.iter().map(Into::into).collect(),
         drains,

@@ -15,7 +15,7 @@ use super::{OnExit, interfaces::carrying};
 use crate::{
     bgp::{
         decide::{Facts, Fault, Health},
-        io::{Leave, Speaker},
+        io::{Leave, Secrets, Speaker},
         settings::{Bgp, OnStop},
         status::Status,
     },
@@ -36,13 +36,15 @@ pub(super) struct Announcer {
     on_stop: OnStop,
     /// How the speaker is; `None` while there is none.
     status: watch::Sender<Option<Arc<Status>>>,
+    secrets: Secrets,
 }
 
 impl Announcer {
     /// Starts it. `restarted`: an earlier agent's program was found forwarding.
-    pub(super) fn start(desired: &Desired, restarted: bool) -> Result<Self> {
-        let mut announcer =
-            Self { speaker: None, on_stop: on_stop(desired), status: watch::Sender::new(None) };
+    /// `secrets`: passwords that are in no file.
+    pub(super) fn start(desired: &Desired, restarted: bool, secrets: Secrets) -> Result<Self> {
+        let status = watch::Sender::new(None);
+        let mut announcer = Self { speaker: None, on_stop: on_stop(desired), status, secrets };
         if let Some(bgp) = desired.bgp.clone() {
             announcer.speak(bgp, restarted)?;
         }
@@ -51,7 +53,7 @@ impl Announcer {
 
     fn speak(&mut self, bgp: Bgp, restarted: bool) -> Result<()> {
         self.status.send_replace(Some(Arc::default()));
-        self.speaker = Some(Speaker::start(bgp, restarted, self.status.clone())?);
+        self.speaker = Some(Speaker::start(bgp, restarted, self.secrets.clone(), self.status.clone())?);
         Ok(())
     }
 

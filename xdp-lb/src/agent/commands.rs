@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tracing::{info, warn};
 
-use super::{
-    reload::{Reach, fixed, warn_of},
-    state::Agent,
-};
+use super::{reload::Reach, state::Agent};
 use crate::{
     admin::{Asked, Command, Desk, Done, NotDone, Queue, Server},
     dataplane::BpffsRoot,
@@ -102,14 +99,9 @@ impl Reach<'_> {
             Err(why) => return Ok(Err(why)),
         };
         let refused = |why: String| Ok(Err(NotDone::Refused { generation, why }));
-        if let Some(key) = fixed(&offer.checked.desired, &self.agent.desired) {
-            return refused(key.cure());
-        }
-        warn_of(&offer.checked.warnings);
-        if let Err(why) = self.adopt(offer.checked.desired).await? {
+        if let Err(why) = self.take_files(&offer, Some(generation)).await? {
             return refused(why);
         }
-        self.agent.note(offer.texts, Some(generation));
         warn!(generation = self.agent.generation(), back_to = generation, "rolled back");
         let mut done = Done::default();
         self.behind(&mut done);

@@ -24,6 +24,7 @@ use super::{
     peers::Sync,
     programs::{attach_all, cutter, existing, hold_vips, offer_mss, open, translate},
     reload::{self, Reach},
+    resources::Resources,
     state::{Agent, Scope},
 };
 use crate::{
@@ -118,11 +119,21 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     let mut source = Files::watch(&options.config, &offer.texts);
     let keep = Keep::at(&options.state);
     let (past, offer) = Past::start(&keep, offer);
-    reload::warn_of(&offer.checked.warnings);
-    let desired = offer.checked.desired;
     let mut hangup = signal(SignalKind::hangup()).context("watch SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+
+    // What is set in the cluster comes before everything: sizes and seed are part of it.
+    let mut resources = Resources::new(options.role);
+    resources.configure(&offer.checked.desired).await?;
+    let is_set = resources.first().await;
+    let (checked, unusable) = resources.begin(&offer, &keep);
+    if let Some(why) = &unusable {
+        error!("the cluster's resources: {why}; what was in force last is");
+    }
+    reload::warn_of(&checked.warnings);
+    let desired = checked.desired;
+    resources.configure(&desired).await?;
 
     let root = &options.bpffs;
     let mut loaded = open(root, &desired, options.role).await?;
@@ -139,7 +150,8 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     };
     let mut cluster = Cluster::new(options.role);
     cluster.configure(&desired).await?;
-    let is_known = cluster.first().await;
+    // Who does not answer is not asked twice.
+    let is_known = is_set && cluster.first().await;
     let (file, desired) = (desired.clone(), cluster.beside(&desired));
     let (_nobody, nothing) = watch::channel(Arc::default());
     let mut health_changes = health.as_ref().map_or(nothing, HealthChecks::changes);
@@ -153,6 +165,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     let mut agent = Agent::new(maps, desired, options.allow_moves);
     (agent.health, agent.file, agent.is_held) = (health, file, is_held);
     agent.remember(keep, past);
+    agent.reporter.resources(unusable.map_or(Ok(()), Err));
     let reporter = agent.reporter.clone();
     let mut endpoint = Endpoint::start(root, &agent.desired, reporter, health_changes.clone()).await?;
     let followed = agent.followed();
@@ -199,7 +212,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
         Role::Balancer => commands::listen(root, &agent, options.socket.clone()).await?,
         Role::Decap => (None, None),
     };
-    let announcer = Announcer::start(&agent.desired, loaded.took_over())?;
+    let announcer = Announcer::start(&agent.desired, loaded.took_over(), resources.secrets())?;
     cluster.tells(&agent.reporter, &announcer);
     let mut announcer = Some(announcer);
     let mut leaving: Option<Leaving> = None;
@@ -232,6 +245,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
                 peers: &mut peers,
                 admin: &mut admin,
                 cluster: &mut cluster,
+                resources: &mut resources,
             }
         };
     }
@@ -255,6 +269,9 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
                 reach!().reload(because, &mut source).await?;
             }
             () = cluster.changed() => {
+                reach!().follow_cluster().await?;
+            }
+            () = resources.changed() => {
                 reach!().follow_cluster().await?;
             }
             asked = commands::next(&mut queue) => {
@@ -306,6 +323,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
         admin.end().await;
     }
     cluster.end().await?;
+    resources.end().await?;
     endpoint.end().await?;
     resolver_task.await.context("end the task next-hops")?;
     if let Some(packets) = packets {

@@ -1,7 +1,13 @@
 //! What a file asks for together with its cluster, as of now: for `plan`, which writes nothing.
 
-use super::{Role, cluster::Cluster};
-use crate::model::Desired;
+use anyhow::Result;
+
+use super::{
+    Role,
+    cluster::Cluster,
+    resources::{Resources, joined},
+};
+use crate::{config::Checked, file::Texts, model::Desired};
 
 /// A file's services and the cluster's.
 #[derive(Clone, Debug)]
@@ -17,24 +23,45 @@ pub enum Foreseen {
     },
 }
 
-/// Asks the file's cluster once, as an agent does that starts: for three seconds at most.
-pub async fn foresee(file: Desired) -> Foreseen {
-    if file.kubernetes.is_none() {
-        return Foreseen::Known(Box::new(file));
+/// Asks the file's cluster once, as an agent does that starts: for a few seconds at most.
+///
+/// # Errors
+/// [`crate::file::Refused`]: the file cannot be used with what the cluster says of this node's settings.
+pub async fn foresee(texts: &Texts, alone: Checked) -> Result<Foreseen> {
+    if alone.desired.kubernetes.is_none() {
+        return Ok(Foreseen::Known(Box::new(alone.desired)));
     }
-    let mut cluster = Cluster::new(Role::Balancer);
-    // Whose tunnels are taken off is no service.
-    let asked = cluster.configure(&Desired { decap: None, ..file.clone() }).await;
-    let why = match asked {
-        Ok(()) if cluster.first().await => None,
-        Ok(()) => Some("the API server has not told its services within 3 s".to_owned()),
-        Err(e) => Some(format!("{e:#}")),
-    };
-    let foreseen = match why {
-        None => Foreseen::Known(Box::new(cluster.beside(&file))),
-        Some(why) => Foreseen::FileAlone { desired: Box::new(file), why },
-    };
+    let (mut cluster, mut resources) = (Cluster::new(Role::Balancer), Resources::new(Role::Balancer));
+    let foreseen = ask(texts, &alone, &mut cluster, &mut resources).await;
     // Nothing depends on how its tasks end: the answer is there.
-    drop(cluster.end().await);
-    foreseen
+    drop((cluster.end().await, resources.end().await));
+    match foreseen? {
+        Ok(desired) => Ok(Foreseen::Known(Box::new(desired))),
+        Err(why) => Ok(Foreseen::FileAlone { desired: Box::new(alone.desired), why }),
+    }
+}
+
+/// The inner error is why there is no answer.
+async fn ask(
+    texts: &Texts,
+    alone: &Checked,
+    cluster: &mut Cluster,
+    resources: &mut Resources,
+) -> Result<Result<Desired, String>> {
+    let silent = || Ok(Err("the API server has not told its services within 3 s".to_owned()));
+    if let Err(e) = resources.configure(&alone.desired).await {
+        return Ok(Err(format!("{e:#}")));
+    }
+    if !resources.first().await {
+        return silent();
+    }
+    let file = joined(texts, alone, &resources.latest().unwrap_or_default())?.desired;
+    // Whose tunnels are taken off is no service.
+    if let Err(e) = cluster.configure(&Desired { decap: None, ..file.clone() }).await {
+        return Ok(Err(format!("{e:#}")));
+    }
+    if !cluster.first().await {
+        return silent();
+    }
+    Ok(Ok(cluster.beside(&file)))
 }

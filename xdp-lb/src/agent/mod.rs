@@ -20,6 +20,8 @@ mod cluster;
 mod commands;
 mod daemon;
 mod endpoint;
+#[cfg_attr(not(feature = "kubernetes"), path = "no_follower.rs")]
+mod follower;
 mod foresee;
 mod health;
 mod interfaces;
@@ -31,6 +33,7 @@ mod peers;
 mod programs;
 mod reconcile;
 mod reload;
+mod resources;
 mod room;
 mod state;
 

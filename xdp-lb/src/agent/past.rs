@@ -97,6 +97,11 @@ impl Past {
         }
     }
 
+    /// The text in force.
+    pub(super) fn current(&self) -> &Texts {
+        &self.current
+    }
+
     /// Whether this is the text in force.
     pub(super) fn is_current(&self, texts: &Texts) -> bool {
         self.current == *texts

@@ -1,7 +1,7 @@
 //! Another configuration: when it is read, whether it can be used while the maps live, and everything that follows it.
 //!
 //! ```text
-//!   SIGHUP, files -> wanted -> read -> Reach::adopt: routers, next hops, health, maps, interfaces, endpoint, MSS, lo, peers
+//!   SIGHUP, files -> wanted -> read, with the cluster's resources -> Reach::adopt: routers, next hops, health, maps, interfaces, endpoint, MSS, lo, peers
 //! ```
 //!
 //! One that cannot be used changes nothing, and is told in the log, by a metric and by `status`.
@@ -22,11 +22,12 @@ use super::{
     interfaces::carrying,
     peers::Sync,
     programs::{attach_all, hold_vips, interfaces, offer_mss, translate},
+    resources::{Resources, joined},
     state::Agent,
 };
 use crate::{
     admin::Server,
-    config::ConfigWarning,
+    config::{ConfigWarning, Document},
     dataplane::Loaded,
     intake::{Offer, Source},
     model::Desired,
@@ -72,20 +73,22 @@ pub(super) async fn wanted(hangup: &mut Signal, source: &mut impl Source) -> Bec
     }
 }
 
-/// The configuration, if it can be used. `None`: it is the one that was read last.
-pub(super) fn read(
-    because: Because,
-    source: &mut impl Source,
-    current: &Desired,
-) -> Option<Result<Offer, String>> {
+/// The configuration, if it is good by itself. `None`: it is the one that was read last.
+pub(super) fn read(because: Because, source: &mut impl Source) -> Option<Result<Offer, String>> {
     let offer = match because {
         Because::Signal => source.read(),
         Because::Files => source.fresh()?,
     };
-    Some(offer.map_err(|e| format!("{e:#}")).and_then(|offer| match fixed(&offer.checked.desired, current) {
-        None => Ok(offer),
-        Some(key) => Err(key.cure()),
-    }))
+    Some(offer.map_err(|e| format!("{e:#}")))
+}
+
+/// Which number a configuration gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Number {
+    /// The next: the files are others.
+    Next,
+    /// The one that is in force.
+    Same,
 }
 
 /// A key that cannot change while the agent runs.
@@ -144,6 +147,7 @@ pub(super) struct Reach<'a> {
     pub(super) peers: &'a mut Sync,
     pub(super) admin: &'a mut Option<Server>,
     pub(super) cluster: &'a mut Cluster,
+    pub(super) resources: &'a mut Resources,
 }
 
 impl Reach<'_> {
@@ -152,7 +156,7 @@ impl Reach<'_> {
     /// # Errors
     /// When the speaker of BGP has died.
     pub(super) async fn reload(&mut self, because: Because, source: &mut impl Source) -> Result<()> {
-        let offer = match read(because, source, &self.agent.file) {
+        let offer = match read(because, source) {
             None => return Ok(()),
             Some(Ok(offer)) => offer,
             Some(Err(why)) => {
@@ -160,19 +164,102 @@ impl Reach<'_> {
                 return Ok(());
             }
         };
-        warn_of(&offer.checked.warnings);
-        match self.adopt(offer.checked.desired).await? {
-            Ok(()) => {
-                self.agent.note(offer.texts, None);
-                // Last of all: who waits for the word finds everything done.
-                if !self.agent.is_behind() {
-                    let (generation, services) = (self.agent.generation(), self.agent.desired.services.len());
-                    info!(generation, services, "{}", because.done());
-                }
+        match self.take_files(&offer, None).await? {
+            // Last of all: who waits for the word finds everything done.
+            Ok(()) => self.done(because),
+            Err(why) => {
+                self.resources.wait(Some(offer));
+                self.refuse(because, why);
             }
-            Err(why) => self.refuse(because, why),
         }
         Ok(())
+    }
+
+    fn done(&self, because: Because) {
+        if !self.agent.is_behind() {
+            let (generation, services) = (self.agent.generation(), self.agent.desired.services.len());
+            info!(generation, services, "{}", because.done());
+        }
+    }
+
+    /// Takes files, if they can be used: with the cluster's latest resources, else with those that are in force. The inner
+    /// error is why not.
+    ///
+    /// # Errors
+    /// When the speaker of BGP has died.
+    pub(super) async fn take_files(
+        &mut self,
+        offer: &Offer,
+        back_to: Option<u32>,
+    ) -> Result<Result<(), String>> {
+        let mut refusal: Option<String> = None;
+        for documents in self.resources.choices() {
+            match self.try_with(offer, &documents, Number::Next).await? {
+                Ok(()) => {
+                    self.agent.note(offer.texts.clone(), back_to);
+                    self.resources.wait(None);
+                    self.resources.hold(documents, self.agent.keep.as_ref());
+                    self.agent.reporter.resources(refusal.map_or(Ok(()), Err));
+                    return Ok(Ok(()));
+                }
+                Err(why) => _ = refusal.get_or_insert(why),
+            }
+        }
+        Ok(Err(refusal.unwrap_or_default()))
+    }
+
+    /// Takes the cluster's latest resources, if they can be used. True when that was a change, and everything follows it.
+    ///
+    /// # Errors
+    /// When the speaker of BGP has died.
+    async fn take_resources(&mut self) -> Result<bool> {
+        let Some(documents) = self.resources.news() else { return Ok(false) };
+        if let Some(offer) = self.resources.pending()
+            && self.try_with(&offer, &documents, Number::Next).await?.is_ok()
+        {
+            self.agent.note(offer.texts, None);
+            self.resources.wait(None);
+            self.resources.hold(documents, self.agent.keep.as_ref());
+            self.agent.reporter.resources(Ok(()));
+            self.done(Because::Files);
+            return Ok(true);
+        }
+        let Some(texts) = self.agent.past.as_ref().map(|past| past.current().clone()) else {
+            return Ok(false);
+        };
+        let before = self.agent.file.clone();
+        let taken = match texts.check() {
+            Ok(checked) => self.try_with(&Offer { texts, checked }, &documents, Number::Same).await?,
+            Err(e) => Err(e.to_string()),
+        };
+        if let Err(why) = &taken {
+            error!("the cluster's resources: {why}; those of before stay in force");
+        } else {
+            self.resources.hold(documents, self.agent.keep.as_ref());
+        }
+        self.agent.reporter.resources(taken);
+        Ok(self.agent.file != before)
+    }
+
+    /// Takes files with resources, if they can be used together. The inner error is why not.
+    async fn try_with(
+        &mut self,
+        offer: &Offer,
+        documents: &[Document],
+        number: Number,
+    ) -> Result<Result<(), String>> {
+        let checked = match joined(&offer.texts, &offer.checked, documents) {
+            Ok(checked) => checked,
+            Err(e) => return Ok(Err(e.to_string())),
+        };
+        if let Some(key) = fixed(&checked.desired, &self.agent.file) {
+            return Ok(Err(key.cure()));
+        }
+        if number == Number::Same && checked.desired == self.agent.file {
+            return Ok(Ok(()));
+        }
+        warn_of(&checked.warnings);
+        self.adopt(checked.desired, number).await
     }
 
     fn refuse(&self, because: Because, why: String) {
@@ -180,17 +267,21 @@ impl Reach<'_> {
         self.agent.reporter.offered(Err(why));
     }
 
-    /// Takes what the cluster asks for now.
+    /// Takes what the cluster asks for now, and what it says of this node's own settings.
     ///
     /// # Errors
     /// When the speaker of BGP has died.
     pub(super) async fn follow_cluster(&mut self) -> Result<()> {
         // Half of what it says would look like the loss of the other half.
-        if self.agent.is_held && !self.cluster.is_known() {
+        if self.agent.is_held && !(self.cluster.is_known() && self.resources.is_known()) {
+            return Ok(());
+        }
+        let was_held = std::mem::take(&mut self.agent.is_held);
+        if self.take_resources().await? {
+            self.cluster.carried_out(true);
             return Ok(());
         }
         let desired = self.cluster.beside(&self.agent.file);
-        let was_held = std::mem::take(&mut self.agent.is_held);
         if desired == self.agent.desired && !was_held && !self.cluster.is_behind() {
             return Ok(());
         }
@@ -232,19 +323,22 @@ impl Reach<'_> {
     ///
     /// # Errors
     /// When the speaker of BGP has died.
-    pub(super) async fn adopt(&mut self, file: Desired) -> Result<Result<(), String>> {
+    async fn adopt(&mut self, file: Desired, number: Number) -> Result<Result<(), String>> {
         self.agent.is_held &= file.kubernetes.is_some();
         if self.agent.is_held {
             info!("another configuration waits for the cluster");
         } else {
             let desired = self.cluster.beside(&file);
-            if let Err(why) = self.adopt_all(desired).await? {
+            if let Err(why) = self.adopt_all(desired, number).await? {
                 return Ok(Err(why));
             }
         }
         self.agent.file = file;
         if let Err(e) = self.cluster.configure(&self.agent.file).await {
             error!("{e:#}; the cluster is followed as before");
+        }
+        if let Err(e) = self.resources.configure(&self.agent.file).await {
+            error!("{e:#}; the cluster's resources are followed as before");
         }
         Ok(Ok(()))
     }
@@ -257,7 +351,7 @@ impl Reach<'_> {
         translate(self.loaded, self.options.role, desired).map_err(|e| format!("{e:#}"))
     }
 
-    async fn adopt_all(&mut self, desired: Desired) -> Result<Result<(), String>> {
+    async fn adopt_all(&mut self, desired: Desired, number: Number) -> Result<Result<(), String>> {
         if let Some(announcer) = self.announcer.as_mut() {
             announcer.configure(&desired).await?;
         }
@@ -265,7 +359,11 @@ impl Reach<'_> {
         self.resolver.follow(followed.clone());
         let (snapshot, _) = settle(self.resolver, &followed, SETTLE).await;
         self.agent.prepare_health(&desired).await;
-        if let Err(why) = self.answers(&desired).and_then(|()| self.agent.adopt(desired, &snapshot)) {
+        let adopt = |agent: &mut Agent| match number {
+            Number::Next => agent.adopt(desired.clone(), &snapshot),
+            Number::Same => agent.follow(desired.clone(), &snapshot),
+        };
+        if let Err(why) = self.answers(&desired).and_then(|()| adopt(self.agent)) {
             if let Some(announcer) = self.announcer.as_mut() {
                 announcer.configure(&self.agent.desired).await?;
             }

@@ -140,8 +140,8 @@ pub struct PeerLink {
     pub port: u16,
     /// Its AS number, never 0.
     pub remote_as: u32,
-    /// File that holds the key of TCP-MD5 (RFC 2385), read before every connection.
-    pub password_file: Option<PathBuf>,
+    /// Where the key of TCP-MD5 (RFC 2385) is, read before every connection.
+    pub password: Option<Password>,
     /// Hold time that we propose, seconds: 0 (never) or 3 and more.
     pub hold_time: u16,
     /// How long a router may refuse to take what we send (RFC 9687).
@@ -160,6 +160,24 @@ pub struct PeerLink {
     pub ipv6: bool,
     /// Prefixes it may tell us before the session ends; they are ignored anyway.
     pub max_received: u32,
+}
+
+/// Where a key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Password {
+    /// In a file.
+    File(PathBuf),
+    /// In a Secret of the cluster.
+    Secret(SecretKey),
+}
+
+/// One value of a Secret in the agent's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretKey {
+    /// Name of the Secret.
+    pub name: String,
+    /// Which of its values.
+    pub key: String,
 }
 
 impl PeerLink {

@@ -27,7 +27,7 @@ pub(super) fn peer(address: &str, remote_as: u32) -> Peer {
             address: address.parse().unwrap(),
             port: 179,
             remote_as,
-            password_file: None,
+            password: None,
             hold_time: 9,
             send_hold_time: Duration::from_secs(480),
             hops: 1,

@@ -41,14 +41,15 @@ fn percent(text: &str) -> Result<f64, String> {
 
 /// Tells.
 pub(super) fn run(args: &Args, node: &Node) -> anyhow::Result<ExitCode> {
-    let checked = file::read(&args.file)?;
+    let texts = file::texts(&args.file)?;
+    let checked = texts.check()?;
     let maps = KernelMaps::open_read_only(&node.bpffs)
         .context("compare with the running balancer; `xdp-lb check` needs none")?;
     let drains = Agent::of(node).drains(node);
     let tick = maps.tick().context("read the flow table's clock")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let observed = maps.observe();
-    let (desired, cluster_not_asked) = match super::runtime()?.block_on(foresee(checked.desired)) {
+    let (desired, cluster_not_asked) = match super::runtime()?.block_on(foresee(&texts, checked))? {
         Foreseen::Known(desired) => (desired, None),
         Foreseen::FileAlone { desired, why } => (desired, Some(why)),
     };

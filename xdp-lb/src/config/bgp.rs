@@ -12,8 +12,8 @@ use super::keys;
 use super::leaf;
 use super::reader::{Item, Leaf, Mapping, must_be};
 use crate::bgp::settings::{
-    Aggregate, Bfd, Bgp, Community, Join, LargeCommunity, OnStop, Overrides, Peer, PeerLink, Prefix,
-    Unattractive, Vip, When,
+    Aggregate, Bfd, Bgp, Community, Join, LargeCommunity, OnStop, Overrides, Password, Peer, PeerLink,
+    Prefix, SecretKey, Unattractive, Vip, When,
 };
 use crate::model::{Policy, Service};
 
@@ -70,12 +70,19 @@ impl PolicyDraft {
     }
 }
 
-/// Reads the section. `None` if it is no mapping.
-pub(super) fn read(item: &Item<'_>) -> Option<BgpDraft> {
+/// Reads the section. `None` if it is no mapping. A cluster may have routers that the file does not name.
+pub(super) fn read(item: &Item<'_>, has_cluster: bool) -> Option<BgpDraft> {
     let keys = item.mapping(&keys::BGP)?;
     let local_as = keys.required("local_as", "4200000001").and_then(|item| item.leaf(as_number));
     let router_id = keys.required("router_id", "10.0.0.11").and_then(|item| item.leaf(router_id));
-    let peers = keys.required("peers", "[{ address: 10.0.0.1, remote_as: 65001 }]").map(|item| peers(&item));
+    let peers = match keys.get("peers") {
+        Some(item) => Some(peers(&item)),
+        None if has_cluster => Some(Vec::new()),
+        None => {
+            let item = keys.required("peers", "[{ address: 10.0.0.1, remote_as: 65001 }]");
+            item.map(|item| peers(&item))
+        }
+    };
     let aggregates = aggregates(&keys);
     let attributes = overrides(&keys);
     let drain = drain(&keys);
@@ -158,9 +165,10 @@ fn peers(item: &Item<'_>) -> Vec<PlacedPeer> {
         let Some(peer) = peer(&item) else { continue };
         let address = peer.peer.link.address;
         match all.iter().find(|other| other.peer.link.address == address) {
-            Some(first) => item
-                .findings
-                .error(&peer.spot, format!("{address} is listed twice, first as {}", first.spot.path)),
+            Some(first) => {
+                let first = item.findings.cite(&peer.spot, &first.spot);
+                item.findings.error(&peer.spot, format!("{address} is listed twice, first as {first}"));
+            }
             None => all.push(peer),
         }
     }
@@ -174,7 +182,7 @@ fn peer(item: &Item<'_>) -> Option<PlacedPeer> {
     let address = keys.required("address", "10.0.0.1").and_then(|item| item.placed(leaf::host_address));
     let remote_as = keys.required("remote_as", "65001").and_then(|item| item.leaf(as_number));
     let port = keys.leaf("port", 179, leaf::number(1..=u16::MAX));
-    let password_file = optional(&keys, "password_file", leaf::absolute_path);
+    let password = password(&keys);
     let hold_time = keys.leaf("hold_time", HOLD_TIME, hold_time);
     let send_hold_time =
         keys.placed("send_hold_time", SEND_HOLD_TIME, leaf::duration(seconds(1)..=seconds(24 * 3600)));
@@ -204,7 +212,7 @@ fn peer(item: &Item<'_>) -> Option<PlacedPeer> {
         address,
         port: port?,
         remote_as: remote_as?,
-        password_file: password_file?,
+        password: password?,
         hold_time: hold_time?,
         send_hold_time: send_hold_time.value,
         hops: hops?,
@@ -225,6 +233,39 @@ fn peer(item: &Item<'_>) -> Option<PlacedPeer> {
         source: place("source"),
         send_hold_time: send_hold_time.spot,
     })
+}
+
+/// `None` after a mistake.
+fn password(keys: &Mapping<'_>) -> Option<Option<Password>> {
+    let file = optional(keys, "password_file", leaf::absolute_path);
+    let Some(item) = keys.get("password_secret") else { return Some(file?.map(Password::File)) };
+    if keys.get("password_file").is_some() {
+        item.fail("is given beside password_file; remove one");
+        return None;
+    }
+    let secret = item.mapping(&keys::BGP_PASSWORD_SECRET)?;
+    let name = secret.required("name", "bgp").and_then(|item| item.leaf(object_name));
+    let key = secret.leaf("key", "password".to_owned(), secret_key);
+    Some(Some(Password::Secret(SecretKey { name: name?, key: key? })))
+}
+
+/// A name as Kubernetes gives them to Secrets.
+fn object_name(text: &str) -> Leaf<String> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let fine = (1..=253).contains(&text.len())
+        && text.chars().all(inner)
+        && !text.starts_with(['-', '.'])
+        && !text.ends_with(['-', '.']);
+    if fine { Ok(text.to_owned()) } else { must_be("the name of a Secret, as in xdp-lb-bgp", text) }
+}
+
+fn secret_key(text: &str) -> Leaf<String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=253).contains(&text.len()) && text.chars().all(fine) {
+        Ok(text.to_owned())
+    } else {
+        must_be("a key of a Secret: letters, digits, -, _ and .", text)
+    }
 }
 
 fn bfd(item: &Item<'_>) -> Option<Bfd> {
@@ -337,6 +378,9 @@ pub(super) fn check(draft: &Draft, services: &[ServiceDraft], findings: &Finding
             findings.error(&peer.spot, message);
         }
         one_peer(peer, bgp.as_ref().map(|bgp| bgp.local_as), findings);
+        if draft.kubernetes.is_none() && matches!(peer.peer.link.password, Some(Password::Secret(_))) {
+            findings.error(&peer.spot, "has its password in a Secret, which needs `kubernetes`");
+        }
     }
 }
 

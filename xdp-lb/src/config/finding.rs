@@ -48,12 +48,12 @@ pub(super) struct Placed<T> {
 /// A mistake: the file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, thiserror::Error)]
 pub struct ConfigError {
-    /// The text's name, where the configuration has several.
+    /// The text's name, where the configuration has several; kind and name of a resource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Line, from 1.
+    /// Line, from 1; 0 in a resource, which has none.
     pub line: u32,
-    /// Column in characters, from 1.
+    /// Column in characters, from 1; 0 in a resource.
     pub column: u32,
     /// The key, as `services[2].backends[0].weight`; empty for the whole file.
     pub path: String,
@@ -70,12 +70,12 @@ impl fmt::Display for ConfigError {
 /// Something allowed that is seldom meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ConfigWarning {
-    /// The text's name, where the configuration has several.
+    /// The text's name, where the configuration has several; kind and name of a resource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Line, from 1.
+    /// Line, from 1; 0 in a resource, which has none.
     pub line: u32,
-    /// Column in characters, from 1.
+    /// Column in characters, from 1; 0 in a resource.
     pub column: u32,
     /// The key; empty for the whole file.
     pub path: String,
@@ -96,57 +96,100 @@ fn show(
     path: &str,
     message: &str,
 ) -> fmt::Result {
-    if let Some(file) = file {
-        write!(f, "{file}, ")?;
+    match file {
+        Some(file) if line == 0 => write!(f, "{file}: ")?,
+        Some(file) => write!(f, "{file}, line {line}, column {column}: ")?,
+        None => write!(f, "line {line}, column {column}: ")?,
     }
-    write!(f, "line {line}, column {column}: ")?;
     if !path.is_empty() {
         write!(f, "{path}: ")?;
     }
     f.write_str(message)
 }
 
+/// Where a text comes from, and how its places are told.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub name: String,
+    /// Paths of a resource, as the tree has them and as its writer knows them. `None`: a file, with lines.
+    pub paths: Option<&'static [(&'static str, &'static str)]>,
+}
+
+impl Source {
+    /// The path as its writer knows it.
+    fn path(&self, path: &str) -> String {
+        for (inside, outside) in self.paths.into_iter().flatten() {
+            match path.strip_prefix(inside) {
+                Some(rest) if inside.is_empty() && !rest.is_empty() => return format!("{outside}.{rest}"),
+                Some(rest) if rest.is_empty() || rest.starts_with(['.', '[']) => {
+                    return format!("{outside}{rest}");
+                }
+                _ => {}
+            }
+        }
+        path.to_owned()
+    }
+}
+
 /// Collects findings; shared by reference, so a reader may hold it while its children do.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    /// Names of the texts; without them there is one.
-    files: Vec<String>,
+    /// The texts; without them there is one, without a name.
+    sources: Vec<Source>,
     errors: RefCell<Vec<(Pos, ConfigError)>>,
     warnings: RefCell<Vec<(Pos, ConfigWarning)>>,
 }
 
 impl Findings {
-    /// About several texts with these names.
-    pub fn of(files: Vec<String>) -> Self {
-        Self { files, ..Self::default() }
+    /// About several texts.
+    pub fn of(sources: Vec<Source>) -> Self {
+        Self { sources, ..Self::default() }
     }
 
     /// Records a mistake.
     pub fn error(&self, spot: &Spot, message: impl Into<String>) {
-        let (Pos { line, column, .. }, path, file) = (spot.pos, spot.path.clone(), self.file(spot));
+        let Told { file, line, column, path } = self.told(spot);
         let error = ConfigError { file, line, column, path, message: message.into() };
         self.errors.borrow_mut().push((spot.pos, error));
     }
 
     /// Records a warning.
     pub fn warn(&self, spot: &Spot, message: impl Into<String>) {
-        let (Pos { line, column, .. }, path, file) = (spot.pos, spot.path.clone(), self.file(spot));
+        let Told { file, line, column, path } = self.told(spot);
         let warning = ConfigWarning { file, line, column, path, message: message.into() };
         self.warnings.borrow_mut().push((spot.pos, warning));
     }
 
-    /// How a message at `here` names `other`: by its path, and by file and line where that is another file.
+    /// How a message at `here` names `other`: by its path, and by file and line, or by the resource, where that is another.
     pub fn cite(&self, here: &Spot, other: &Spot) -> String {
-        match self.file(other) {
-            Some(file) if here.pos.file != other.pos.file => {
-                format!("{} in {file}, line {}", other.path, other.pos.line)
-            }
-            _ => other.path.clone(),
+        match self.told(other) {
+            Told { file: Some(file), line, path, .. } if here.pos.file != other.pos.file => match line {
+                0 => format!("{file}: {path}"),
+                _ => format!("{path} in {file}, line {line}"),
+            },
+            Told { path, .. } => path,
         }
     }
 
-    fn file(&self, spot: &Spot) -> Option<String> {
-        self.files.get(usize::from(spot.pos.file)).cloned()
+    /// Whether a spot is in a resource, not in a file.
+    pub fn is_resource(&self, spot: &Spot) -> bool {
+        self.source(spot).is_some_and(|source| source.paths.is_some())
+    }
+
+    fn source(&self, spot: &Spot) -> Option<&Source> {
+        self.sources.get(usize::from(spot.pos.file))
+    }
+
+    fn told(&self, spot: &Spot) -> Told {
+        let Pos { line, column, .. } = spot.pos;
+        match self.source(spot) {
+            None => Told { file: None, line, column, path: spot.path.clone() },
+            Some(source) => {
+                let file = Some(source.name.clone());
+                let (line, column) = if source.paths.is_some() { (0, 0) } else { (line, column) };
+                Told { file, line, column, path: source.path(&spot.path) }
+            }
+        }
     }
 
     /// Mistakes and warnings so far.
@@ -167,6 +210,14 @@ impl Findings {
         let plain = |errors: Vec<(Pos, _)>| errors.into_iter().map(|(_, error)| error).collect();
         (plain(errors), warnings.into_iter().map(|(_, warning)| warning).collect())
     }
+}
+
+/// A place as it is told.
+struct Told {
+    file: Option<String>,
+    line: u32,
+    column: u32,
+    path: String,
 }
 
 /// `text` in quotes, shortened: a message must stay readable whatever the file holds.

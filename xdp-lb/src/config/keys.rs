@@ -65,7 +65,7 @@ sections! {
     METRICS "metrics" [now("listen"), now("per_backend")]
     KUBERNETES "kubernetes" [
         now("enabled"), now("kubeconfig"), now("load_balancer_class"), now("classless"), now("delivery"), now("hints"),
-        now("edge_nodes"),
+        now("edge_nodes"), now("namespace"),
     ]
     PEERS "peers" [now("listen"), now("key_file"), now("nodes")]
     LOG "log" [now("format"), now("level")]
@@ -106,11 +106,12 @@ sections! {
     BGP_DRAIN "bgp.drain" [now("prepend"), now("med"), now("graceful_shutdown")]
     BGP_AGGREGATE "bgp.aggregates[]" [now("prefix"), now("advertise"), now("host_routes")]
     BGP_PEER "bgp.peers[]" [
-        now("address"), now("remote_as"), now("port"), now("password_file"), now("hold_time"), now("send_hold_time"),
-        now("multihop"), now("gtsm"), now("source"), now("interface"), now("families"), now("next_hop_v4"),
+        now("address"), now("remote_as"), now("port"), now("password_file"), now("password_secret"), now("hold_time"),
+        now("send_hold_time"), now("multihop"), now("gtsm"), now("source"), now("interface"), now("families"), now("next_hop_v4"),
         now("next_hop_v6"), now("communities"), now("large_communities"), now("med"), now("local_pref"),
         now("prepend"), now("max_received"), now("bfd"),
     ]
+    BGP_PASSWORD_SECRET "bgp.peers[].password_secret" [now("name"), now("key")]
     BGP_BFD "bgp.peers[].bfd" [now("interval"), now("multiplier")]
     DECAP "decap" [
         now("interfaces"), now("accept"), now("gue_port"), now("mss"), now("allow_sources"), now("vips"),

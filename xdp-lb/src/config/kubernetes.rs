@@ -18,6 +18,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<Kubernetes> {
     let delivery = keys.leaf("delivery", Delivery::Node, delivery);
     let hints = keys.leaf("hints", false, boolean);
     let edge_nodes = keys.leaf("edge_nodes", EDGE_NODES.to_owned(), selector);
+    let namespace = keys.get("namespace").map(|item| item.leaf(namespace));
     let read = Kubernetes {
         kubeconfig,
         class: class?,
@@ -25,6 +26,10 @@ pub(super) fn read(item: &Item<'_>) -> Option<Kubernetes> {
         delivery: delivery?,
         hints: hints?,
         edge_nodes: edge_nodes?,
+        namespace: match namespace {
+            Some(namespace) => Some(namespace?),
+            None => None,
+        },
     };
     enabled.unwrap_or(true).then_some(read)
 }
@@ -41,6 +46,15 @@ fn class(text: &str) -> Leaf<String> {
     } else {
         must_be("a class, as in xdp-lb.io/edge", text)
     }
+}
+
+fn namespace(text: &str) -> Leaf<String> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let fine = (1..=63).contains(&text.len())
+        && text.chars().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if fine { Ok(text.to_owned()) } else { must_be("the name of a namespace, as in xdp-lb-system", text) }
 }
 
 /// A label selector. The API server judges it; this keeps out what is none at all.

@@ -19,6 +19,7 @@ mod bgp;
 mod capacity;
 mod check;
 mod decap;
+mod document;
 mod draft;
 mod finding;
 mod finish;
@@ -40,13 +41,14 @@ mod tree;
 pub mod values;
 mod zones;
 
+pub use document::{Document, Kind};
 pub use finding::{ConfigError, ConfigWarning};
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::model::Desired;
-use finding::{Findings, Spot};
+use finding::{Findings, Source, Spot};
 use reader::Item;
 use tree::Node;
 
@@ -70,10 +72,22 @@ pub fn parse(text: &str) -> Result<Checked, Vec<ConfigError>> {
 /// The same of a configuration in several texts with names, in order: lists of the top level are joined, every other
 /// key of the top level may stand in one text alone.
 pub fn parse_all(texts: &[(String, String)]) -> Result<Checked, Vec<ConfigError>> {
-    let findings = Findings::of(texts.iter().map(|(name, _)| name.clone()).collect());
-    let roots: Vec<_> =
-        (0..).zip(texts).filter_map(|(n, (_, text))| tree::build(n, text, &findings)).collect();
-    let root = if roots.len() == texts.len() { join::join(roots, &findings) } else { None };
+    parse_with(texts, &[])
+}
+
+/// The same with resources beside the texts.
+pub fn parse_with(texts: &[(String, String)], documents: &[Document]) -> Result<Checked, Vec<ConfigError>> {
+    let files = texts.iter().map(|(name, _)| Source { name: name.clone(), paths: None });
+    let resources = documents.iter().map(Document::source);
+    let findings = Findings::of(files.chain(resources).collect());
+    let all = texts.iter().map(|(_, text)| text).chain(documents.iter().map(|document| &document.text));
+    let mut roots: Vec<_> = (0..).zip(all).filter_map(|(n, text)| tree::build(n, text, &findings)).collect();
+    let root = if roots.len() == texts.len() + documents.len() {
+        let others = roots.split_off(texts.len());
+        join::join(roots, documents.iter().map(|document| document.kind).zip(others).collect(), &findings)
+    } else {
+        None
+    };
     read(root, findings)
 }
 
@@ -81,6 +95,13 @@ pub fn parse_all(texts: &[(String, String)]) -> Result<Checked, Vec<ConfigError>
 #[must_use]
 pub fn duration(text: &str) -> Option<Duration> {
     leaf::parse_duration(text)
+}
+
+/// The keys of a section of the file, by its path: `bgp.peers[]`.
+#[cfg(all(test, feature = "kubernetes"))]
+pub(crate) fn keys_of(path: &str) -> Vec<&'static str> {
+    let section = keys::ALL.iter().find(|section| section.path == path);
+    section.map(|section| section.keys.iter().map(|key| key.name).collect()).unwrap_or_default()
 }
 
 fn read(root: Option<Rc<Node>>, findings: Findings) -> Result<Checked, Vec<ConfigError>> {

@@ -63,7 +63,7 @@ pub(super) fn read(root: &Item<'_>) -> Option<Draft> {
         policies,
         services,
         decap,
-        bgp: file.get("bgp").and_then(|item| bgp::read(&item)),
+        bgp: file.get("bgp").and_then(|item| bgp::read(&item, kubernetes.is_some())),
         announcements,
         peers: file.get("peers").and_then(|item| peers::read(&item)),
         kubernetes,

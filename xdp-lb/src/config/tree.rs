@@ -40,7 +40,7 @@ pub(super) enum Kind {
 }
 
 /// One key of a mapping.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub key: String,
     pub key_pos: Pos,

@@ -1,7 +1,7 @@
 //! What differs from node to node and one file cannot know: `${XDP_LB_NODE_IP}` in a configuration is what the
 //! environment says. Called when texts are read, so that everything behind sees plain text.
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Document};
 
 /// How such a name begins, in the text.
 const BEGINS: &str = "${XDP_LB_";
@@ -10,7 +10,7 @@ const BEGINS: &str = "${XDP_LB_";
 ///
 /// # Errors
 /// Every name that is not set, or whose value is empty or would not stay on its line, with its place.
-pub(super) fn expand(text: &str, get: impl Fn(&str) -> Option<String>) -> Result<String, Vec<ConfigError>> {
+pub(crate) fn expand(text: &str, get: impl Fn(&str) -> Option<String>) -> Result<String, Vec<ConfigError>> {
     let mut expanded = String::with_capacity(text.len());
     let mut errors = Vec::new();
     for (number, line) in (1..).zip(text.split_inclusive('\n')) {
@@ -48,6 +48,30 @@ pub(super) fn expand(text: &str, get: impl Fn(&str) -> Option<String>) -> Result
             rest = &from[end..];
         }
         expanded.push_str(rest);
+    }
+    if errors.is_empty() { Ok(expanded) } else { Err(errors) }
+}
+
+/// The same of resources, whose mistakes have no lines.
+///
+/// # Errors
+/// As [`expand`].
+pub(crate) fn expand_all(
+    documents: &[Document],
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<Document>, Vec<ConfigError>> {
+    let (mut expanded, mut errors) = (Vec::new(), Vec::new());
+    for document in documents {
+        match expand(&document.text, &get) {
+            Ok(text) => expanded.push(Document { text, ..document.clone() }),
+            Err(found) => errors.extend(found.into_iter().map(|error| ConfigError {
+                file: Some(document.name.clone()),
+                line: 0,
+                column: 0,
+                path: "spec".to_owned(),
+                ..error
+            })),
+        }
     }
     if errors.is_empty() { Ok(expanded) } else { Err(errors) }
 }

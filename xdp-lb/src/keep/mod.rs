@@ -4,6 +4,7 @@
 //! ```text
 //!   DIR/drains.json         drains by command
 //!   DIR/history/N.json      the configuration of generation N, as it was written
+//!   DIR/resources.json      what the cluster's resources said that were in force last, without passwords
 //!   DIR/rollback.json       a rollback that outlives a restart: which text is not in force, and which generation is
 //! ```
 
@@ -17,11 +18,13 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::history::{Entry, History, MOST, Origin, Rollback};
+use crate::config::Document;
 use crate::drains::{Drains, Written};
 
 /// Where it is unless the command line says otherwise.
 pub const DIRECTORY: &str = "/var/lib/xdp-lb";
 const DRAINS: &str = "drains.json";
+const RESOURCES: &str = "resources.json";
 
 /// What cannot be kept, or read again.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,22 @@ impl Keep {
     /// When they cannot be written: then what was kept before still is.
     pub fn set_drains(&self, drains: &Drains) -> Result<(), KeepError> {
         self.write(DRAINS, &Vec::<Written>::from(drains))
+    }
+
+    /// The cluster's resources that were in force last; `None` where none were.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood.
+    pub fn resources(&self) -> Result<Option<Vec<Document>>, KeepError> {
+        self.read(RESOURCES)
+    }
+
+    /// Keeps the cluster's resources, for a start without it.
+    ///
+    /// # Errors
+    /// When they cannot be written: then what was kept before still is.
+    pub fn set_resources(&self, documents: &[Document]) -> Result<(), KeepError> {
+        if documents.is_empty() { self.remove(RESOURCES) } else { self.write(RESOURCES, &documents) }
     }
 
     /// The content of a file; `None` where there is none.

@@ -5,6 +5,7 @@
 //!   EndpointSlice -> slice: how many endpoints on which node, in what state  +-> cluster --map--> imported services
 //!   Node ----------> node: where tunnels end, weight, drain ----------------+         `--------> notes: Events
 //!
+//!   EdgeConfig, BgpPeer, own Node -> resources: settings beside the node's file
 //!   Service, edge Node -> ends: VIPs and outer sources of a node that takes tunnels off
 //! ```
 //!
@@ -26,6 +27,7 @@ mod names;
 mod node;
 mod note;
 mod policy;
+mod resources;
 mod slice;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,7 @@ pub use self::ends::{Ended, Ends};
 pub use self::map::Mapped;
 pub use self::names::{CLASS, Key};
 pub use self::note::{Note, Severity, Subject};
+pub use self::resources::Resources;
 
 use crate::model::Delivery;
 

@@ -57,7 +57,7 @@ impl Sample {
         out.family(&families::BUILD_INFO, [([("version", env!("CARGO_PKG_VERSION"))], 1)])?;
         out.one(&families::CONFIG_GENERATION, self.generation.into())?;
         out.one(&families::CONFIG_APPLIED, condition.applied)?;
-        let success = condition.applied > 0 && condition.failure.is_none() && condition.refused.is_none();
+        let success = condition.applied > 0 && condition.failure.is_none() && condition.refusal().is_none();
         out.one(&families::CONFIG_SUCCESS, success.into())?;
         let modes = self.interfaces.iter();
         let modes = modes.map(|(name, mode)| ([("interface", name.as_str()), ("mode", mode.as_str())], 1));

@@ -50,6 +50,8 @@ pub struct Condition {
     pub untidy: Option<String>,
     /// Why the configuration that was offered last cannot be used; the one before is in force.
     pub refused: Option<String>,
+    /// Why the cluster's resources for this node cannot be used; those of before are in force.
+    pub refused_resources: Option<String>,
     /// Flow entries cleared because they had expired or their service was gone.
     pub cleared: u64,
     /// Flows that commands had forgotten.
@@ -63,6 +65,14 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// What was offered last and is not in force, and why.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let all: Vec<&str> =
+            [&self.refused, &self.refused_resources].into_iter().flatten().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
     /// What is not as it should be, in words.
     #[must_use]
     pub fn degraded(&self) -> Option<String> {

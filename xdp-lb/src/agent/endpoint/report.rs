@@ -80,6 +80,11 @@ impl Reporter {
         });
     }
 
+    /// The cluster's resources for this node are others; an error says why they cannot be used.
+    pub fn resources(&self, taken: Result<(), String>) {
+        self.condition.send_modify(|c| c.refused_resources = taken.err());
+    }
+
     /// Flows were told to peers or by them.
     pub fn synced(&self, counts: Option<Counts>) {
         self.condition.send_if_modified(|c| std::mem::replace(&mut c.peers, counts) != counts);
@@ -145,7 +150,12 @@ mod tests {
         reporter.offered(Err("no".into()));
         reporter.wrote(None);
         assert_eq!(said(), (true, false, true), "the loop's next write says nothing about the file");
+        reporter.resources(Err("nor these".into()));
+        assert_eq!(reporter.condition().refusal().as_deref(), Some("no; nor these"));
         reporter.offered(Ok(()));
         assert_eq!(said(), (true, false, false));
+        assert_eq!(reporter.condition().refusal().as_deref(), Some("nor these"));
+        reporter.resources(Ok(()));
+        assert_eq!(reporter.condition().refusal(), None);
     }
 }

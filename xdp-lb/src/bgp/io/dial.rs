@@ -6,7 +6,8 @@ use std::path::Path;
 
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::bgp::settings::PeerLink;
+use super::Secrets;
+use crate::bgp::settings::{Password, PeerLink};
 use crate::file;
 use crate::socket;
 
@@ -14,8 +15,12 @@ use crate::socket;
 ///
 /// # Errors
 /// What failed, with its cause.
-pub(super) async fn dial(link: &PeerLink, local_as: u32) -> Result<TcpStream, String> {
-    let key = link.password_file.as_deref().map(key).transpose()?;
+pub(super) async fn dial(link: &PeerLink, local_as: u32, secrets: &Secrets) -> Result<TcpStream, String> {
+    let key = match &link.password {
+        None => None,
+        Some(Password::File(path)) => Some(key(path)?),
+        Some(Password::Secret(wanted)) => Some(secrets.get(wanted).await?),
+    };
     let made = prepared(link, local_as, key.as_deref()).map_err(|e| format!("prepare a connection: {e}"))?;
     let to = SocketAddr::new(link.address, link.port);
     made.connect(to).await.map_err(|e| format!("connect: {e}"))

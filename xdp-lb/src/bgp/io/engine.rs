@@ -10,10 +10,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::Clock;
 use super::file;
 use super::peer::{self, Command, Report};
 use super::speaker::{Leave, Orders, Progress};
+use super::{Clock, Secrets};
 use crate::bfd::io::{News, Watched, Watchlist};
 use crate::bfd::session::{Change, Settings};
 use crate::bgp::decide::{Verdict, Wish as Decision, verdicts};
@@ -52,6 +52,7 @@ pub(super) struct Engine {
     /// Peers that were taken out of the file and say goodbye.
     leaving: Vec<JoinHandle<()>>,
     reports: mpsc::UnboundedSender<Report>,
+    secrets: Secrets,
     watchlist: watch::Sender<Watchlist>,
     quiet: watch::Sender<bool>,
     status_due: Option<Instant>,
@@ -64,6 +65,7 @@ pub(super) struct Engine {
 pub(super) async fn run(
     bgp: Arc<Bgp>,
     restarted: bool,
+    secrets: Secrets,
     mut orders: watch::Receiver<Orders>,
     progress: watch::Sender<Progress>,
     told: watch::Sender<Option<Arc<Status>>>,
@@ -84,6 +86,7 @@ pub(super) async fn run(
         peers: BTreeMap::new(),
         leaving: Vec::new(),
         reports,
+        secrets,
         watchlist,
         quiet,
         status_due: None,
@@ -208,7 +211,8 @@ impl Engine {
     fn start(&mut self, address: IpAddr, peer: Peer) {
         let (commands, receiver) = mpsc::unbounded_channel();
         let session = Session::new(Arc::clone(&self.bgp), peer.clone(), self.restarted, self.clock.now());
-        let task = peer::run(session, self.bgp.local_as, self.clock, receiver, self.reports.clone());
+        let (reports, secrets) = (self.reports.clone(), self.secrets.clone());
+        let task = peer::run(session, self.bgp.local_as, self.clock, receiver, reports, secrets);
         let task = tokio::task::spawn_local(task);
         let identity = (self.bgp.local_as, self.bgp.router_id);
         let running = Running { peer, identity, commands, task, report: None, met: false, bfd: None };

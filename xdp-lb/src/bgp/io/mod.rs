@@ -11,9 +11,11 @@ mod dial;
 mod engine;
 mod file;
 mod peer;
+mod secrets;
 mod speaker;
 
 pub use file::read as read_status;
+pub use secrets::{Known, Secrets};
 pub use speaker::{Leave, Speaker};
 
 use std::time::Duration;

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::Clock;
 use super::dial::dial;
+use super::{Clock, Secrets};
 use crate::bgp::rib::{Routes, Terms, Wish};
 use crate::bgp::session::{Counts, Order, Session, State, Tiding};
 use crate::bgp::settings::{Bgp, Peer};
@@ -60,6 +60,7 @@ struct Task {
     stream: Option<TcpStream>,
     dialling: Option<Dialling>,
     reports: mpsc::UnboundedSender<Report>,
+    secrets: Secrets,
     last: Option<Report>,
 }
 
@@ -70,8 +71,10 @@ pub(super) async fn run(
     clock: Clock,
     mut commands: mpsc::UnboundedReceiver<Command>,
     reports: mpsc::UnboundedSender<Report>,
+    secrets: Secrets,
 ) {
-    let mut task = Task { session, local_as, clock, stream: None, dialling: None, reports, last: None };
+    let mut task =
+        Task { session, local_as, clock, stream: None, dialling: None, reports, secrets, last: None };
     let mut buffer = vec![0; 16 << 10];
     loop {
         // First, for the last words of a connection may take a moment.
@@ -159,7 +162,8 @@ impl Task {
             match order {
                 Order::Connect => {
                     let (link, local_as) = (self.session.peer().link.clone(), self.local_as);
-                    self.dialling = Some(Box::pin(async move { dial(&link, local_as).await }));
+                    let secrets = self.secrets.clone();
+                    self.dialling = Some(Box::pin(async move { dial(&link, local_as, &secrets).await }));
                 }
                 Order::Close => {
                     self.dialling = None;

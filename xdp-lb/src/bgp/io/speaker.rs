@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::sync::{oneshot, watch};
 
-use super::engine;
+use super::{Secrets, engine};
 use crate::bgp::decide::Facts;
 use crate::bgp::settings::Bgp;
 use crate::bgp::status::Status;
@@ -55,12 +55,17 @@ impl Speaker {
     pub const TASK: &'static str = "bgp";
 
     /// Starts the thread, in the network namespace of the calling one. Sessions start with the first facts.
-    /// `restarted`: forwarding went on while no agent ran, so routers may hold our routes. `status` is told what
-    /// `status bgp` shows.
+    /// `restarted`: forwarding went on while no agent ran, so routers may hold our routes. `secrets`: keys that are in no
+    /// file. `status` is told what `status bgp` shows.
     ///
     /// # Errors
     /// When no thread or runtime can be had.
-    pub fn start(bgp: Bgp, restarted: bool, status: watch::Sender<Option<Arc<Status>>>) -> Result<Self> {
+    pub fn start(
+        bgp: Bgp,
+        restarted: bool,
+        secrets: Secrets,
+        status: watch::Sender<Option<Arc<Status>>>,
+    ) -> Result<Self> {
         let bgp = Arc::new(bgp);
         let (orders, receiver) =
             watch::channel(Orders { number: 0, bgp: Arc::clone(&bgp), facts: None, leave: None });
@@ -75,7 +80,7 @@ impl Speaker {
                 tracing::debug!(%error, "the thread of BGP keeps an ordinary priority");
             }
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, engine::run(bgp, restarted, receiver, published, status));
+            local.block_on(&runtime, engine::run(bgp, restarted, secrets, receiver, published, status));
             // Nobody waits when the speaker was dropped.
             _ = finished.send(());
         };

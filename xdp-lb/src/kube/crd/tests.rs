@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{VipPool, all, texts};
+use super::{BgpPeer, EdgeConfig, VipPool, all, texts};
+use crate::config::{self, Document};
 use crate::kube::ipam::Operator;
 
 /// Somebody applies what is in the repository, not what the types say.
@@ -77,4 +78,193 @@ fn what_is_wrong_is_told_and_the_rest_is_used() {
     ];
     let all = mistakes.join("\n");
     assert!(mistakes.len() == 4 && words.iter().all(|word| all.contains(word)), "{all}");
+}
+
+/// A section can be moved between a file and a resource as it is: one has the keys that the other has.
+#[test]
+fn schemas_have_the_keys_of_files() {
+    let schema = |plural: &str| {
+        let crd = all().into_iter().find(|crd| crd.spec.names.plural == plural).unwrap();
+        serde_json::to_value(&crd.spec.versions[0].schema).unwrap()["openAPIV3Schema"]["properties"]["spec"]
+            .clone()
+    };
+    let compare = |schema: &serde_json::Value, path: &str, except: &[&str], more: &[&str]| {
+        let properties = schema["properties"].as_object().unwrap_or_else(|| panic!("{path}: {schema:#}"));
+        let mut ours: Vec<&str> =
+            properties.keys().map(String::as_str).filter(|key| !more.contains(key)).collect();
+        let mut files: Vec<&str> =
+            config::keys_of(path).into_iter().filter(|key| !except.contains(key)).collect();
+        ours.sort_unstable();
+        files.sort_unstable();
+        assert_eq!(ours, files, "{path}");
+    };
+    let edge = schema("edgeconfigs");
+    let of_one_node = [
+        "version",
+        "node",
+        "interfaces",
+        "metrics",
+        "log",
+        "services",
+        "decap",
+        "peers",
+        "admin",
+        "kubernetes",
+    ];
+    compare(&edge, "", &of_one_node, &["nodeSelector"]);
+    let sections = &edge["properties"];
+    for path in ["encap", "maglev", "flow_table", "limits"] {
+        compare(&sections[path], path, &[], &[]);
+    }
+    compare(&sections["encap"]["properties"]["gue"], "encap.gue", &[], &[]);
+    compare(&sections["bgp"], "bgp", &["peers"], &[]);
+    compare(&sections["bgp"]["properties"]["drain"], "bgp.drain", &[], &[]);
+    compare(&sections["bgp"]["properties"]["aggregates"]["items"], "bgp.aggregates[]", &[], &[]);
+    compare(&sections["vips"]["items"], "vips[]", &[], &[]);
+    compare(&sections["vips"]["items"]["properties"]["bgp"], "vips[].bgp", &[], &[]);
+    let peer = schema("bgppeers");
+    compare(
+        &peer,
+        "bgp.peers[]",
+        &["password_file", "password_secret"],
+        &["nodeSelector", "passwordSecretRef"],
+    );
+    compare(&peer["properties"]["bfd"], "bgp.peers[].bfd", &[], &[]);
+    compare(&peer["properties"]["passwordSecretRef"], "bgp.peers[].password_secret", &[], &[]);
+}
+
+/// What becomes of a node's file with these beside it.
+fn joined(file: &str, documents: &[Document]) -> Result<crate::model::Desired, Vec<String>> {
+    let checked = config::parse_with(&[("edge.yaml".to_owned(), file.to_owned())], documents);
+    checked.map(|checked| checked.desired).map_err(|all| all.iter().map(ToString::to_string).collect())
+}
+
+const FILE: &str = "version: 1\nnode: { name: n1 }\ninterfaces: [{ name: eth0 }]\nkubernetes: {}\n";
+
+fn edge(name: &str, spec: serde_json::Value) -> Document {
+    let object = json!({ "apiVersion": "xdp-lb.io/v1alpha1", "kind": "EdgeConfig", "metadata": { "name": name }, "spec": spec });
+    serde_json::from_value::<EdgeConfig>(object).unwrap().document()
+}
+
+fn peer(name: &str, spec: serde_json::Value) -> Document {
+    let object = json!({ "apiVersion": "xdp-lb.io/v1alpha1", "kind": "BgpPeer", "metadata": { "name": name }, "spec": spec });
+    serde_json::from_value::<BgpPeer>(object).unwrap().document()
+}
+
+#[test]
+fn resources_are_what_the_file_would_say() {
+    let documents = [
+        edge(
+            "all",
+            json!({ "nodeSelector": {}, "encap": { "source_v4": "172.16.0.0/16", "dscp": 46, "gue": { "variant": 1 } },
+            "maglev": { "seed": "0xfedcba9876543210", "table_size": 4093 } }),
+        ),
+        edge(
+            "bgp",
+            json!({ "bgp": { "local_as": 4_200_000_001_u32, "router_id": "10.0.0.11", "drain": { "med": "keep" } },
+            "vips": [{ "address": "203.0.113.10", "unmatched": "pass" }] }),
+        ),
+        peer("b", json!({ "address": "fd00::1", "remote_as": 65001, "next_hop_v4": "10.0.0.11" })),
+        peer(
+            "a",
+            json!({ "nodeSelector": { "matchLabels": { "rack": "1" } }, "address": "10.0.0.1", "remote_as": 65001,
+            "hold_time": "3s", "bfd": { "interval": "100ms" }, "passwordSecretRef": { "name": "leaf" } }),
+        ),
+    ];
+    let file = format!(
+        "{FILE}encap: {{ source_v4: 172.16.0.0/16, dscp: 46, gue: {{ variant: 1 }} }}\nmaglev: {{ seed: 0xfedcba9876543210, table_size: 4093 }}\n\
+         vips: [{{ address: 203.0.113.10, unmatched: pass }}]\nbgp: {{ local_as: 4200000001, router_id: 10.0.0.11, drain: {{ med: keep }}, peers: [\
+         {{ address: 10.0.0.1, remote_as: 65001, hold_time: 3s, bfd: {{ interval: 100ms }}, password_secret: {{ name: leaf, key: password }} }},\
+         {{ address: \"fd00::1\", remote_as: 65001, next_hop_v4: 10.0.0.11 }}] }}\n"
+    );
+    assert_eq!(joined(FILE, &documents), Ok(config::parse(&file).unwrap().desired));
+}
+
+#[test]
+fn routers_of_file_and_resources_come_together() {
+    let file = format!(
+        "{FILE}bgp: {{ local_as: 65010, router_id: 10.0.0.11, peers: [{{ address: 10.0.0.1, remote_as: 65001 }}] }}\n"
+    );
+    let other = peer("b", json!({ "address": "10.0.0.2", "remote_as": 65001 }));
+    let bgp = joined(&file, &[other]).unwrap().bgp.unwrap();
+    assert_eq!(bgp.peers.len(), 2);
+    let same = peer("b", json!({ "address": "10.0.0.1", "remote_as": 65001 }));
+    let said = joined(&file, std::slice::from_ref(&same)).unwrap_err();
+    assert_eq!(
+        said,
+        [
+            "BgpPeer b: spec.address: 10.0.0.1 is listed twice, first as bgp.peers[0].address in edge.yaml, line 5"
+        ]
+    );
+    let said = joined(FILE, std::slice::from_ref(&same)).unwrap_err();
+    assert!(said.len() == 1 && said[0].starts_with("BgpPeer b: spec: needs a `bgp`"), "{said:?}");
+    // Nobody has said whom to tell yet.
+    let nobody = format!("{FILE}bgp: {{ local_as: 65010, router_id: 10.0.0.11 }}\n");
+    assert!(joined(&nobody, &[]).unwrap().bgp.unwrap().peers.is_empty());
+    assert_eq!(joined(&nobody, &[same]).unwrap().bgp.unwrap().peers.len(), 1);
+    let without = nobody.replace("kubernetes: {}\n", "services: []\n");
+    assert!(joined(&without, &[]).unwrap_err()[0].contains("bgp.peers: missing"));
+}
+
+#[test]
+fn what_stands_twice_is_told_with_both_places() {
+    let file = format!("{FILE}encap: {{ source_v4: 172.16.0.0/16 }}\nvips: [{{ address: 203.0.113.10 }}]\n");
+    let documents = [
+        edge("a", json!({ "encap": { "dscp": 46 }, "maglev": { "seed": 7 } })),
+        edge(
+            "b",
+            json!({ "maglev": { "seed": 7 }, "vips": [{ "address": "203.0.113.11" }, { "address": "203.0.113.10" }] }),
+        ),
+    ];
+    let wanted = [
+        "EdgeConfig a: spec.encap: stands elsewhere, too (encap in edge.yaml, line 5); one place alone may have it",
+        "EdgeConfig b: spec.maglev: stands elsewhere, too (EdgeConfig a: spec.maglev); one place alone may have it",
+        "EdgeConfig b: spec.vips[1].address: 203.0.113.10 is listed twice, first as vips[0].address in edge.yaml, line 6",
+    ];
+    assert_eq!(joined(&file, &documents).unwrap_err(), wanted);
+}
+
+#[test]
+fn a_mistake_is_told_with_its_place() {
+    let documents = [
+        edge(
+            "a",
+            json!({ "encap": { "dscp": 64, "colour": "blue" }, "bgp": { "local_as": 65010, "router_id": "10.0.0.11" } }),
+        ),
+        edge("b", json!({ "interfaces": [{ "name": "eth1" }] })),
+        peer(
+            "c",
+            json!({ "address": "10.0.0.1", "remote_as": 65001, "hold_time": "1s", "passwordSecretRef": { "name": "-" } }),
+        ),
+    ];
+    let said = joined(FILE, &documents).unwrap_err();
+    let starts = [
+        "EdgeConfig a: spec.encap.colour: unknown key",
+        "EdgeConfig a: spec.encap.dscp: must be copy or 0..=63, is 64",
+        "EdgeConfig b: spec.interfaces: belongs into the files",
+        "BgpPeer c: spec.hold_time: must be",
+        "BgpPeer c: spec.passwordSecretRef.name: must be the name of a Secret",
+    ];
+    assert!(
+        said.len() == starts.len() && said.iter().zip(starts).all(|(a, b)| a.starts_with(b)),
+        "{said:#?}"
+    );
+}
+
+#[test]
+fn a_password_in_a_secret_is_for_a_cluster_and_the_only_one() {
+    let bgp = |password: &str| {
+        format!(
+            "bgp: {{ local_as: 65010, router_id: 10.0.0.11, peers: [{{ address: 10.0.0.1, remote_as: 65001, {password} }}] }}\n"
+        )
+    };
+    let both = bgp("password_file: /k, password_secret: { name: leaf }");
+    let said = joined(&format!("{FILE}{both}"), &[]).unwrap_err();
+    assert!(
+        said.len() == 1 && said[0].contains("password_secret: is given beside password_file"),
+        "{said:?}"
+    );
+    let alone = FILE.replace("kubernetes: {}", "services: []") + &bgp("password_secret: { name: leaf }");
+    let said = joined(&alone, &[]).unwrap_err();
+    assert!(said.len() == 1 && said[0].contains("needs `kubernetes`"), "{said:?}");
 }

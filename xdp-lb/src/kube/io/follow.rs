@@ -26,8 +26,19 @@ pub(super) fn follow<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config =
-        Config { label_selector: labels.map(str::to_owned), ..Config::default().timeout(WATCH_SECONDS) };
+    follow_as(api, Config { label_selector: labels.map(str::to_owned), ..Config::default() }, pace)
+}
+
+/// The same of objects that a configuration selects.
+pub(super) fn follow_as<K>(
+    api: Api<K>,
+    config: Config,
+    pace: Pace,
+) -> BoxStream<'static, Result<Event<K>, Error>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let config = config.timeout(WATCH_SECONDS);
     let streaming = Config { initial_list_strategy: InitialListStrategy::StreamingList, ..config.clone() };
     let first = begin(api.clone(), streaming, pace);
     let state = (first, Some((api, config)));

@@ -4,7 +4,7 @@
 //! `-agent` behind the former's name, if it is there, that of a user that has the controller's roles alone. Objects bear
 //! names of their own and are removed at the end, but for definitions.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1 as core;
@@ -27,7 +27,7 @@ const BOUND: Duration = Duration::from_secs(60);
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Administrator and controller; `None`, said, without an API server.
-async fn clients() -> Option<(Client, Client)> {
+pub(super) async fn clients() -> Option<(Client, Client)> {
     let own = std::env::var_os("XDP_LB_TEST_KUBECONFIG_CONTROLLER").map(PathBuf::from);
     let Some(admin) = own.clone().or_else(|| std::env::var_os("XDP_LB_TEST_KUBECONFIG").map(PathBuf::from))
     else {
@@ -42,7 +42,7 @@ async fn clients() -> Option<(Client, Client)> {
 }
 
 /// Creates or changes an object, strictly checked.
-async fn put<K>(api: &Api<K>, object: &Value) -> Result<K, kube::Error>
+pub(super) async fn put<K>(api: &Api<K>, object: &Value) -> Result<K, kube::Error>
 where
     K: Resource + Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {
@@ -70,7 +70,7 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 /// The definitions, in force.
-async fn define(admin: &Client) {
+pub(super) async fn define(admin: &Client) {
     let crds = Api::<CustomResourceDefinition>::all(admin.clone());
     for crd in all() {
         put(&crds, &serde_json::to_value(&crd).unwrap()).await.unwrap();
@@ -365,34 +365,6 @@ async fn the_schema_refuses_what_it_can_see() {
         }
     }
     assert!(unsaid.is_empty(), "{unsaid:#?}");
-}
-
-/// Every example, and those in the documentation.
-#[tokio::test]
-async fn examples_are_applied() {
-    let Some((admin, _)) = clients().await else { return };
-    define(&admin).await;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut texts = vec![std::fs::read_to_string(root.join("examples/kubernetes/pools.yaml")).unwrap()];
-    let docs = std::fs::read_to_string(root.join("docs/controller.md")).unwrap();
-    let blocks = docs.split("\n\n").filter(|block| block.contains("apiVersion: xdp-lb.io/"));
-    texts.extend(blocks.map(|block| {
-        block.lines().map(|line| line.strip_prefix("    ").unwrap_or(line)).collect::<Vec<_>>().join("\n")
-    }));
-    assert!(texts.len() > 1, "the documentation has none");
-    let params = PatchParams {
-        dry_run: true,
-        field_validation: Some(ValidationDirective::Strict),
-        ..PatchParams::apply("test").force()
-    };
-    let pools = Api::<VipPool>::all(admin);
-    for text in texts.iter().flat_map(|text| text.split("\n---\n")) {
-        let object: Value = serde_yaml::from_str(text).unwrap();
-        let read: VipPool = serde_json::from_value(object.clone()).unwrap();
-        assert_eq!(read.read().1, [""; 0], "{text}");
-        let name = object["metadata"]["name"].as_str().unwrap();
-        pools.patch(name, &params, &Patch::Apply(&object)).await.unwrap_or_else(|e| panic!("{text}: {e}"));
-    }
 }
 
 /// The roles are enforced, and they are enough for the tests above.

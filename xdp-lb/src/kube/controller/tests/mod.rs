@@ -3,6 +3,8 @@
 mod edges;
 #[cfg(feature = "agent")]
 mod live;
+#[cfg(feature = "agent")]
+mod schemas;
 mod stand;
 
 use serde_json::json;

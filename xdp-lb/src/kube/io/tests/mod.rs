@@ -4,6 +4,7 @@ mod edge_node;
 mod faults;
 mod live;
 mod outage;
+mod resources;
 mod writes;
 
 use crate::config::import::Imported;
