@@ -1,5 +1,5 @@
-//! A stand-in for an API server inside a namespace: watch lists of a few kinds over plain HTTP, EdgeNodes that are written
-//! to it, and faults on command.
+//! A stand-in for an API server inside a namespace: watch lists of a few kinds over plain HTTP, Secrets by name, EdgeNodes
+//! that are written to it, and faults on command.
 //! Nothing of it is the product's.
 
 use std::collections::BTreeMap;
@@ -153,6 +153,10 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
     if method == "PATCH" {
         return whole(&mut stream, &write_edge_node(shared, serde_json::from_slice(&body)?));
     }
+    if path.contains("/secrets/") {
+        let secret = shared.lock().objects.get(&("secrets".to_owned(), plural.to_owned())).cloned();
+        return whole(&mut stream, &secret.unwrap_or_default());
+    }
     if asked("watch").is_none() {
         // Nobody lists but who looks for its own Node.
         return whole(
@@ -165,7 +169,11 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     )?;
     let selector = asked("labelSelector").and_then(Label::read);
-    let is_selected = |object: &Value| selector.as_ref().is_none_or(|label| label.is_of(object));
+    let name = asked("fieldSelector").and_then(|field| field.strip_prefix("metadata.name%3D"));
+    let is_selected = |object: &Value| {
+        selector.as_ref().is_none_or(|label| label.is_of(object))
+            && name.is_none_or(|name| object["metadata"]["name"] == name)
+    };
     let mut at = if asked("sendInitialEvents") == Some("true") {
         let (objects, version) = {
             let state = shared.lock();
@@ -180,6 +188,8 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
         let (kind, api) = match plural {
             "services" => ("Service", "v1"),
             "nodes" => ("Node", "v1"),
+            "edgeconfigs" => ("EdgeConfig", "xdp-lb.io/v1alpha1"),
+            "bgppeers" => ("BgpPeer", "xdp-lb.io/v1alpha1"),
             _ => ("EndpointSlice", "discovery.k8s.io/v1"),
         };
         chunk(
@@ -211,6 +221,10 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
             new.iter().filter(|(of, _)| of == plural).map(|(_, event)| event.clone()).collect()
         };
         for mut event in events {
+            // Nobody is told of who never was what he asked for by name.
+            if name.is_some_and(|name| event["object"]["metadata"]["name"] != name) {
+                continue;
+            }
             // Who leaves a selection is gone, for who watches it.
             if !is_selected(&event["object"]) {
                 event["type"] = "DELETED".into();

@@ -55,7 +55,7 @@ families! {
     BUILD_INFO "build_info" Gauge "version" "1, with the agent's version."
     CONFIG_GENERATION "config_generation" Gauge "" "Generation of the configuration in the maps."
     CONFIG_APPLIED "config_last_apply_timestamp_seconds" Gauge "" "When the configuration in force was carried out completely."
-    CONFIG_SUCCESS "config_last_apply_success" Gauge "" "0 while the last file was refused or the last write to the maps failed, else 1."
+    CONFIG_SUCCESS "config_last_apply_success" Gauge "" "0 while the last file or resource was refused or the last write to the maps failed, else 1."
     XDP_MODE "xdp_mode" Gauge "interface, mode" "1 for every interface that runs the program, with how: native, generic or offload."
     PACKETS "packets_total" Counter "service" "Packets forwarded."
     BYTES "bytes_total" Counter "service" "Bytes of the IP packets forwarded, without tunnel."

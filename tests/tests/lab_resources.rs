@@ -1,0 +1,178 @@
+//! An edge node whose file says who it is and no more: tunnels and routers come from the cluster, change there, are wrong there,
+//! outlive agent and API server, and go.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use xdp_lb_tests::lab::apiserver::ApiServer;
+use xdp_lb_tests::lab::bgp::{EDGE_AS, ROUTER_AS, status_file};
+use xdp_lb_tests::lab::files::{self, VIP, WEB};
+use xdp_lb_tests::lab::product::run_to_end;
+use xdp_lb_tests::lab::routers::FRR;
+use xdp_lb_tests::lab::traffic::{Load, LoadOptions};
+use xdp_lb_tests::lab::{Frr, Lab, Mode, Options, Role, Tier, plan, skip, wait_until};
+
+const BOUND: Duration = Duration::from_secs(40);
+const PASSWORD: &str = "s3cret-of-the-leaf";
+const PASSWORD_BASE64: &str = "czNjcmV0LW9mLXRoZS1sZWFm";
+
+fn resource(kind: &str, name: &str, spec: Value) -> Value {
+    json!({ "apiVersion": "xdp-lb.io/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
+}
+
+fn config(lab: &Lab, med: u32, dscp: u32) -> Value {
+    let [v4, v6] = plan::tunnel_sources(1).map(|(ip, length)| format!("{ip}/{length}"));
+    resource(
+        "EdgeConfig",
+        "edge",
+        json!({ "encap": { "source_v4": v4, "source_v6": v6, "dscp": dscp },
+            "bgp": { "local_as": EDGE_AS, "router_id": Role::Edge(1).address().v4, "med": med, "withdraw_grace": "1s",
+                "status_file": status_file(lab, 1) } }),
+    )
+}
+
+fn peer(name: &str, rack: &str, address: &str) -> Value {
+    let spec = json!({ "nodeSelector": { "matchLabels": { "rack": rack } }, "address": address, "remote_as": ROUTER_AS,
+        "families": ["ipv4"], "passwordSecretRef": { "name": "xdp-lb-bgp", "key": "leaf" } });
+    resource("BgpPeer", name, spec)
+}
+
+/// Two nodes with a pod each, and a Service of theirs.
+fn put_service(api: &ApiServer) {
+    for n in 1..=2 {
+        let address = Role::Backend(n).address().v4;
+        api.put(
+            "nodes",
+            json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": format!("n{n}") },
+            "status": { "addresses": [{ "type": "InternalIP", "address": address }] } }),
+        );
+    }
+    api.put("services", json!({ "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "web", "namespace": "default", "annotations": { "xdp-lb.io/delivery": "host" } },
+        "spec": { "type": "LoadBalancer", "loadBalancerClass": "xdp-lb.io/edge", "externalTrafficPolicy": "Local",
+            "ports": [{ "name": "http", "protocol": "TCP", "port": WEB }] },
+        "status": { "loadBalancer": { "ingress": [{ "ip": plan::vip(VIP).v4 }] } } }));
+    let endpoint = |n: u8| json!({ "addresses": [format!("10.244.0.{n}")], "nodeName": format!("n{n}"), "conditions": { "ready": true } });
+    api.put("endpointslices", json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": { "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" } },
+        "ports": [{ "name": "http", "protocol": "TCP", "port": WEB }], "endpoints": [endpoint(1), endpoint(2)] }));
+}
+
+fn answers(lab: &Lab) -> u64 {
+    let options =
+        LoadOptions { requests: 20, rate: 500.0, timeout: Duration::from_secs(1), ..LoadOptions::default() };
+    let load =
+        Load::start(&lab.client(1).ns, &files::at(WEB)[..1], options).and_then(|load| load.finish(BOUND));
+    load.map_or(0, |report| report.answers())
+}
+
+/// The router's route to the VIP.
+fn route(lab: &Lab) -> Result<String> {
+    let mut ip = std::process::Command::new("ip");
+    ip.args(["-4", "route", "show", &format!("{}/32", plan::vip(VIP).v4)]);
+    Ok(run_to_end(lab.router(), "ip", ip, BOUND)?.stdout)
+}
+
+#[test]
+fn tunnels_and_routers_come_from_the_cluster_and_go_with_it() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[FRR]].concat()) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    lab.leave_vips_to_bgp()?;
+    let (own, router) = (Role::Edge(1).address().v4, Role::Edge(1).gateway().v4);
+    let neighbour = format!(
+        " neighbor {own} remote-as {EDGE_AS}\n neighbor {own} timers 3 9\n neighbor {own} passive\n neighbor {own} password {PASSWORD}\n"
+    );
+    let text = format!(
+        "frr defaults datacenter\nno zebra nexthop kernel enable\nrouter bgp {ROUTER_AS}\n bgp router-id 10.1.1.1\n no bgp ebgp-requires-policy\n \
+         bgp graceful-restart\n{neighbour}exit\n"
+    );
+    let frr = Frr::start(lab.router(), lab.scratch().path(), &text, "")?;
+    let _servers = files::serve(lab.backends())?;
+    let api = ApiServer::start(&lab.edge(1).ns)?;
+    put_service(&api);
+    api.put("nodes", json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "edge1", "labels": { "rack": "1" } } }));
+    api.put("secrets", json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "xdp-lb-bgp", "namespace": "default" },
+        "data": { "leaf": PASSWORD_BASE64 } }));
+    api.put("edgeconfigs", config(&lab, 50, 0));
+    api.put("bgppeers", peer("leaf", "1", &router.to_string()));
+    api.put("bgppeers", peer("other", "2", "10.99.99.99"));
+    let kubeconfig = lab.scratch().write("kubeconfig", &api.kubeconfig())?;
+    let file = format!(
+        "version: 1\nnode: {{ name: edge1 }}\ninterfaces: [{{ name: eth0 }}]\nmaglev: {{ table_size: 4093, seed: 0x78646c62 }}\n\
+         flow_table: {{ entries: 65536 }}\nkubernetes: {{ kubeconfig: {} }}\n",
+        kubeconfig.display()
+    );
+    let mut tier = Tier::start(&lab, Mode::Native, |_| file.clone())?;
+    let is_announced = || route(&lab).is_ok_and(|route| route.contains("to-edge1"));
+    wait_until("the route", BOUND, is_announced)
+        .with_context(|| frr.ask(&["show bgp neighbors"]).unwrap_or_default())?;
+    assert_eq!(answers(&lab), 20);
+    let bgp_status = |tier: &Tier<'_>| -> Result<Value> {
+        let said =
+            tier.edges[0].command("status", &["bgp", "-o", "json", "--bgp-file", &status_file(&lab, 1)])?;
+        serde_json::from_str(&said.stdout).context(said.stderr)
+    };
+    let shown = bgp_status(&tier)?;
+    assert_eq!(
+        shown["peers"].as_array().map(Vec::len),
+        Some(1),
+        "the other rack's router is none of ours: {shown:#}"
+    );
+
+    // A change.
+    let med = |wanted: u32| {
+        let question = format!("show bgp ipv4 unicast {}/32 json", plan::vip(VIP).v4);
+        frr.json(&question).is_ok_and(|told| told["paths"][0]["metric"] == wanted)
+    };
+    wait_until("the first MED", BOUND, || med(50))?;
+    api.put("edgeconfigs", config(&lab, 77, 0));
+    wait_until("another MED", BOUND, || med(77))?;
+
+    // A mistake, told with its place; everything goes on.
+    let mark = tier.edges[0].product.process().mark();
+    api.put("edgeconfigs", config(&lab, 88, 99));
+    wait_until("the mistake to be told", BOUND, || {
+        let said = tier.edges[0].product.process().log().split_off(mark).join("\n");
+        said.contains("EdgeConfig edge: spec.encap.dscp: must be") && said.contains("stay in force")
+    })?;
+    let said = tier.edges[0].command("status", &[])?.stdout;
+    ensure!(said.contains("spec.encap.dscp"), "{said}");
+    ensure!(med(77) && is_announced());
+    assert_eq!(answers(&lab), 20);
+
+    // Another agent finds nobody to ask, then only the mistake: what was in force last is.
+    api.away(true);
+    tier.edges[0].product.kill();
+    tier.edges[0].restart()?;
+    assert_eq!(answers(&lab), 20, "the maps of the agent before forward");
+    api.away(false);
+    wait_until("the session of another agent", BOUND, || {
+        bgp_status(&tier).is_ok_and(|status| status["peers"][0]["state"] == "Established")
+    })?;
+    wait_until("the MED of what was in force", BOUND, || med(77))?;
+    assert_eq!(answers(&lab), 20);
+
+    // Mended; the router goes, then the rest.
+    api.put("edgeconfigs", config(&lab, 99, 0));
+    wait_until("the mended one", BOUND, || med(99))?;
+    let said = tier.edges[0].command("status", &[])?.stdout;
+    ensure!(!said.contains("spec.encap.dscp"), "{said}");
+    api.remove("bgppeers", "leaf");
+    wait_until("the route to go", BOUND, || !is_announced())?;
+    api.remove("edgeconfigs", "edge");
+    let backends = || {
+        let said =
+            tier.edges[0].command("status", &["-o", "json"]).map(|said| said.stdout).unwrap_or_default();
+        let shown: Value = serde_json::from_str(&said).unwrap_or_default();
+        shown["services"][0]["backends"].as_array().map(Vec::len)
+    };
+    wait_until("the tunnels to go", BOUND, || backends() == Some(0))?;
+
+    let told =
+        tier.edges[0].product.process().log().join("\n") + &bgp_status(&tier).unwrap_or_default().to_string();
+    ensure!(!told.contains(PASSWORD) && !told.contains(PASSWORD_BASE64), "the password is told");
+    Ok(())
+}
