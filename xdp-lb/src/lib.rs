@@ -6,6 +6,7 @@ pub mod aside;
 pub mod bfd;
 pub mod bgp;
 pub mod config;
+pub mod doctor;
 pub mod drains;
 pub mod explain;
 pub mod flows;

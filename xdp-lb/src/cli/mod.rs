@@ -17,6 +17,7 @@ mod controller;
 mod crds;
 mod decap;
 mod detach;
+mod doctor;
 mod drain;
 mod explain;
 mod flows;
@@ -108,6 +109,8 @@ enum Command {
     Undrain(drain::UndrainArgs),
     /// Go back to an earlier configuration
     Rollback(rollback::Args),
+    /// Say what this host does to packets of the balancer, and what to do about it
+    Doctor(doctor::Args),
     /// Give addresses to Services of a Kubernetes cluster and write their status
     #[cfg(feature = "kubernetes")]
     Controller(controller::Args),
@@ -143,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => drain::run(&args, &node),
         Command::Undrain(args) => drain::undrain(&args, &node),
         Command::Rollback(args) => rollback::run(&args, &node),
+        Command::Doctor(args) => doctor::run(&args, &node),
         #[cfg(feature = "kubernetes")]
         Command::Controller(args) => controller::run(args),
         #[cfg(feature = "kubernetes")]

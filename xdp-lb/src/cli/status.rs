@@ -163,17 +163,12 @@ fn peer_drain(drain: &PeerDrain) -> String {
 
 /// Shows the status.
 pub(super) fn run(args: &Args, node: &Node) -> anyhow::Result<ExitCode> {
-    let root = &node.bpffs;
     if matches!(args.part, Some(Part::Bgp)) {
         let status = crate::bgp::io::read_status(&args.bgp_file)?;
         args.output.print(&status, super::bgp::table)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let maps = KernelMaps::open_read_only(root)?;
-    let observed = maps.observe();
-    let agent = Agent::of(node);
-    let readings = Readings { drains: agent.drains(node), ..read(&maps, &observed, root)? };
-    let status = Status::new(&observed, &readings);
+    let (status, agent) = look(node)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let output = args.output;
     match args.part {
@@ -188,6 +183,19 @@ pub(super) fn run(args: &Args, node: &Node) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the maps and the agent say; `None` where nothing is pinned.
+pub(super) fn of(node: &Node) -> anyhow::Result<Option<(Status, Agent)>> {
+    if node.bpffs.maps().exists() { look(node).map(Some) } else { Ok(None) }
+}
+
+fn look(node: &Node) -> anyhow::Result<(Status, Agent)> {
+    let maps = KernelMaps::open_read_only(&node.bpffs)?;
+    let observed = maps.observe();
+    let agent = Agent::of(node);
+    let readings = Readings { drains: agent.drains(node), ..read(&maps, &observed, &node.bpffs)? };
+    Ok((Status::new(&observed, &readings), agent))
 }
 
 impl Service {

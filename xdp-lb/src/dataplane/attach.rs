@@ -292,6 +292,14 @@ fn describe(interface: &str, ifindex: u32, updated: bool) -> Result<Attached, At
     })
 }
 
+/// Name of the XDP program that runs on an interface, whosever it is.
+///
+/// # Errors
+/// [`AttachError::Io`].
+pub fn program_on(interface: &str, ifindex: u32) -> Result<Option<String>, AttachError> {
+    Ok(running(interface, ifindex)?.map(|running| program_name(running.program)))
+}
+
 fn running(interface: &str, ifindex: u32) -> Result<Option<netlink_xdp::Running>, AttachError> {
     netlink_xdp::running(ifindex).map_err(failed("ask for the XDP program of", interface))
 }

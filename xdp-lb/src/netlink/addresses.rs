@@ -237,6 +237,20 @@ fn full_length(vip: IpAddr) -> u8 {
 }
 
 /// IPv4 tells the address in `Local`, IPv6 in `Address` alone.
+/// Addresses of this namespace, by index of their interface.
+///
+/// # Errors
+/// [`NetlinkError::Silent`] or [`NetlinkError::Refused`].
+pub async fn held(requests: &Requests) -> Result<BTreeMap<u32, BTreeSet<IpAddr>>, NetlinkError> {
+    let answers = requests.handle().address().get().execute();
+    let messages = requests::all(|| "list the addresses".into(), answers).await?;
+    let mut held: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
+    for message in &messages {
+        held.entry(message.header.index).or_default().extend(address_of(message));
+    }
+    Ok(held)
+}
+
 fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {

@@ -20,7 +20,7 @@ mod neighbours;
 pub mod probe_link;
 mod requests;
 mod resolver;
-mod routes;
+pub mod routes;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -21,7 +21,7 @@ use crate::nexthop::{Route, UnresolvedReason, Way};
 ///
 /// # Errors
 /// [`NetlinkError::Silent`] or [`NetlinkError::Unexpected`].
-pub(super) async fn lookup(requests: &Requests, address: IpAddr) -> Result<Route, NetlinkError> {
+pub async fn lookup(requests: &Requests, address: IpAddr) -> Result<Route, NetlinkError> {
     let picked = match ask(requests, question(address)).await? {
         Ok(Some(answer)) => decode(&answer),
         Ok(None) => Route::Refused(UnresolvedReason::NoRoute),
