@@ -12,6 +12,7 @@
 //! anew, decides the same. docs/controller.md says what is promised.
 
 mod asking;
+mod configured;
 mod edges;
 mod judge;
 mod plan;
@@ -25,6 +26,8 @@ use k8s_openapi::api::core::v1 as core;
 
 use self::asking::Asking;
 pub use self::asking::{ADDRESSES, ANNOUNCED, BALANCED, POLICY};
+use self::configured::Configured;
+pub use self::configured::Setting;
 use self::edges::Edges;
 pub use self::judge::Judge;
 pub use self::plan::{Object, Plan, Write};
@@ -58,6 +61,7 @@ pub struct Controller {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pools: BTreeMap<String, Offered>,
     edges: Edges,
+    configured: Configured,
     /// Addresses that Services had at the last plan.
     held: BTreeMap<IpAddr, Key>,
     /// Addresses that nobody has any more.
@@ -75,6 +79,7 @@ impl Controller {
             namespaces: BTreeMap::new(),
             pools: BTreeMap::new(),
             edges: Edges::default(),
+            configured: Configured::new(),
             held: BTreeMap::new(),
             released: BTreeMap::new(),
         }

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::asking::{ADDRESSES, ANNOUNCED, Asking, BALANCED, POLICY};
+use super::configured::{self, Setting};
 use super::edges::{Edges, Saying};
 use super::{Controller, Offered};
 use crate::kube::crd::{Resting, VipPoolStatus};
@@ -41,6 +42,15 @@ pub enum Write {
         conditions: Vec<Condition>,
         /// What is to be said of it.
         events: Vec<Note>,
+    },
+    /// Status of an EdgeConfig or a BgpPeer.
+    Setting {
+        /// Which kind.
+        setting: Setting,
+        /// Its name.
+        name: String,
+        /// All of it.
+        condition: Condition,
     },
     /// Status of a VipPool.
     Pool {
@@ -84,6 +94,7 @@ impl Controller {
                 plan.writes.push(Write::Pool { name: name.clone(), status });
             }
         }
+        plan.writes.extend(configured::writes(&self.configured, now));
         // Resting addresses that become free change a pool's status.
         let free_again = self.released.iter().filter_map(|(address, r)| self.free_again(*address, r));
         plan.wake = plan.wake.into_iter().chain(free_again.filter(|at| *at > now)).min();
@@ -313,7 +324,7 @@ fn is_news(old: Option<&Condition>, reason: &str, message: &str) -> bool {
 
 /// A condition; its time is when its status last changed. The Service's generation moves without us, too: it is only
 /// told with something else.
-fn condition(
+pub(super) fn condition(
     type_: &str,
     status: bool,
     reason: &str,

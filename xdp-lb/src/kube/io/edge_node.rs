@@ -140,19 +140,20 @@ impl Tell {
         let condition = self.sources.condition.borrow_and_update().clone();
         let starting = (!condition.started).then(|| "starting: the tables are being filled".to_owned());
         let degraded = starting.or_else(|| condition.degraded());
+        let refused = condition.refusal();
         let known = Known {
             zone: self.zone.as_deref(),
             bgp: bgp.as_deref(),
             notes: &notes,
             degraded: ended.or(degraded.as_deref()),
-            refused: condition.refused.as_deref(),
+            refused: refused.as_deref(),
         };
         status(known, self.written.as_ref().map(|(old, _)| old), Timestamp::now())
     }
 
     /// Waits until a source says something else, other than that the agent's loop turns.
     async fn changed(&mut self) {
-        let said = |c: &Condition| (c.started, c.degraded(), c.refused.clone());
+        let said = |c: &Condition| (c.started, c.degraded(), c.refusal());
         let before = said(&self.sources.condition.borrow());
         let Sources { bgp, condition, notes } = &mut self.sources;
         let turned = async { condition.wait_for(|now| said(now) != before).await.map(drop) };

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   Services, Namespaces, VipPools --follow--> Controller --quiet for a moment, leads--> plan --> writes
-//!   EdgeNodes -------------------------'
+//!   EdgeNodes, EdgeConfigs, BgpPeers --'
 //! ```
 //!
-//! Nothing is planned before the first three kinds have been listed once; addresses do not wait for edge nodes. A write that fails leaves the rest as it is; the whole
+//! Nothing is planned before the first three kinds have been listed once; addresses do not wait for the others. A write that fails leaves the rest as it is; the whole
 //! is planned again after a pause.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::stream::{BoxStream, StreamExt as _, select_all};
@@ -23,8 +24,8 @@ use super::follow::follow;
 use super::leader::{Candidate, Lead};
 use super::standing::Standing;
 use super::write::{Done, write};
-use crate::kube::controller::{Controller, Plan};
-use crate::kube::crd::{EdgeNode, VipPool};
+use crate::kube::controller::{Controller, Plan, Setting};
+use crate::kube::crd::{BgpPeer, EdgeConfig, EdgeNode, VipPool};
 use crate::kube::{Change, Key};
 
 /// How long the API server may take for a write.
@@ -51,8 +52,8 @@ pub async fn steer(
         identity,
         controller,
         lists: Default::default(),
-        edges: List::default(),
-        is_without_edges: false,
+        others: Default::default(),
+        without: BTreeSet::new(),
         trouble: None,
         leads: false,
         due: None,
@@ -73,6 +74,8 @@ enum Item {
     Namespace(Event<core::Namespace>),
     Pool(Event<VipPool>),
     Edge(Event<EdgeNode>),
+    Config(Event<EdgeConfig>),
+    Peer(Event<BgpPeer>),
 }
 
 type Told = Result<Item, (&'static str, Error)>;
@@ -83,9 +86,10 @@ struct Steer {
     controller: Controller,
     /// Of Services, Namespaces, pools.
     lists: [List; 3],
-    edges: List,
-    /// Edge nodes cannot be listed, and that has been said.
-    is_without_edges: bool,
+    /// Of edge nodes, EdgeConfigs, BgpPeers.
+    others: [List; 3],
+    /// Kinds that cannot be listed, and that has been said.
+    without: BTreeSet<&'static str>,
     trouble: Option<&'static str>,
     leads: bool,
     /// First change that was not planned for, and when it will be.
@@ -99,8 +103,8 @@ struct Steer {
 
 /// Kinds of objects that plans need, in the order of the lists.
 pub(super) const KINDS: [&str; 3] = ["Services", "Namespaces", "VipPools"];
-/// And one that they can do without.
-const EDGES: &str = "EdgeNodes";
+/// And those that they can do without.
+const OTHERS: [&str; 3] = ["EdgeNodes", "EdgeConfigs", "BgpPeers"];
 
 impl Steer {
     async fn run(&mut self, lead: &mut Lead) -> Result<(), watch::error::RecvError> {
@@ -153,7 +157,9 @@ impl Steer {
             all(follow(Api::all(client.clone()), None, pace), KINDS[0], Item::Service),
             all(follow(Api::all(client.clone()), None, pace), KINDS[1], Item::Namespace),
             all(follow(Api::all(client.clone()), None, pace), KINDS[2], Item::Pool),
-            all(follow(Api::all(client.clone()), None, pace), EDGES, Item::Edge),
+            all(follow(Api::all(client.clone()), None, pace), OTHERS[0], Item::Edge),
+            all(follow(Api::all(client.clone()), None, pace), OTHERS[1], Item::Config),
+            all(follow(Api::all(client.clone()), None, pace), OTHERS[2], Item::Peer),
         ])
         .boxed()
     }
@@ -161,9 +167,9 @@ impl Steer {
     fn take(&mut self, told: Told) {
         let item = match told {
             Ok(item) => item,
-            Err((EDGES, error)) => {
-                if !std::mem::replace(&mut self.is_without_edges, true) {
-                    warn!(objects = EDGES, "{error}; Services are not told who announces them meanwhile");
+            Err((kind, error)) if OTHERS.contains(&kind) => {
+                if self.without.insert(kind) {
+                    warn!(objects = kind, "{error}; nothing is said of them and by them meanwhile");
                 }
                 return;
             }
@@ -204,9 +210,9 @@ impl Steer {
                 Controller::pools_are,
             ),
             Item::Edge(event) => {
-                self.is_without_edges = false;
+                self.without.remove(OTHERS[0]);
                 turn(
-                    &mut self.edges,
+                    &mut self.others[0],
                     event,
                     controller,
                     Controller::edge,
@@ -214,6 +220,34 @@ impl Steer {
                         controller.edge_gone(node.metadata.name.as_deref().unwrap_or_default())
                     },
                     Controller::edges_are,
+                )
+            }
+            Item::Config(event) => {
+                self.without.remove(OTHERS[1]);
+                turn(
+                    &mut self.others[1],
+                    event,
+                    controller,
+                    Controller::edge_config,
+                    |controller, config| {
+                        let name = config.metadata.name.as_deref().unwrap_or_default();
+                        controller.setting_gone(Setting::EdgeConfig, name)
+                    },
+                    |controller, there| controller.settings_are(Setting::EdgeConfig, there),
+                )
+            }
+            Item::Peer(event) => {
+                self.without.remove(OTHERS[2]);
+                turn(
+                    &mut self.others[2],
+                    event,
+                    controller,
+                    Controller::bgp_peer,
+                    |controller, peer| {
+                        let name = peer.metadata.name.as_deref().unwrap_or_default();
+                        controller.setting_gone(Setting::BgpPeer, name)
+                    },
+                    |controller, there| controller.settings_are(Setting::BgpPeer, there),
                 )
             }
         };
@@ -295,6 +329,8 @@ impl Steer {
                 // What is written is known at once, or the next plan would write it again.
                 Ok(Done::Service(service)) => _ = self.controller.service(&service),
                 Ok(Done::Pool(pool)) => _ = self.controller.pool(&pool),
+                Ok(Done::Config(config)) => _ = self.controller.edge_config(&config),
+                Ok(Done::Peer(peer)) => _ = self.controller.bgp_peer(&peer),
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                     debug!(?planned, "{status}; it is another by now");
                     outcome = Err(Failed);

@@ -9,8 +9,8 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::kube::controller::{Object, Write};
-use crate::kube::crd::{VipPool, VipPoolStatus};
+use crate::kube::controller::{Object, Setting, Write};
+use crate::kube::crd::{BgpPeer, EdgeConfig, VipPool, VipPoolStatus};
 use crate::kube::note::{Note, Severity};
 
 /// Who we are in managed fields and Events.
@@ -23,6 +23,8 @@ const LONGEST: usize = 1024;
 pub(super) enum Done {
     Service(core::Service),
     Pool(VipPool),
+    Config(EdgeConfig),
+    Peer(BgpPeer),
 }
 
 /// Carries one write out.
@@ -41,6 +43,25 @@ pub(super) async fn write(client: &Client, identity: &str, write: &Write) -> Res
                 say(client, identity, object, note).await;
             }
             Ok(Done::Service(service))
+        }
+        Write::Setting { setting, name, condition } => {
+            let params = PatchParams::apply(MANAGER).force();
+            let kind = match setting {
+                Setting::EdgeConfig => "EdgeConfig",
+                Setting::BgpPeer => "BgpPeer",
+            };
+            let body = json!({ "apiVersion": "xdp-lb.io/v1alpha1", "kind": kind, "metadata": { "name": name },
+                "status": { "conditions": [condition] } });
+            Ok(match setting {
+                Setting::EdgeConfig => {
+                    let configs = Api::<EdgeConfig>::all(client.clone());
+                    Done::Config(configs.patch_status(name, &params, &Patch::Apply(body)).await?)
+                }
+                Setting::BgpPeer => {
+                    let peers = Api::<BgpPeer>::all(client.clone());
+                    Done::Peer(peers.patch_status(name, &params, &Patch::Apply(body)).await?)
+                }
+            })
         }
         Write::Pool { name, status } => {
             let pools = Api::<VipPool>::all(client.clone());

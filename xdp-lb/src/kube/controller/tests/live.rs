@@ -24,7 +24,7 @@ use crate::kube::tests::objects::lay;
 
 const BOUND: Duration = Duration::from_secs(60);
 /// A controller serves the whole cluster, so there is one test with controllers at a time.
-static ALONE: Mutex<()> = Mutex::const_new(());
+pub(super) static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Administrator and controller; `None`, said, without an API server.
 pub(super) async fn clients() -> Option<(Client, Client)> {
@@ -58,7 +58,7 @@ where
 }
 
 /// Waits for what `look` finds.
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -79,13 +79,13 @@ pub(super) async fn define(admin: &Client) {
     until("the definition", async || pools.list(&ListParams::default()).await.ok()).await;
 }
 
-struct Running {
+pub(super) struct Running {
     end: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(client: &Client, candidate: Candidate) -> Self {
+    pub(super) fn start(client: &Client, candidate: Candidate) -> Self {
         let (end, ended) = watch::channel(false);
         let client = client.clone();
         let task = tokio::spawn(async move {
@@ -97,7 +97,7 @@ impl Running {
         Self { end, task }
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.end.send_replace(true);
         tokio::time::timeout(BOUND, self.task).await.expect("it never ended").unwrap();
     }
@@ -110,7 +110,7 @@ impl Running {
 }
 
 /// A namespace of this test's own, and what it looks at there.
-struct Place {
+pub(super) struct Place {
     admin: Client,
     namespace: String,
     pool: String,
@@ -124,7 +124,7 @@ fn address(last: u8) -> String {
 }
 
 impl Place {
-    async fn new(admin: &Client, test: &str, addresses: Value) -> Self {
+    pub(super) async fn new(admin: &Client, test: &str, addresses: Value) -> Self {
         define(admin).await;
         let namespace = format!("xdp-lb-{test}-{}", std::process::id());
         let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
@@ -137,11 +137,16 @@ impl Place {
         place
     }
 
+    /// Of its namespace and its pool.
+    pub(super) fn name(&self) -> &str {
+        &self.namespace
+    }
+
     fn pools(&self) -> Api<VipPool> {
         Api::all(self.admin.clone())
     }
 
-    fn candidate(&self, identity: &str) -> Candidate {
+    pub(super) fn candidate(&self, identity: &str) -> Candidate {
         Candidate {
             namespace: self.namespace.clone(),
             // The role names it.
@@ -183,7 +188,7 @@ impl Place {
         events.list(&ListParams::default()).await.unwrap().into_iter().map(show).collect()
     }
 
-    async fn clear(self) {
+    pub(super) async fn clear(self) {
         let all = (DeleteParams::default(), ListParams::default());
         let _ = self.services.delete_collection(&all.0, &all.1).await;
         let events = Api::<core::Event>::namespaced(self.admin.clone(), &self.namespace);

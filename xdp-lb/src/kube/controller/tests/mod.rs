@@ -1,8 +1,11 @@
 //! Plans against a store that takes them: what is written, what is said, and that it ends.
 
+mod configured;
 mod edges;
 #[cfg(feature = "agent")]
 mod live;
+#[cfg(feature = "agent")]
+mod live_settings;
 #[cfg(feature = "agent")]
 mod schemas;
 mod stand;

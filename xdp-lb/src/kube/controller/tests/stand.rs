@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
-use crate::kube::controller::{Controller, Judge, Settings, Write};
-use crate::kube::crd::{EdgeNode, VipPool};
+use crate::kube::controller::{Controller, Judge, Setting, Settings, Write};
+use crate::kube::crd::{BgpPeer, EdgeConfig, EdgeNode, VipPool};
 use crate::kube::tests::objects::lay;
 
 /// A pool.
@@ -51,6 +52,8 @@ impl Stand {
     pub fn put(&mut self, object: Value) {
         let _ = match object["kind"].as_str().unwrap() {
             "VipPool" => self.controller.pool(&read::<VipPool>(&object)),
+            "EdgeConfig" => self.controller.edge_config(&read::<EdgeConfig>(&object)),
+            "BgpPeer" => self.controller.bgp_peer(&read::<BgpPeer>(&object)),
             "EdgeNode" => self.controller.edge(&read::<EdgeNode>(&object)),
             _ => self.controller.service(&read::<core::Service>(&object)),
         };
@@ -71,6 +74,8 @@ impl Stand {
         let object = self.objects.remove(name).unwrap();
         let _ = match object["kind"].as_str().unwrap() {
             "VipPool" => self.controller.pool_gone(name),
+            "EdgeConfig" => self.controller.setting_gone(Setting::EdgeConfig, name),
+            "BgpPeer" => self.controller.setting_gone(Setting::BgpPeer, name),
             "EdgeNode" => self.controller.edge_gone(name),
             _ => {
                 let service: core::Service = read(&object);
@@ -108,6 +113,11 @@ impl Stand {
                             json!({ "loadBalancer": { "ingress": ingress }, "conditions": conditions });
                         self.put(service);
                     }
+                    Write::Setting { name, condition, .. } => {
+                        let mut object = self.get(&name);
+                        object["status"] = json!({ "conditions": [condition] });
+                        self.put(object);
+                    }
                     Write::Pool { name, status } => {
                         let mut pool = self.get(&name);
                         pool["status"] = serde_json::to_value(status).unwrap();
@@ -127,9 +137,8 @@ impl Stand {
 
     /// As `Type True Reason: message @since`.
     pub fn conditions(&self, name: &str) -> Vec<String> {
-        let service: core::Service = read(&self.objects[name]);
-        let conditions = service.status.and_then(|status| status.conditions).unwrap_or_default();
-        let show = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+        let conditions: Option<Vec<Condition>> = read(&self.objects[name]["status"]["conditions"]);
+        let show = |c: &Condition| {
             format!(
                 "{} {} {}: {} @{}",
                 c.type_,
@@ -139,7 +148,7 @@ impl Stand {
                 c.last_transition_time.0.as_second()
             )
         };
-        conditions.iter().map(show).collect()
+        conditions.iter().flatten().map(show).collect()
     }
 
     pub fn pool(&self, name: &str) -> String {
