@@ -75,6 +75,8 @@ pub fn find<B: Bytes + ?Sized>(frame: &B, l4: usize) -> Option<(usize, u16)> {
     }
     let mut at = TCP_LEN;
     for _ in 0..MOST_OPTIONS {
+        // The verifier would walk on once for each place that an option can end at.
+        at = word::masked(at, 0x1ff);
         // Four bytes are the option that is looked for; shorter ones at the end are not it.
         if at + 4 > end {
             return None;
@@ -119,6 +121,14 @@ mod tests {
                 assert_eq!(find(&frame[..], 7), None, "no SYN");
             }
         }
+    }
+
+    #[test]
+    fn a_length_that_lies_leads_nowhere() {
+        let mut frame = segment(2, &[8, 240, 0, 0, 1, 1, 1, 1]);
+        // What 256 less would come to: a sequence number that looks like the option.
+        frame[7 + 4..7 + 8].copy_from_slice(&[2, 4, 5, 0xb4]);
+        assert_eq!(find(&frame[..], 7), None);
     }
 
     #[test]
