@@ -77,6 +77,8 @@ pub enum Delivery {
     /// At the node, whose service proxy hands packets to a pod of its own.
     #[default]
     Node,
+    /// At the pod's own address; its node translates.
+    Pod,
     /// At the node, where pods with `hostNetwork` listen on the VIP itself.
     Host,
 }

@@ -60,6 +60,8 @@ pub struct Args {
 enum Where {
     /// Tunnels end at the node, the service proxy takes over
     Node,
+    /// Tunnels end at the pod, whose node translates
+    Pod,
     /// Pods with hostNetwork listen on the VIP
     Host,
 }
@@ -103,6 +105,7 @@ async fn until_signal(args: Args) -> anyhow::Result<()> {
     };
     let delivery = match args.delivery {
         Where::Node => Delivery::Node,
+        Where::Pod => Delivery::Pod,
         Where::Host => Delivery::Host,
     };
     let cluster = kube::Settings {

@@ -68,8 +68,5 @@ fn selector(text: &str) -> Leaf<String> {
 }
 
 fn delivery(text: &str) -> Leaf<Delivery> {
-    if text == "pod" {
-        return Err("pod is not supported yet; node and host are".to_owned());
-    }
-    leaf::choice(&[("node", Delivery::Node), ("host", Delivery::Host)], &[])(text)
+    leaf::choice(&[("node", Delivery::Node), ("pod", Delivery::Pod), ("host", Delivery::Host)], &[])(text)
 }

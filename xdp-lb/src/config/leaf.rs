@@ -190,13 +190,17 @@ pub(super) fn host_address(text: &str) -> Leaf<IpAddr> {
         let hint = if text.contains('/') { " without a prefix length" } else { "" };
         return must_be(&format!("an IPv4 or IPv6 address{hint}"), text);
     };
-    let wrong = match address {
-        IpAddr::V4(a) => special_v4(a),
-        IpAddr::V6(a) => special_v6(a),
-    };
-    match wrong {
+    match special(address) {
         Some(kind) => Err(format!("must be a routable unicast address, {address} is {kind}")),
         None => Ok(address),
+    }
+}
+
+/// What an address is that nobody can have.
+pub(super) fn special(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(a) => special_v4(a),
+        IpAddr::V6(a) => special_v6(a),
     }
 }
 

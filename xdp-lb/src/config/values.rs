@@ -50,8 +50,8 @@ pub fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
     leaf::prefix(text)
 }
 
-/// Whether a VIP can be this address.
+/// Whether a VIP or a backend can be this address.
 #[must_use]
 pub fn is_host(address: IpAddr) -> bool {
-    leaf::host_address(&address.to_string()).is_ok()
+    leaf::special(address).is_none()
 }

@@ -11,6 +11,7 @@ use super::node::Node;
 use super::policy::Policy;
 use super::slice::{Interner, Slice};
 use super::wanted::Wanted;
+use crate::model::Delivery;
 
 /// Whether an event changed anything that we keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +81,19 @@ impl Cluster {
     pub fn slice(&mut self, slice: &discovery::EndpointSlice) -> Change {
         let key = Key::of(&slice.metadata);
         let Some(folded) = Slice::of(slice, &mut self.names) else { return self.slice_gone(&key) };
-        if self.slices.get(&key) == Some(&folded) {
-            return Change::No;
+        match self.slices.get_mut(&key) {
+            Some(old) if *old == folded => return Change::No,
+            // Addresses are kept whoever asks for them, and matter where tunnels end at them.
+            Some(old) if old.is_like(&folded) => {
+                let change = Change::of(self.services.get(&folded.service).is_some_and(|wanted| {
+                    let good = self.good.get(&folded.service);
+                    let policies = wanted.policy.as_ref().ok().into_iter().chain(good);
+                    policies.into_iter().any(|policy| policy.delivery(&self.settings) == Delivery::Pod)
+                }));
+                *old = folded;
+                return change;
+            }
+            _ => {}
         }
         let of_ours = self.slice_gone(&key);
         let changed = of_ours == Change::Yes || self.services.contains_key(&folded.service);

@@ -1,24 +1,19 @@
-//! From the cluster to services. A Service becomes one service for each of its ports and each family of its addresses.
-//!
-//! Backends are nodes with endpoints of the port. A node's gate is open in proportion to its ready endpoints, so that
-//! scaling moves slots to the node that grows and from the node that shrinks; the table changes only when a node gets
-//! its first endpoint or loses its last.
+//! From the cluster to services. A Service becomes one service for each of its ports and each family of its addresses;
+//! who its backends are is [`super::members`]' business.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::cluster::Cluster;
+use super::members::Asked;
 use super::names::{self, Key, OURS};
 use super::note::{Note, Subject};
 use super::policy::Policy;
-use super::slice::{Family, Slice};
+use super::slice::Family;
 use super::wanted::{Port, Wanted};
-use crate::config::import::{Complaint, Import, Imported, Member, Said, Word, import};
-use crate::model::{AdminState, Backend, Delivery, Inherited, Protocol, Share};
-
-/// A gate has at least so many steps.
-const STEPS: u32 = 16;
+use crate::config::import::{Complaint, Import, Imported, Said, Word, import};
+use crate::model::{Delivery, Inherited, Protocol};
 
 /// What a cluster asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,16 +24,6 @@ pub struct Mapped {
     pub owners: Vec<Key>,
     /// What is to be said.
     pub notes: BTreeSet<(Subject, Note)>,
-}
-
-/// Endpoints of a port on a node.
-#[derive(Clone, Copy, Debug, Default)]
-struct Count {
-    ready: u32,
-    /// Ready, but hinted for other zones.
-    elsewhere: u32,
-    leaving: u32,
-    closed: u32,
 }
 
 impl Cluster {
@@ -107,6 +92,7 @@ impl Cluster {
         notes: &mut Vec<Note>,
     ) -> Result<Vec<Imported>, Vec<Complaint>> {
         let mut errors = unknown_ports(wanted, policy);
+        errors.extend(of_nodes(policy, policy.delivery(&self.settings)));
         let mut services = Vec::new();
         let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = wanted.vips.iter().partition(|vip| vip.is_ipv4());
         for port in &wanted.ports {
@@ -114,7 +100,8 @@ impl Cluster {
                 let Some(&vip) = vips.first() else { continue };
                 let words =
                     self.words(&names::service(key, &port.name, vip), vips, port, policy, &mut errors);
-                let backends = self.backends(key, wanted, port, family, policy, inherited, notes);
+                let asked = Asked { key, wanted, port, family, policy, inherited };
+                let backends = self.members(&asked, notes);
                 match import(&Import { words, backends }, inherited) {
                     Ok(imported) => services.push(imported),
                     Err(more) => errors.extend(more),
@@ -138,14 +125,15 @@ impl Cluster {
             Protocol::Udp => "udp",
         };
         let own = policy.ports.get(&port.name);
-        let delivery = policy.delivery.unwrap_or(self.settings.delivery);
-        if own.is_some() && delivery == Delivery::Node {
+        let who = match policy.delivery(&self.settings) {
+            Delivery::Node => Some("the service proxy knows"),
+            Delivery::Pod => Some("pods' nodes translate"),
+            Delivery::Host => None,
+        };
+        if let (Some(who), Some(_)) = (who, own) {
             errors.push(Complaint {
                 origin: format!("{OURS}ports"),
-                message: format!(
-                    "the service proxy knows port {} alone; other ports need {OURS}delivery: host",
-                    port.port
-                ),
+                message: format!("{who} port {} alone; other ports need {OURS}delivery: host", port.port),
             });
         }
         let (origin, ports) = match own {
@@ -165,148 +153,19 @@ impl Cluster {
         words.extend(policy.words.iter().cloned());
         words
     }
-
-    /// The nodes of a port, sorted by address.
-    #[expect(clippy::too_many_arguments, reason = "one place calls it, with everything it has")]
-    fn backends(
-        &self,
-        key: &Key,
-        wanted: &Wanted,
-        port: &Port,
-        family: Family,
-        policy: &Policy,
-        inherited: &Inherited,
-        notes: &mut Vec<Note>,
-    ) -> Vec<Member> {
-        let mut counts = self.counts(key, port, family, policy, notes);
-        if wanted.not_ready_too {
-            for count in counts.values_mut() {
-                *count = Count {
-                    ready: count.ready + count.elsewhere + count.leaving + count.closed,
-                    ..Count::default()
-                };
-            }
-        }
-        // Hints are for where there is a choice, and the last endpoints that serve are better than none.
-        if counts.values().all(|count| count.ready == 0) {
-            let others: u32 = counts.values().map(|count| count.elsewhere).sum();
-            for count in counts.values_mut() {
-                count.ready = if others > 0 { count.elsewhere } else { std::mem::take(&mut count.leaving) };
-            }
-        }
-        let steps = counts.values().map(|count| count.ready).max().unwrap_or(0).next_power_of_two() * 4;
-        let steps = f64::from(steps.max(STEPS));
-        let (v4, v6) = (inherited.encap.source_v4.is_some(), inherited.encap.source_v6.is_some());
-        let mut members: BTreeMap<IpAddr, Member> = BTreeMap::new();
-        for (name, count) in counts {
-            let Some(node) = self.nodes.get(name) else {
-                notes.push(Note::warning(
-                    "UnknownNode",
-                    format!("endpoints on node {name}, which does not exist, get nothing"),
-                ));
-                continue;
-            };
-            let Some(address) = node.address(v4, v6) else {
-                notes.push(Note::warning(
-                    "NoNodeAddress",
-                    format!("node {name} has no InternalIP of a family that tunnels have a source for (`encap`), and gets nothing"),
-                ));
-                continue;
-            };
-            let server_id = policy.server_ids.get(name);
-            if server_id.is_none() && !policy.server_ids.is_empty() {
-                notes.push(Note::warning(
-                    "NoServerId",
-                    format!("node {name} is not in {OURS}server-ids, and gets nothing"),
-                ));
-                continue;
-            }
-            let gate = policy.shares.get(name).copied().unwrap_or(Share::FULL);
-            let share = f64::from(count.ready) / steps * f64::from(gate.get()) / f64::from(Share::FULL.get());
-            let state = match count {
-                Count { ready: 0, elsewhere: 0, leaving: 0, .. } => AdminState::Down,
-                Count { ready: 0, elsewhere: 0, .. } => AdminState::Drain,
-                _ if node.drains => AdminState::Drain,
-                _ => AdminState::Active,
-            };
-            let backend = Backend {
-                address,
-                weight: node.weight,
-                zone: node.zone.clone(),
-                state,
-                // A port that a backend owns is all its own.
-                share: if policy.slices.is_empty() { Share::from_fraction(share) } else { gate },
-                slice: policy.slices.get(name).cloned().unwrap_or_default(),
-                server_id: None,
-                backup: false,
-            };
-            let origin = format!("node {name}");
-            let server_id = server_id.map(|id| (id.clone(), format!("{OURS}server-ids")));
-            if let Some(other) = members.insert(address, Member { backend, origin, server_id }) {
-                let message = format!("{} and node {name} have the same address {address}", other.origin);
-                notes.push(Note::warning("SameNodeAddress", message));
-            }
-        }
-        members.into_values().collect()
-    }
-
-    /// Endpoints by node.
-    fn counts(
-        &self,
-        key: &Key,
-        port: &Port,
-        family: Family,
-        policy: &Policy,
-        notes: &mut Vec<Note>,
-    ) -> BTreeMap<&str, Count> {
-        let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
-        let delivery = policy.delivery.unwrap_or(self.settings.delivery);
-        let slices: Vec<&Slice> =
-            self.slices_of.get(key).into_iter().flatten().map(|key| &self.slices[key]).collect();
-        let of_port = |slice: &&&Slice| slice.family == family && slice.port(port).is_some();
-        let zone = self.settings.hints_for.as_deref();
-        // As service proxies do: hints count only if all have one and somebody is hinted for here.
-        let places =
-            || slices.iter().filter(of_port).flat_map(|slice| slice.places.iter()).filter(|p| p.ready > 0);
-        let is_for = |zones: u32, zone: &str| self.names.name(zones).contains(&format!(",{zone},"));
-        let zone = zone.filter(|zone| {
-            places().all(|p| !self.names.name(p.zones).is_empty()) && places().any(|p| is_for(p.zones, zone))
-        });
-        for slice in slices.iter().filter(of_port) {
-            if slice.homeless > 0 {
-                notes.push(Note::warning(
-                    "NoNode",
-                    format!("{} endpoints are on no node and get nothing", slice.homeless),
-                ));
-            }
-            let target = slice.port(port).and_then(|found| found.port);
-            if delivery == Delivery::Host
-                && !policy.ports.contains_key(&port.name)
-                && target != Some(port.port)
-            {
-                let target = target.map_or("any port".to_owned(), |target| format!("port {target}"));
-                notes.push(Note::warning(
-                    "PortNotTranslated",
-                    format!("endpoints listen on {target}, clients come to {}; with delivery host both must be the same", port.port),
-                ));
-                continue;
-            }
-            for place in &slice.places {
-                let count = counts.entry(self.names.name(place.node)).or_default();
-                let here = zone.is_none_or(|zone| is_for(place.zones, zone));
-                *(if here { &mut count.ready } else { &mut count.elsewhere }) += u32::from(place.ready);
-                count.leaving += u32::from(place.leaving);
-                count.closed += u32::from(place.closed);
-            }
-        }
-        counts
-    }
 }
 
-impl Slice {
-    fn port(&self, wanted: &Port) -> Option<&super::slice::Port> {
-        self.ports.iter().find(|port| *port.name == *wanted.name && port.protocol == wanted.protocol)
-    }
+/// What an annotation says of nodes' backends, where a node has as many as it has pods.
+fn of_nodes(policy: &Policy, delivery: Delivery) -> Vec<Complaint> {
+    let said = [("server-ids", policy.server_ids.is_empty()), ("slices", policy.slices.is_empty())];
+    let said = said.into_iter().filter(|(_, is_empty)| delivery == Delivery::Pod && !is_empty);
+    let complaint = |(name, _)| Complaint {
+        origin: format!("{OURS}{name}"),
+        message: format!(
+            "names nodes, and with delivery pod each pod is a backend of its own; it needs {OURS}delivery: node or host"
+        ),
+    };
+    said.map(complaint).collect()
 }
 
 /// Ports that an annotation names and the Service does not have.

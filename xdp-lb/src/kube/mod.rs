@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   Service -------> wanted: addresses, ports, policy in the file's words --+
-//!   EndpointSlice -> slice: how many endpoints on which node, in what state  +-> cluster --map--> imported services
+//!   EndpointSlice -> slice: endpoints by node and state, and their addresses +-> cluster --map--> imported services
 //!   Node ----------> node: where tunnels end, weight, drain ----------------+         `--------> notes: Events
 //!
 //!   EdgeConfig, BgpPeer, own Node -> resources: settings beside the node's file
-//!   Service, edge Node -> ends: VIPs and outer sources of a node that takes tunnels off
+//!   Service, edge Node, EndpointSlice -> ends: VIPs, outer sources and pods of a node that takes tunnels off
 //! ```
 //!
 //! Objects are folded as they come, and nothing else of them is kept: ten thousand EndpointSlices are a few megabytes.
@@ -23,6 +23,7 @@ mod ends;
 pub mod io;
 pub mod ipam;
 mod map;
+mod members;
 mod names;
 mod node;
 mod note;

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::Settings;
 use super::names::OURS;
 use crate::config::import::{Complaint, Said, Word};
 use crate::config::values;
@@ -74,6 +75,11 @@ pub(super) fn policy(service: &core::Service) -> Result<Policy, Vec<Complaint>> 
 }
 
 impl Policy {
+    /// Where tunnels end.
+    pub fn delivery(&self, settings: &Settings) -> Delivery {
+        self.delivery.unwrap_or(settings.delivery)
+    }
+
     fn read(&mut self, name: &str, text: &str) -> Result<(), String> {
         if let Some((_, key)) = KEYS.iter().find(|(key, _)| *key == name) {
             let value = Said::Yaml(text.to_owned());
@@ -123,8 +129,8 @@ fn delivery(text: &str) -> Result<Delivery, String> {
     match text {
         "node" => Ok(Delivery::Node),
         "host" => Ok(Delivery::Host),
-        "pod" => Err("pod is not supported yet; node and host are".to_owned()),
-        _ => Err(format!("must be node or host, is {text:?}")),
+        "pod" => Ok(Delivery::Pod),
+        _ => Err(format!("must be node, pod or host, is {text:?}")),
     }
 }
 

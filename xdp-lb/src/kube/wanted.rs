@@ -9,7 +9,7 @@ use super::Settings;
 use super::note::Note;
 use super::policy::{self, Policy};
 use crate::config::import::Complaint;
-use crate::model::Protocol;
+use crate::model::{Delivery, Protocol};
 
 /// What we keep of a Service.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,8 +51,11 @@ impl Wanted {
         vips.sort_unstable();
         vips.dedup();
         let ports = spec.ports.iter().flatten().filter_map(|port| read(port, &mut notes)).collect();
+        let policy = policy::policy(service).map(Arc::new);
         let is_local = spec.external_traffic_policy.as_deref() == Some("Local");
-        if !is_local {
+        let delivery = policy.as_ref().map_or(settings.delivery, |policy| policy.delivery(settings));
+        // No service proxy is on the way to a pod.
+        if !is_local && delivery != Delivery::Pod {
             notes.push(Note::normal(
                 "ClientAddressHidden",
                 "externalTrafficPolicy is Cluster: the service proxy of the node puts its own address in the client's place and may send \
@@ -63,7 +66,7 @@ impl Wanted {
             created: service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             vips,
             ports,
-            policy: policy::policy(service).map(Arc::new),
+            policy,
             not_ready_too: spec.publish_not_ready_addresses == Some(true),
             notes,
         })

@@ -89,7 +89,7 @@ const ROWS: &[Row] = &[
         &["a/b/c", "/b", "a b", "-a"],
     ),
     ("kubernetes.classless", "  classless: _", "true", &["yes", "1"]),
-    ("kubernetes.delivery", "  delivery: _", "host", &["pod", "vip"]),
+    ("kubernetes.delivery", "  delivery: _", "pod", &["pods", "vip"]),
     ("kubernetes.hints", "  hints: _", "true", &["auto"]),
     ("kubernetes.edge_nodes", "  edge_nodes: _", "role in (a, b)", &["\"\"", "a;b", "[a]"]),
     ("", "peers:", "", &[]),

@@ -5,4 +5,5 @@ mod meaning;
 mod mistakes;
 pub(in crate::kube) mod objects;
 mod order;
+mod pods;
 mod shares;

@@ -16,20 +16,28 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let name = || select(vec!["web", "sip", "dns"]);
-    let services = (name(), 1..4u8, any::<bool>()).prop_map(|(name, vip, is_bad)| {
+    let services = (name(), 1..4u8, any::<bool>(), any::<bool>()).prop_map(|(name, vip, is_bad, to_pods)| {
         Step::There(service(json!({
-            "metadata": { "name": name, "creationTimestamp": null, "annotations": { "xdp-lb.io/tracking": if is_bad { "x" } else { "off" } } },
+            "metadata": { "name": name, "creationTimestamp": null, "annotations": {
+                "xdp-lb.io/tracking": if is_bad { "x" } else { "off" }, "xdp-lb.io/delivery": if to_pods { "pod" } else { "node" } } },
             "status": { "loadBalancer": { "ingress": [{ "ip": format!("203.0.113.{vip}") }] } },
         })))
     });
-    let slices =
-        (name(), 0..4u8, prop::collection::vec((1..4u8, 0..3usize), 0..4)).prop_map(|(of, number, nodes)| {
-            let endpoints =
-                nodes.into_iter().flat_map(|(node, count)| ready(&format!("n{node}"), count)).collect();
+    let slices = (name(), 0..4u8, prop::collection::vec((1..4u8, 0..3usize, 0..2u8), 0..4)).prop_map(
+        |(of, number, nodes)| {
+            let pods = |(node, count, net): (u8, usize, u8)| {
+                let mut pods = ready(&format!("n{node}"), count);
+                for (pod, last) in pods.iter_mut().zip(1..) {
+                    pod["addresses"][0] = format!("10.244.{net}.{}", 10 * node + last).into();
+                }
+                pods
+            };
+            let endpoints = nodes.into_iter().flat_map(pods).collect();
             let mut slice = slice(&format!("s{number}"), endpoints);
             slice["metadata"]["labels"]["kubernetes.io/service-name"] = of.into();
             Step::There(slice)
-        });
+        },
+    );
     let nodes = (1..4u8, any::<bool>()).prop_map(|(number, drains)| {
         Step::There(node(
             number,
