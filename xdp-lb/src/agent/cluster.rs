@@ -104,9 +104,10 @@ impl Cluster {
         let pace = Pace::default();
         let services = (self.role == Role::Balancer)
             .then(|| Feed::start(&client, settings.clone(), file.inherited.clone(), pace));
-        let ends = of
-            .takes_tunnels_off
-            .then(|| Feed::ends(&client, settings, &kubernetes.edge_nodes, file.inherited.clone(), pace));
+        let ends = of.takes_tunnels_off.then(|| {
+            let (node, edges) = (name(&of.node), &kubernetes.edge_nodes);
+            Feed::ends(&client, settings, &node, edges, file.inherited.clone(), pace)
+        });
         self.running = Some(Running { of, services, ends, client, teller: None });
         self.tell();
         Ok(())
@@ -123,10 +124,8 @@ impl Cluster {
 
     fn tell(&mut self) {
         if let (Some(running), Some(sources)) = (&mut self.running, &self.tells) {
-            let Node { name, zone } = &running.of.node;
-            let host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
-            let name = if name.is_empty() { host() } else { name.clone() };
-            running.teller = Some(Teller::start(&running.client, &name, zone.as_deref(), sources.clone()));
+            let (name, zone) = (name(&running.of.node), running.of.node.zone.as_deref());
+            running.teller = Some(Teller::start(&running.client, &name, zone, sources.clone()));
         }
     }
 
@@ -237,6 +236,12 @@ impl Cluster {
     }
 }
 
+/// What the cluster calls this node.
+pub(super) fn name(node: &Node) -> String {
+    let host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    if node.name.is_empty() { host() } else { node.name.clone() }
+}
+
 /// Waits for a feed; for ever without one.
 async fn of<T: PartialEq + Send + Sync + 'static>(
     feed: &mut Option<Feed<T>>,
@@ -250,6 +255,18 @@ fn tell_left(left: &LeftOut, before: &LeftOut) {
     if left.vips.len() > before.vips.len() {
         let count = left.vips.len();
         warn!(count, first = ?left.vips.first(), "VIPs of the cluster do not fit: raise `limits.vips`");
+    }
+    if left.pods.len() > before.pods.len() {
+        let count = left.pods.len();
+        warn!(count, first = ?left.pods.first(), "ports of VIPs at pods of this node do not fit: raise `limits.pod_ports`");
+    }
+    if left.clashes.len() > before.clashes.len() {
+        let count = left.clashes.len();
+        warn!(
+            count,
+            first = ?left.clashes.first(),
+            "ports of VIPs at pods of this node are left out: the file leads them elsewhere, or the pod's address is a VIP"
+        );
     }
     if left.sources.len() > before.sources.len() {
         warn!(

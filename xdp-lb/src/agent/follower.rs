@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use tracing::error;
 
-use super::Role;
+use super::{Role, cluster::name};
 use crate::{
     bgp::{
         io::Secrets,
@@ -47,8 +47,7 @@ impl Follower {
         let Some(kubernetes) = file.kubernetes.as_ref().filter(|_| self.role == Role::Balancer) else {
             return self.end().await;
         };
-        let host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
-        let node = if file.node.name.is_empty() { host() } else { file.node.name.clone() };
+        let node = name(&file.node);
         let is_same = |running: &Running| running.kubernetes == *kubernetes && running.node == node;
         if !self.running.as_ref().is_some_and(is_same) {
             let client = client(kubernetes.kubeconfig.as_deref()).await.context("kubernetes")?;

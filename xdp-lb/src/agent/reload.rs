@@ -307,6 +307,7 @@ impl Reach<'_> {
         let (role, desired) = (self.options.role, &self.agent.desired);
         let mut outcomes = vec![self.endpoint.configure(desired).await];
         if lets_in_others || was_held {
+            outcomes.push(translate(self.loaded, role, desired));
             outcomes.push(offer_mss(self.loaded, self.agent, role, &snapshot));
             outcomes.push(hold_vips(desired).await.map(|held| *self.vips = held));
         }

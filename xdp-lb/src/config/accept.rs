@@ -3,12 +3,12 @@
 //! As with services beside the file's ([`super::beside`]), the file comes first, and what does not fit is left out and
 //! told. The same content gives the same outcome on every node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use xdp_lb_common::decap::MAX_SOURCES;
 
-use crate::model::Desired;
+use crate::model::{Decap, Desired, PodPort};
 
 /// What a cluster names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct Accepted {
     pub vips: BTreeMap<IpAddr, OnHost>,
     /// Outer sources: network address and prefix length.
     pub sources: BTreeSet<(IpAddr, u8)>,
+    /// VIPs' ports at pods of this node.
+    pub pods: BTreeSet<PodPort>,
+    /// Those of pods that have just left. They give way.
+    pub leaving: BTreeSet<PodPort>,
 }
 
 /// Whether the host itself is to have a VIP.
@@ -35,6 +39,10 @@ pub struct LeftOut {
     pub vips: Vec<IpAddr>,
     /// Sources beyond what the kernel half compares with.
     pub sources: Vec<(IpAddr, u8)>,
+    /// Ports at pods beyond `limits.pod_ports`.
+    pub pods: Vec<PodPort>,
+    /// Ports at pods which clash with what is there: one that leads elsewhere in the file, or a VIP that has the pod's address.
+    pub clashes: Vec<PodPort>,
 }
 
 /// The file's state with what the cluster names, where the file has a backend side.
@@ -44,6 +52,7 @@ pub fn accept(file: &Desired, cluster: &Accepted) -> (Desired, LeftOut) {
     let Some(decap) = &mut desired.decap else { return (desired, left) };
     let mut taken: BTreeSet<IpAddr> =
         file.vips.iter().map(|vip| vip.address).chain(decap.vips.iter().copied()).collect();
+    taken.extend(decap.translate.iter().map(|port| port.vip));
     for (&vip, &on_host) in &cluster.vips {
         if !taken.contains(&vip) && taken.len() >= file.limits.vips as usize {
             left.vips.push(vip);
@@ -55,6 +64,9 @@ pub fn accept(file: &Desired, cluster: &Accepted) -> (Desired, LeftOut) {
             decap.on_lo.push(vip);
         }
     }
+    add_pods(decap, &cluster.pods, file, &mut taken, &mut left);
+    // Who has left and finds no room any more is nobody's trouble.
+    add_pods(decap, &cluster.leaving, file, &mut taken, &mut LeftOut::default());
     for list in [&mut decap.vips, &mut decap.on_lo] {
         list.sort_unstable();
         list.dedup();
@@ -72,6 +84,37 @@ pub fn accept(file: &Desired, cluster: &Accepted) -> (Desired, LeftOut) {
     }
     decap.allow_sources.sort_unstable();
     (desired, left)
+}
+
+/// Ports at pods beside those that are there. A VIP that would be somebody's pod, and a port that leads elsewhere, stay out.
+fn add_pods(
+    decap: &mut Decap,
+    ports: &BTreeSet<PodPort>,
+    file: &Desired,
+    taken: &mut BTreeSet<IpAddr>,
+    left: &mut LeftOut,
+) {
+    let at = |port: &PodPort| (port.vip, port.protocol, port.port, port.pod);
+    let mut leads: HashMap<_, u16> = decap.translate.iter().map(|port| (at(port), port.target)).collect();
+    let vips: BTreeSet<IpAddr> = ports.iter().map(|port| port.vip).collect();
+    for port in ports {
+        match leads.get(&at(port)) {
+            Some(target) if *target == port.target => continue,
+            Some(_) => left.clashes.push(*port),
+            None if taken.contains(&port.pod) || vips.contains(&port.pod) => left.clashes.push(*port),
+            None if decap.translate.len() >= file.limits.pod_ports as usize => left.pods.push(*port),
+            None if !taken.contains(&port.vip) && taken.len() >= file.limits.vips as usize => {
+                left.vips.push(port.vip);
+            }
+            None => {
+                taken.insert(port.vip);
+                leads.insert(at(port), port.target);
+                decap.translate.push(*port);
+            }
+        }
+    }
+    left.vips.dedup();
+    decap.translate.sort_unstable();
 }
 
 /// Whether all of `narrow` is in `wide`.
@@ -102,6 +145,7 @@ mod tests {
         Accepted {
             vips: vips.iter().map(|(vip, on)| (vip.parse().unwrap(), *on)).collect(),
             sources: sources.iter().map(|text| crate::config::values::prefix(text).unwrap()).collect(),
+            ..Accepted::default()
         }
     }
 
@@ -158,8 +202,70 @@ mod tests {
         let wanted = LeftOut {
             vips: vec!["203.0.113.11".parse().unwrap()],
             sources: vec![("10.0.1.32".parse().unwrap(), 32)],
+            ..LeftOut::default()
         };
         assert_eq!(left, wanted);
+    }
+
+    /// Ports at pods, as `VIP:port>pod:target`.
+    fn pods(ports: &[&str]) -> BTreeSet<PodPort> {
+        let read = |text: &&str| {
+            let (at, leads) = text.split_once('>').unwrap();
+            let [at, leads]: [std::net::SocketAddr; 2] = [at, leads].map(|end| end.parse().unwrap());
+            let protocol = crate::model::Protocol::Tcp;
+            PodPort { vip: at.ip(), protocol, port: at.port(), pod: leads.ip(), target: leads.port() }
+        };
+        ports.iter().map(read).collect()
+    }
+
+    const TRANSLATE: &str =
+        ", translate: [{ vip: 203.0.113.1, protocol: tcp, port: 80, target_port: 8080, pods: [10.244.1.1] }]";
+
+    #[test]
+    fn pods_stand_beside_the_files_and_give_way_to_it() {
+        let cluster = Accepted {
+            pods: pods(&[
+                "203.0.113.1:80>10.244.1.1:9090",
+                "203.0.113.10:443>10.244.1.2:8443",
+                "203.0.113.10:80>203.0.113.1:80",
+                "203.0.113.11:80>203.0.113.10:80",
+            ]),
+            leaving: pods(&["203.0.113.10:443>10.244.1.2:1", "203.0.113.12:80>10.244.1.3:8080"]),
+            ..Accepted::default()
+        };
+        let (decap, left) = decap(&file(TRANSLATE), &cluster);
+        let there = [
+            "203.0.113.1:80>10.244.1.1:8080",
+            "203.0.113.10:443>10.244.1.2:8443",
+            "203.0.113.12:80>10.244.1.3:8080",
+        ];
+        assert_eq!(decap.translate, pods(&there).into_iter().collect::<Vec<_>>());
+        assert!(decap.vips.is_empty() && decap.on_lo.is_empty(), "the node itself has nothing of it");
+        let clashes = [
+            "203.0.113.1:80>10.244.1.1:9090",
+            "203.0.113.10:80>203.0.113.1:80",
+            "203.0.113.11:80>203.0.113.10:80",
+        ];
+        let wanted = LeftOut { clashes: pods(&clashes).into_iter().collect(), ..LeftOut::default() };
+        assert_eq!(left, wanted, "who has left is not told of");
+    }
+
+    #[test]
+    fn pods_that_do_not_fit_are_told_and_who_has_left_gives_way() {
+        let mut file = file(TRANSLATE);
+        file.limits.pod_ports = 2;
+        let two = ["203.0.113.10:80>10.244.1.2:8080", "203.0.113.10:80>10.244.1.3:8080"];
+        let cluster =
+            |there, leaving| Accepted { pods: pods(there), leaving: pods(leaving), ..Accepted::default() };
+        let (shown, left) = decap(&file, &cluster(&two[1..], &two[..1]));
+        assert!(shown.translate.contains(pods(&two[1..]).first().unwrap()) && shown.translate.len() == 2);
+        assert_eq!(left, LeftOut::default());
+        let (shown, left) = decap(&file, &cluster(&two, &[]));
+        assert_eq!((shown.translate.len(), left.pods), (2, pods(&two[1..]).into_iter().collect()));
+        // VIPs of pods are VIPs.
+        file.limits.vips = 1;
+        let (shown, left) = decap(&file, &cluster(&two, &[]));
+        assert_eq!((shown.translate.len(), left.vips), (1, vec!["203.0.113.10".parse().unwrap()]));
     }
 
     #[test]

@@ -97,6 +97,7 @@ impl Room {
         let mut room = Self { limits, vip_limit: file.limits.vips as usize, ..Self::default() };
         if let Some(decap) = &file.decap {
             room.vips.extend(&decap.vips);
+            room.vips.extend(decap.translate.iter().map(|port| port.vip));
         }
         file.services.iter().for_each(|service| room.take(service));
         room

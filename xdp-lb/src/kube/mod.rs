@@ -22,11 +22,13 @@ mod ends;
 #[cfg(feature = "agent")]
 pub mod io;
 pub mod ipam;
+mod lingering;
 mod map;
 mod members;
 mod names;
 mod node;
 mod note;
+mod own_pods;
 mod policy;
 mod resources;
 mod slice;

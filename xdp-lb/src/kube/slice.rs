@@ -49,6 +49,15 @@ pub(super) enum Family {
 }
 
 impl Family {
+    /// `None`: endpoints have names.
+    pub fn of(slice: &discovery::EndpointSlice) -> Option<Self> {
+        match slice.address_type.as_str() {
+            "IPv4" => Some(Self::V4),
+            "IPv6" => Some(Self::V6),
+            _ => None,
+        }
+    }
+
     fn width(self) -> usize {
         match self {
             Self::V4 => 4,
@@ -131,11 +140,7 @@ impl Place {
 impl Slice {
     /// `None`: it is of no service, or of a kind that has no addresses.
     pub fn of(slice: &discovery::EndpointSlice, names: &mut Interner) -> Option<Self> {
-        let family = match slice.address_type.as_str() {
-            "IPv4" => Family::V4,
-            "IPv6" => Family::V6,
-            _ => return None,
-        };
+        let family = Family::of(slice)?;
         let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
         let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
         let mut places: Vec<Place> = Vec::new();

@@ -20,6 +20,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use crate::kube::lingering::LINGER;
 use crate::kube::{Change, Key, Mapped};
 use crate::model::Inherited;
 
@@ -34,6 +35,8 @@ pub struct Pace {
     pub retry: Duration,
     /// Longest pause.
     pub retry_limit: Duration,
+    /// How long a pod that has left is still known on its node.
+    pub linger: Duration,
 }
 
 impl Default for Pace {
@@ -43,6 +46,7 @@ impl Default for Pace {
             longest: Duration::from_millis(50),
             retry: Duration::from_millis(200),
             retry_limit: Duration::from_secs(5),
+            linger: LINGER,
         }
     }
 }
@@ -68,8 +72,13 @@ pub(super) trait Picture: Send + 'static {
     /// Whether every kind has been listed.
     fn is_known(&self) -> bool;
 
-    /// What comes of it.
-    fn tell(&mut self, inherited: &Inherited) -> Self::Told;
+    /// What comes of it, `now` since the feed began.
+    fn tell(&mut self, inherited: &Inherited, now: Duration) -> Self::Told;
+
+    /// When to tell again though nothing has changed, since the feed began.
+    fn wakes(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What the streams tell: an event, or an error with the kind of object it is about.
@@ -85,7 +94,8 @@ impl<T: PartialEq + Send + Sync + 'static> Feed<T> {
     ) -> Self {
         let (tell, told) = watch::channel(None);
         let (inherited, follows) = watch::channel(inherited);
-        let run = Run { picture, trouble: None, due: None, pace, told: tell };
+        let begun = Instant::now();
+        let run = Run { picture, begun, trouble: None, is_untold: false, due: None, pace, told: tell };
         Self { told, inherited, task: tokio::spawn(run.run(events, follows)) }
     }
 
@@ -151,8 +161,11 @@ pub(super) struct List {
 
 struct Run<P: Picture> {
     picture: P,
+    begun: Instant,
     /// What does not work.
     trouble: Option<&'static str>,
+    /// Something has changed since it told the last time.
+    is_untold: bool,
     /// First change that was not told, and when it will be.
     due: Option<(Instant, Instant)>,
     pace: Pace,
@@ -162,7 +175,7 @@ struct Run<P: Picture> {
 impl<P: Picture> Run<P> {
     async fn run(mut self, mut events: Events<P::Item>, mut inherited: watch::Receiver<Inherited>) {
         loop {
-            let due = self.due.map(|(_, at)| at);
+            let due = self.next();
             let quiet = async {
                 match due {
                     Some(at) => sleep_until(at).await,
@@ -179,6 +192,12 @@ impl<P: Picture> Run<P> {
                 Some(event) = events.next() => self.take(event),
             }
         }
+    }
+
+    /// When to tell.
+    fn next(&self) -> Option<Instant> {
+        let wakes = self.picture.wakes().filter(|_| self.picture.is_known()).map(|at| self.begun + at);
+        self.due.map(|(_, at)| at).into_iter().chain(wakes).min()
     }
 
     fn take(&mut self, told: Result<P::Item, (&'static str, Error)>) {
@@ -202,7 +221,8 @@ impl<P: Picture> Run<P> {
     fn change(&mut self, change: Change) {
         let is_known = self.picture.is_known();
         let is_first = self.told.borrow().is_none();
-        if is_known && (change == Change::Yes || is_first) {
+        self.is_untold |= change == Change::Yes;
+        if is_known && (self.is_untold || is_first) {
             let now = Instant::now();
             let first = self.due.map_or(now, |(first, _)| first);
             self.due = Some((first, (now + self.pace.quiet).min(first + self.pace.longest)));
@@ -211,7 +231,12 @@ impl<P: Picture> Run<P> {
 
     fn tell(&mut self, inherited: &Inherited) {
         self.due = None;
-        let tells = self.picture.tell(inherited);
+        // What it has to know may have become more meanwhile.
+        if !self.picture.is_known() {
+            return;
+        }
+        self.is_untold = false;
+        let tells = self.picture.tell(inherited, self.begun.elapsed());
         self.told.send_if_modified(|told| {
             let differs = told.as_deref() != Some(&tells);
             if differs {

@@ -3,6 +3,8 @@
 //! A cluster whose API server does not know our kinds has none of them: that is said once, and it is looked again and again
 //! whether they come.
 
+use std::time::Duration;
+
 use futures::stream::{BoxStream, StreamExt as _, select_all};
 use k8s_openapi::api::core::v1 as core;
 use kube::runtime::watcher::{Config, Error, Event};
@@ -146,7 +148,7 @@ impl Picture for Watched {
         self.lists.iter().all(|list| list.is_known)
     }
 
-    fn tell(&mut self, _: &Inherited) -> Vec<Document> {
+    fn tell(&mut self, _: &Inherited, _: Duration) -> Vec<Document> {
         self.resources.selected()
     }
 }

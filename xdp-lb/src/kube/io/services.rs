@@ -1,5 +1,7 @@
 //! What an edge node follows: Services, EndpointSlices and Nodes of the whole cluster.
 
+use std::time::Duration;
+
 use futures::stream::{StreamExt as _, select_all};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kube::runtime::watcher::Event;
@@ -11,7 +13,7 @@ use crate::kube::{Change, Cluster, Key, Mapped, Settings};
 use crate::model::Inherited;
 
 /// Slices of Services with an address of their own.
-const SLICES: &str = "kubernetes.io/service-name,!service.kubernetes.io/headless";
+pub(super) const SLICES: &str = "kubernetes.io/service-name,!service.kubernetes.io/headless";
 
 impl Feed<Mapped> {
     /// Begins to follow.
@@ -82,7 +84,7 @@ impl Picture for Services {
         self.lists.iter().all(|list| list.is_known)
     }
 
-    fn tell(&mut self, inherited: &Inherited) -> Mapped {
+    fn tell(&mut self, inherited: &Inherited, _: Duration) -> Mapped {
         self.cluster.map(inherited)
     }
 }

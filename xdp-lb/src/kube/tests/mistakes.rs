@@ -34,7 +34,7 @@ fn every_annotation_is_checked() {
         ("advertise", "never", "always"),
         ("dscp", "64", "0..=63"),
         ("mtu", "100", "576"),
-        ("delivery", "pigeon", "node or host"),
+        ("delivery", "pigeon", "node, pod or host"),
         ("deny-source-ranges", "everybody", "prefix"),
         ("ports", "https=0", "1..=65535"),
         ("shares", "n1=200%", "0%..=100%"),

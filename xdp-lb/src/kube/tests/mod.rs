@@ -5,5 +5,6 @@ mod meaning;
 mod mistakes;
 pub(in crate::kube) mod objects;
 mod order;
+mod own_pods;
 mod pods;
 mod shares;

@@ -12,18 +12,22 @@ use hyper::{Request, Response};
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tower::service_fn;
 
 use super::shown;
-use crate::kube::Settings;
+use crate::config::accept::Accepted;
 use crate::kube::io::{Feed, Pace};
 use crate::kube::tests::objects::{file, node, ready, service, slice};
+use crate::kube::{Ended, Settings};
 
 /// What the API server does with a request of a watch or a list.
 #[derive(Clone, Debug)]
 enum Act {
     /// These lines; then nothing, the connection stays.
     Lines(Vec<String>),
+    /// The same once it is told to.
+    When(Arc<Notify>, Vec<String>),
     /// These lines, and the end of the connection.
     Cut(Vec<String>),
     /// A status and a message.
@@ -92,6 +96,12 @@ fn answer(act: Act) -> Response<BoxBody<Bytes, std::io::Error>> {
             use futures::StreamExt as _;
             (200, BodyExt::boxed(StreamBody::new(stream::iter(frames(lines)).chain(stream::pending()))))
         }
+        Act::When(told, lines) => {
+            use futures::StreamExt as _;
+            let wait = stream::once(async move { told.notified().await });
+            let lines = wait.flat_map(move |()| stream::iter(frames(lines.clone())).chain(stream::pending()));
+            (200, BodyExt::boxed(StreamBody::new(lines)))
+        }
         Act::Cut(lines) => (200, BodyExt::boxed(StreamBody::new(stream::iter(frames(lines))))),
         Act::Fail(code) => (code, whole(status(code))),
         Act::Body(value) => (200, whole(value)),
@@ -120,7 +130,7 @@ impl Stand {
         ])));
         let asked = Arc::default();
         let ms = Duration::from_millis;
-        let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: ms(4) };
+        let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: ms(4), linger: ms(100) };
         let feed = Feed::start(&client(&scripts, &asked), Settings::default(), file().inherited, pace);
         Self { feed, scripts, asked }
     }
@@ -272,10 +282,7 @@ async fn a_backends_side_asks_for_services_and_edge_nodes_alone() {
         ),
     ])));
     let asked = Arc::default();
-    let ms = Duration::from_millis;
-    let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: ms(4) };
-    let client = client(&scripts, &asked);
-    let mut feed = Feed::ends(&client, Settings::default(), "role=edge", file().inherited, pace);
+    let mut feed = ends(&scripts, &asked);
     let wait = async {
         loop {
             feed.changed().await.unwrap();
@@ -294,4 +301,82 @@ async fn a_backends_side_asks_for_services_and_edge_nodes_alone() {
         "{asked:?}"
     );
     assert!(asked.iter().all(|uri| !uri.contains("endpointslices")), "{asked:?}");
+}
+
+/// The feed of the node n1 that takes tunnels off, whose API server says so of Services and slices.
+fn ends(scripts: &Scripts, asked: &Arc<Mutex<Vec<String>>>) -> Feed<Ended> {
+    let ms = Duration::from_millis;
+    let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: ms(4), linger: ms(100) };
+    Feed::ends(&client(scripts, asked), Settings::default(), "n1", "role=edge", file().inherited, pace)
+}
+
+fn to_pods() -> Value {
+    service(json!({ "metadata": { "annotations": { "xdp-lb.io/delivery": "pod" } } }))
+}
+
+/// VIPs, pods that are there, pods that have left.
+async fn told(feed: &mut Feed<Ended>) -> (usize, usize, usize) {
+    tokio::time::timeout(Duration::from_secs(60), feed.changed()).await.expect("it tells something").unwrap();
+    let Accepted { vips, pods, leaving, .. } = &feed.latest().unwrap().accepted;
+    (vips.len(), pods.len(), leaving.len())
+}
+
+/// Slices are asked for when a Service delivers to pods, and nothing is told before they are known, whatever else comes.
+#[tokio::test]
+async fn a_backends_side_asks_for_slices_once_a_service_delivers_to_pods() {
+    let mut lines = list("Service", &[service(json!({}))]);
+    lines.push(event("MODIFIED", &to_pods()));
+    let refused = vec![Act::Fail(403), Act::Fail(403), Act::Lines(list("EndpointSlice", &[on("n1")]))];
+    let (first, rest) = (lines[..2].to_vec(), lines[2].clone());
+    for changes_at_once in [false, true] {
+        let services = if changes_at_once {
+            vec![Act::Lines(lines.clone())]
+        } else {
+            vec![Act::Cut(first.clone()), Act::Fail(500), Act::Lines(vec![rest.clone()])]
+        };
+        let scripts: Scripts = Arc::new(Mutex::new(BTreeMap::from([
+            ("services", services.into()),
+            ("nodes", vec![Act::Lines(list("Node", &[]))].into()),
+            ("endpointslices", refused.clone().into()),
+        ])));
+        let asked = Arc::default();
+        let mut feed = ends(&scripts, &asked);
+        let mut all = vec![told(&mut feed).await];
+        while all.last() != Some(&(0, 1, 0)) {
+            all.push(told(&mut feed).await);
+        }
+        assert!(all == [(0, 1, 0)] || all == [(1, 0, 0), (0, 1, 0)], "{all:?}");
+        let asked = asked.lock().unwrap();
+        let slices: Vec<&String> = asked.iter().filter(|uri| uri.contains("endpointslices")).collect();
+        assert!(slices.iter().all(|uri| uri.contains("service-name")), "{slices:?}");
+    }
+}
+
+/// An empty list of slices is an answer.
+#[tokio::test]
+async fn a_node_without_pods_is_told_so() {
+    let scripts: Scripts = Arc::new(Mutex::new(BTreeMap::from([
+        ("services", vec![Act::Lines(list("Service", &[to_pods()]))].into()),
+        ("nodes", vec![Act::Lines(list("Node", &[]))].into()),
+        ("endpointslices", vec![Act::Lines(list("EndpointSlice", &[]))].into()),
+    ])));
+    let mut feed = ends(&scripts, &Arc::default());
+    assert_eq!(told(&mut feed).await, (0, 0, 0));
+}
+
+/// Nothing comes from the API server, and the pod that has left is forgotten all the same.
+#[tokio::test]
+async fn who_has_left_is_forgotten_in_time() {
+    let (leaves, gone) = (Arc::new(Notify::new()), vec![event("DELETED", &on("n1"))]);
+    let slices = vec![Act::Cut(list("EndpointSlice", &[on("n1")])), Act::When(Arc::clone(&leaves), gone)];
+    let scripts: Scripts = Arc::new(Mutex::new(BTreeMap::from([
+        ("services", vec![Act::Lines(list("Service", &[to_pods()]))].into()),
+        ("nodes", vec![Act::Lines(list("Node", &[]))].into()),
+        ("endpointslices", slices.into()),
+    ])));
+    let mut feed = ends(&scripts, &Arc::default());
+    assert_eq!(told(&mut feed).await, (0, 1, 0));
+    leaves.notify_one();
+    assert_eq!(told(&mut feed).await, (0, 0, 1));
+    assert_eq!(told(&mut feed).await, (0, 0, 0));
 }

@@ -1,5 +1,6 @@
 //! Against a real API server: `XDP_LB_TEST_KUBECONFIG` names an administrator's kubeconfig, and the file with `-agent`
-//! behind that name, if it is there, the kubeconfig of a user that has our ClusterRole alone.
+//! behind that name, if it is there, the kubeconfig of a user that has our ClusterRole alone. `XDP_LB_TEST_KUBECONFIG_DECAP`
+//! is the same with the ClusterRole of nodes that take tunnels off; the first one does instead of it.
 //!
 //! `cargo xtask test kube` runs it. Objects bear names of their own and are removed at the end.
 
@@ -13,23 +14,36 @@ use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
 use super::shown;
+use crate::config::accept::Accepted;
 use crate::kube::io::{Feed, Pace, client};
 use crate::kube::tests::objects::{file, lay, node, ready, service, slice};
 use crate::kube::{Key, Settings};
 
 pub(super) const BOUND: Duration = Duration::from_secs(30);
 
-/// Administrator and agent; `None`, said, without an API server.
-pub(super) async fn clients() -> Option<(Client, Client)> {
-    let Some(admin) = std::env::var_os("XDP_LB_TEST_KUBECONFIG").map(PathBuf::from) else {
-        println!("skipped: XDP_LB_TEST_KUBECONFIG names no API server");
+const AGENT: &str = "XDP_LB_TEST_KUBECONFIG";
+const DECAP: &str = "XDP_LB_TEST_KUBECONFIG_DECAP";
+
+/// Administrator and the user that has the role; `None`, said, without an API server.
+async fn clients_of(variable: &str) -> Option<(Client, Client)> {
+    let Some(admin) = [variable, AGENT].into_iter().find_map(std::env::var_os).map(PathBuf::from) else {
+        println!("skipped: neither {variable} nor {AGENT} names an API server");
         return None;
     };
-    let mut agent = admin.clone().into_os_string();
-    agent.push("-agent");
-    let agent = Path::new(&agent);
-    let agent = if agent.exists() { agent } else { &admin };
-    Some((client(Some(&admin)).await.unwrap(), client(Some(agent)).await.unwrap()))
+    let user = user(&admin);
+    let user = if user.exists() { &user } else { &admin };
+    Some((client(Some(&admin)).await.unwrap(), client(Some(user)).await.unwrap()))
+}
+
+fn user(admin: &Path) -> PathBuf {
+    let mut user = admin.as_os_str().to_owned();
+    user.push("-agent");
+    user.into()
+}
+
+/// Administrator and agent, likewise.
+pub(super) async fn clients() -> Option<(Client, Client)> {
+    clients_of(AGENT).await
 }
 
 /// Creates or changes an object, status and all.
@@ -129,7 +143,8 @@ async fn an_edge_node_comes_and_goes() {
     let nodes = Api::<core::Node>::all(admin.clone());
     put(&nodes, &node(7, label("other"))).await;
     let selector = format!("xdp-lb-test={name}");
-    let mut feed = Feed::ends(&agent, Settings::default(), &selector, file().inherited, Pace::default());
+    let mut feed =
+        Feed::ends(&agent, Settings::default(), "n1", &selector, file().inherited, Pace::default());
     let mut until = async |wanted: &[&str]| {
         let wait = async {
             loop {
@@ -149,6 +164,54 @@ async fn an_edge_node_comes_and_goes() {
     put(&nodes, &node(7, label("other"))).await;
     until(&[]).await;
     nodes.delete(&name, &DeleteParams::default()).await.unwrap();
+}
+
+/// A node that takes tunnels off, with its own role: pods of a Service that delivers to them come, move and go.
+#[tokio::test]
+async fn pods_of_a_node_come_and_go() {
+    let Some((admin, agent)) = clients_of(DECAP).await else { return };
+    let namespace = format!("xdp-lb-pods-{}", std::process::id());
+    let namespaces = Api::<core::Namespace>::all(admin.clone());
+    put(&namespaces, &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } }))
+        .await;
+    let of = |mut object: Value| {
+        lay(&mut object, json!({ "metadata": { "namespace": namespace } }));
+        object
+    };
+    let services = Api::<core::Service>::namespaced(admin.clone(), &namespace);
+    let slices = Api::<discovery::EndpointSlice>::namespaced(admin.clone(), &namespace);
+    let web = |delivery: &str| {
+        of(service(json!({
+            "metadata": { "annotations": { "xdp-lb.io/delivery": delivery } }, "spec": { "clusterIP": null, "clusterIPs": null } })))
+    };
+    put(&services, &web("node")).await;
+    put(&slices, &of(slice("web-1", ready("n1", 2)))).await;
+    let pace = Pace { linger: Duration::from_millis(50), ..Pace::default() };
+    let mut feed = Feed::ends(&agent, Settings::default(), "n1", "none=of-them", file().inherited, pace);
+    let mut until = async |vips: usize, pods: &[&str], left: usize| {
+        let wait = async {
+            loop {
+                feed.changed().await.unwrap();
+                let Accepted { vips: on_node, pods: there, leaving, .. } = &feed.latest().unwrap().accepted;
+                let there: Vec<String> =
+                    there.iter().map(|port| format!("{}>{}:{}", port.port, port.pod, port.target)).collect();
+                if (on_node.len(), leaving.len()) == (vips, left) && there == pods {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(BOUND, wait).await.unwrap_or_else(|_| panic!("{pods:?} never came"));
+    };
+    until(1, &[], 0).await;
+    put(&services, &web("pod")).await;
+    until(0, &["443>10.244.0.0:8443", "443>10.244.0.1:8443"], 0).await;
+    put(&slices, &of(slice("web-1", [ready("n2", 1), ready("n1", 1)].concat()))).await;
+    until(0, &["443>10.244.0.0:8443"], 0).await;
+    slices.delete("web-1", &DeleteParams::default()).await.unwrap();
+    until(0, &[], 1).await;
+    until(0, &[], 0).await;
+    services.delete("web", &DeleteParams::default()).await.unwrap();
+    let _ = namespaces.delete(&namespace, &DeleteParams::default()).await;
 }
 
 /// Ten thousand EndpointSlices of ten endpoints: what the agent spends on them, told and not judged.
@@ -199,30 +262,30 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The ClusterRole is enforced, and it is enough for the test above.
+/// The ClusterRole is enforced, and it is enough for the tests above.
 #[tokio::test]
 async fn the_agent_may_do_nothing_else() {
-    let Some((_, agent)) = clients().await else { return };
-    let forbidden = |outcome: Result<(), kube::Error>| match outcome {
-        Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{status:?}"),
-        other => panic!("{other:?}"),
-    };
-    let config = core::ConfigMap::default();
-    let secrets = Api::<core::Secret>::all(agent.clone()).list(&ListParams::default()).await;
-    if secrets.is_ok()
-        && std::env::var_os("XDP_LB_TEST_KUBECONFIG")
-            .is_some_and(|path| !Path::new(&format!("{}-agent", path.display())).exists())
-    {
-        println!("skipped: no kubeconfig of the agent");
-        return;
+    for variable in [AGENT, DECAP] {
+        let Some((_, agent)) = clients_of(variable).await else { continue };
+        let forbidden = |outcome: Result<(), kube::Error>| match outcome {
+            Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{status:?}"),
+            other => panic!("{other:?}"),
+        };
+        if !std::env::var_os(variable).is_some_and(|admin| user(Path::new(&admin)).exists()) {
+            println!("skipped: {variable} names no API server with a user of ours");
+            continue;
+        }
+        forbidden(Api::<core::Secret>::all(agent.clone()).list(&ListParams::default()).await.map(drop));
+        let config = core::ConfigMap::default();
+        forbidden(
+            Api::<core::ConfigMap>::namespaced(agent.clone(), "default")
+                .create(&PostParams::default(), &config)
+                .await
+                .map(drop),
+        );
+        let merge = Patch::Merge(json!({ "metadata": { "labels": { "a": "b" } } }));
+        forbidden(
+            Api::<core::Node>::all(agent).patch("any", &PatchParams::default(), &merge).await.map(drop),
+        );
     }
-    forbidden(secrets.map(drop));
-    forbidden(
-        Api::<core::ConfigMap>::namespaced(agent.clone(), "default")
-            .create(&PostParams::default(), &config)
-            .await
-            .map(drop),
-    );
-    let merge = Patch::Merge(json!({ "metadata": { "labels": { "a": "b" } } }));
-    forbidden(Api::<core::Node>::all(agent).patch("any", &PatchParams::default(), &merge).await.map(drop));
 }

@@ -93,7 +93,7 @@ async fn kinds_that_nobody_has_defined_are_none_until_they_come() {
     };
     let client = Client::new(service_fn(serve), "default");
     let ms = Duration::from_millis;
-    let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: ms(20) };
+    let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: ms(20), ..Pace::default() };
     let mut feed = Feed::resources(&client, "n1", file().inherited, pace);
     until(&mut feed, &[]).await;
     is_defined.store(true, Ordering::SeqCst);

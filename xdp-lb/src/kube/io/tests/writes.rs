@@ -158,7 +158,7 @@ async fn until(state: State, done: impl Fn(&State) -> bool) -> State {
     };
     let client = Client::new(service_fn(serve), "default");
     let ms = Duration::from_millis;
-    let pace = Pace { quiet: ms(2), longest: ms(20), retry: ms(1), retry_limit: ms(4) };
+    let pace = Pace { quiet: ms(2), longest: ms(20), retry: ms(1), retry_limit: ms(4), ..Pace::default() };
     let candidate = Candidate {
         namespace: "default".to_owned(),
         lease: "l".to_owned(),
