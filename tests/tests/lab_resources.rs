@@ -176,3 +176,74 @@ fn tunnels_and_routers_come_from_the_cluster_and_go_with_it() -> Result<()> {
     ensure!(!told.contains(PASSWORD) && !told.contains(PASSWORD_BASE64), "the password is told");
     Ok(())
 }
+
+/// Routers hold a restarting speaker's routes for `restart_time` and no longer. An agent that finds nobody to ask announces what
+/// the maps hold.
+#[test]
+fn routes_outlive_agent_and_api_server() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[FRR]].concat()) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    lab.leave_vips_to_bgp()?;
+    let (own, router) = (Role::Edge(1).address().v4, Role::Edge(1).gateway().v4);
+    let text = format!(
+        "frr defaults datacenter\nno zebra nexthop kernel enable\nrouter bgp {ROUTER_AS}\n bgp router-id 10.1.1.1\n no bgp ebgp-requires-policy\n \
+         bgp graceful-restart\n neighbor {own} remote-as {EDGE_AS}\n neighbor {own} timers 3 9\n neighbor {own} passive\nexit\n"
+    );
+    let frr = Frr::start(lab.router(), lab.scratch().path(), &text, "")?;
+    let _servers = files::serve(lab.backends())?;
+    let api = ApiServer::start(&lab.edge(1).ns)?;
+    put_service(&api);
+    let kubeconfig = lab.scratch().write("kubeconfig", &api.kubeconfig())?;
+    let [v4, v6] = plan::tunnel_sources(1).map(|(ip, length)| format!("{ip}/{length}"));
+    let file = format!(
+        "version: 1\nnode: {{ name: edge1 }}\ninterfaces: [{{ name: eth0 }}]\nmaglev: {{ table_size: 4093, seed: 0x78646c62 }}\n\
+         encap: {{ source_v4: {v4}, source_v6: \"{v6}\" }}\n\
+         flow_table: {{ entries: 65536 }}\nkubernetes: {{ kubeconfig: {} }}\n\
+         bgp: {{ local_as: {EDGE_AS}, router_id: {own}, restart_time: 3s, withdraw_grace: 1s, status_file: {:?},\n  \
+         peers: [{{ address: {router}, remote_as: {ROUTER_AS}, families: [ipv4] }}] }}\n",
+        kubeconfig.display(),
+        status_file(&lab, 1)
+    );
+    let mut tier = Tier::start(&lab, Mode::Native, |_| file.clone())?;
+    let vip = plan::vip(VIP).v4;
+    // Told by this session, and not kept from the one before.
+    let is_fresh = || {
+        let told = frr.json(&format!("show bgp ipv4 unicast {vip}/32 json")).unwrap_or_default();
+        told["paths"].as_array().is_some_and(|paths| paths.len() == 1 && paths[0]["stale"].is_null())
+    };
+    wait_until("the route", BOUND, || {
+        route(&lab).is_ok_and(|route| route.contains("to-edge1")) && is_fresh()
+    })?;
+    let established = || {
+        let told = frr.json(&format!("show bgp neighbors {own} json")).unwrap_or_default();
+        told[own.to_string()]["connectionsEstablished"].as_u64().unwrap_or(0)
+    };
+    let before = established();
+    ensure!(before > 0, "the router does not count sessions");
+
+    api.away(true);
+    tier.edges[0].product.kill();
+    assert_eq!(answers(&lab), 20, "nobody is there, and all is forwarded");
+    tier.edges[0].restart()?;
+    wait_until("another session", BOUND, || established() > before)?;
+    wait_until("the route to be told again", BOUND, is_fresh)?;
+    // Its end of RIB is what would take away whatever it does not announce.
+    let status = || -> Result<Value> {
+        let said =
+            tier.edges[0].command("status", &["bgp", "-o", "json", "--bgp-file", &status_file(&lab, 1)])?;
+        serde_json::from_str(&said.stdout).context(said.stderr)
+    };
+    let shown = status()?;
+    ensure!(
+        shown["vips"][0]["reason"].as_str().is_some_and(|why| why.contains("2 of 2 backends healthy")),
+        "{shown:#}"
+    );
+    ensure!(route(&lab)?.contains("to-edge1") && answers(&lab) == 20);
+
+    // The cluster says something else meanwhile; then it is followed.
+    api.remove("services", "web");
+    api.away(false);
+    wait_until("the route to go", BOUND, || !route(&lab).is_ok_and(|route| route.contains("to-edge1")))
+}

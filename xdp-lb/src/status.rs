@@ -27,6 +27,7 @@ use xdp_lb_common::{
     vip::{VIP_BALANCED, VIP_DECAP, VIP_PASS_UNMATCHED, VIP_USED, VipSlot},
 };
 
+pub use self::listeners::vips;
 use self::listeners::{Ports, listeners};
 pub use self::pods::PodPort;
 pub(crate) use self::words::word;

@@ -16,14 +16,15 @@ use crate::{
     bgp::{
         decide::{Facts, Fault, Health},
         io::{Leave, Secrets, Speaker},
-        settings::{Bgp, OnStop},
+        settings::{Bgp, OnStop, Vip, When},
         status::Status,
     },
     health::{HealthSnapshot, Key, State},
-    model::{Desired, Interface},
+    model::{Desired, Interface, Policy},
     nexthop::Links,
     plan,
     state::Observed,
+    status,
     template::from_map,
 };
 
@@ -117,6 +118,33 @@ fn on_stop(desired: &Desired) -> OnStop {
     desired.bgp.as_ref().map(|bgp| bgp.on_stop).unwrap_or_default()
 }
 
+/// The configuration, and announcements for what the maps hold beside it: services that another agent had from a cluster which
+/// does not answer yet. Each counts by its backends in the maps; what its Service says of announcing is not known, so it
+/// is announced while it has one.
+pub(super) fn held(desired: &Desired, observed: &Observed) -> Desired {
+    let mut held = desired.clone();
+    let Some(bgp) = &mut held.bgp else { return held };
+    for (id, vips) in status::vips(observed) {
+        let Some(name) = observed.services.get(&id).map(plan::name) else { continue };
+        if desired.services.iter().any(|service| service.name == name) {
+            continue;
+        }
+        for address in vips {
+            let service = (name.to_owned(), When::default());
+            match bgp.vips.iter_mut().find(|vip| vip.address == address) {
+                Some(vip) => vip.services.push(service),
+                None => {
+                    let Policy { join, attributes, .. } =
+                        desired.inherited.policies.get(&address).cloned().unwrap_or_default();
+                    bgp.vips.push(Vip { address, join, services: vec![service], attributes });
+                }
+            }
+        }
+    }
+    bgp.vips.sort_by_key(|vip| vip.address);
+    held
+}
+
 /// The facts of one moment. `attached`: interfaces with our program; `failure`: why the last writes failed, if they
 /// keep failing.
 pub(super) fn facts(
@@ -147,18 +175,21 @@ fn services(desired: &Desired, observed: &Observed, known: &HealthSnapshot) -> B
     let mut services = BTreeMap::new();
     for (id, service) in &observed.services {
         let name = plan::name(service);
-        let Some(wanted) = desired.services.iter().find(|wanted| wanted.name == name) else { continue };
+        // `None`: a cluster's, which does not answer yet, or about to go.
+        let wanted = desired.services.iter().find(|wanted| wanted.name == name);
         let Some(members) = observed.ring(*id).map(|ring| &ring.members) else { continue };
         let shared: Arc<str> = name.into();
         let answers = |member: &Backend| {
             let key = Key { service: shared.clone(), backend: from_map(member.address) };
-            wanted.health.is_none() || known.targets.get(&key).is_some_and(|t| t.state == State::Up)
+            wanted.is_none_or(|wanted| wanted.health.is_none())
+                || known.targets.get(&key).is_some_and(|t| t.state == State::Up)
         };
         let takes = |member: &Backend| member.state & (BACKEND_ALIVE | BACKEND_DRAINING) == BACKEND_ALIVE;
         let healthy = |member: &Backend| takes(member) && answers(member);
         let reachable = |member: &Backend| healthy(member) && member.template().kind != KIND_UNRESOLVED;
         let health = Health {
-            configured: u32::try_from(wanted.backends.len()).unwrap_or(u32::MAX),
+            configured: u32::try_from(wanted.map_or(members.len(), |wanted| wanted.backends.len()))
+                .unwrap_or(u32::MAX),
             healthy: count(members, &healthy),
             reachable: count(members, &reachable),
         };

@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    announce::Announcer,
+    announce::{Announcer, held},
     cluster::Cluster,
     commands,
     endpoint::Endpoint,
@@ -212,7 +212,10 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
         Role::Balancer => commands::listen(root, &agent, options.socket.clone()).await?,
         Role::Decap => (None, None),
     };
-    let announcer = Announcer::start(&agent.desired, loaded.took_over(), resources.secrets())?;
+    // Routers wait for a restart no longer than they were told to: what the maps hold is announced, whoever asked for it.
+    let announced =
+        if agent.is_held { held(&agent.desired, &agent.maps().observe()) } else { agent.desired.clone() };
+    let announcer = Announcer::start(&announced, loaded.took_over(), resources.secrets())?;
     cluster.tells(&agent.reporter, &announcer);
     let mut announcer = Some(announcer);
     let mut leaving: Option<Leaving> = None;
@@ -252,7 +255,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     loop {
         let wake = agent.wake_at();
         agent.reporter.beat();
-        if let Some(announcer) = announcer.as_ref().filter(|_| !agent.is_held) {
+        if let Some(announcer) = announcer.as_ref() {
             agent.announce(announcer, &changes.borrow(), root)?;
         }
         tokio::select! {

@@ -30,6 +30,12 @@ impl Ports {
     }
 }
 
+/// VIPs of each service.
+#[must_use]
+pub fn vips(observed: &Observed) -> BTreeMap<u16, BTreeSet<IpAddr>> {
+    listeners(observed).into_iter().map(|(id, vips)| (id, vips.into_keys().collect())).collect()
+}
+
 /// Where each service listens, as packets find it: by the live VIP bank and its pages.
 pub(super) fn listeners(observed: &Observed) -> BTreeMap<u16, BTreeMap<IpAddr, Ports>> {
     let mut found: BTreeMap<u16, BTreeMap<IpAddr, Ports>> = BTreeMap::new();
