@@ -111,8 +111,12 @@ async fn answer(shared: Shared, request: Request<Body>) -> Answer {
     match (method, path.as_str()) {
         (Method::GET, "/api/v1/services") => list("v1", "Service", &services()),
         (Method::GET, "/api/v1/namespaces") => list("v1", "Namespace", &[]),
-        // Addresses do not wait for a kind that this cluster does not have.
-        (Method::GET, path) if path.contains("edgenodes") => failure(404),
+        // Addresses do not wait for kinds that this cluster does not have.
+        (Method::GET, path)
+            if ["edgenodes", "edgeconfigs", "bgppeers"].iter().any(|kind| path.ends_with(kind)) =>
+        {
+            failure(404)
+        }
         (Method::GET, _) => list("xdp-lb.io/v1alpha1", "VipPool", &[pool()]),
         (Method::POST, _) => {
             state.events.push(body.clone());
