@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use socket2::SockRef;
 
 use super::Namespace;
 
@@ -22,6 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct ApiServer {
     address: SocketAddr,
     shared: Arc<Shared>,
+    listeners: Vec<Arc<TcpListener>>,
 }
 
 #[derive(Debug, Default)]
@@ -53,9 +55,25 @@ impl ApiServer {
     /// When nobody can.
     pub fn start(ns: &Namespace) -> Result<Self> {
         let listener = ns.enter(|| TcpListener::bind("127.0.0.1:0"))?.context("listen in the namespace")?;
-        let address = listener.local_addr()?;
-        let shared: Arc<Shared> = Arc::default();
-        let server = Arc::clone(&shared);
+        let mut server =
+            Self { address: listener.local_addr()?, shared: Arc::default(), listeners: Vec::new() };
+        server.listen(listener);
+        Ok(server)
+    }
+
+    /// Listens at the same address of another namespace, too: the same kubeconfig is good there.
+    ///
+    /// # Errors
+    /// When nobody can.
+    pub fn also_in(&mut self, ns: &Namespace) -> Result<()> {
+        let listener = ns.enter(|| TcpListener::bind(self.address))?.context("listen in the namespace")?;
+        self.listen(listener);
+        Ok(())
+    }
+
+    fn listen(&mut self, listener: TcpListener) {
+        let (listener, server) = (Arc::new(listener), Arc::clone(&self.shared));
+        self.listeners.push(Arc::clone(&listener));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if server.lock().has_ended {
@@ -67,7 +85,6 @@ impl ApiServer {
                 thread::spawn(move || drop(serve(&shared, stream)));
             }
         });
-        Ok(Self { address, shared })
     }
 
     /// A kubeconfig for it.
@@ -119,6 +136,8 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.shared.lock().has_ended = true;
         self.shared.changed.notify_all();
+        // A listener that somebody waits on holds its namespace. Who has gone already needs no end.
+        self.listeners.iter().for_each(|listener| _ = SockRef::from(&**listener).shutdown(Shutdown::Both));
     }
 }
 

@@ -46,7 +46,14 @@ impl Pod {
     /// # Errors
     /// When the kernel refuses.
     pub fn start(lab: &Lab, n: u8, k: u8) -> Result<Self> {
-        let node = lab.backend(n);
+        Self::start_on(lab, lab.backend(n), n, k)
+    }
+
+    /// Makes pod `k` of the network `n` on any host, which forwards from now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn start_on(lab: &Lab, node: &Host, n: u8, k: u8) -> Result<Self> {
         let name = format!("pod{n}-{k}");
         let ns = Namespace::create(lab.id(), &name, Lifetime::Dropped)?;
         let pod = Self { name, ns, address: address(n, 100 + k) };

@@ -100,6 +100,7 @@ impl Cluster {
             classless: kubernetes.classless,
             delivery: kubernetes.delivery,
             hints_for: of.node.zone.clone().filter(|_| kubernetes.hints),
+            own: Some(name(&of.node)),
         };
         let pace = Pace::default();
         let services = (self.role == Role::Balancer)

@@ -22,7 +22,7 @@ use super::{
     packets,
     past::Past,
     peers::Sync,
-    programs::{attach_all, cutter, existing, hold_vips, offer_mss, open, translate},
+    programs::{attach_all, cutter, existing, hold_vips, offer_mss, open, translate_first},
     reload::{self, Reach},
     resources::Resources,
     state::{Agent, Scope},
@@ -186,7 +186,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     let cutter = cutter(root, options.role, &shutdown);
 
     // Make before break: the tables are complete before the first packet meets the program, and answers have a way out.
-    translate(&mut loaded, options.role, &agent.desired)?;
+    translate_first(&mut loaded, options.role, &agent)?;
     let attached = attach_all(&mut loaded, options, &agent.desired, &snapshot)?;
     match loaded.leave_old_maps(agent.maps()) {
         Ok(None) => {}

@@ -29,6 +29,7 @@ use crate::{
         links,
     },
     nexthop::{Links, Snapshot, below},
+    observe::Elements as _,
     slow::Cutter,
 };
 
@@ -149,6 +150,18 @@ pub(super) fn offer_mss(loaded: &mut Loaded, agent: &Agent, role: Role, snapshot
 /// Has pods' answers made the VIP's where they leave, while there is something to translate.
 pub(super) fn translate(loaded: &mut Loaded, role: Role, desired: &Desired) -> Result<()> {
     let is_wanted = desired.decap.as_ref().is_some_and(|decap| !decap.translate.is_empty());
+    translate_if(is_wanted, loaded, role, desired)
+}
+
+/// The same at the start. Pods that the agent before knew of from a cluster are answered for until that is known.
+pub(super) fn translate_first(loaded: &mut Loaded, role: Role, agent: &Agent) -> Result<()> {
+    if agent.is_held && !agent.maps().pod_ports().is_empty() {
+        return translate_if(true, loaded, role, &agent.desired);
+    }
+    translate(loaded, role, &agent.desired)
+}
+
+fn translate_if(is_wanted: bool, loaded: &mut Loaded, role: Role, desired: &Desired) -> Result<()> {
     let names = if is_wanted { interfaces(desired, role) } else { Vec::new() };
     let names: Vec<String> = names.into_iter().map(|interface| interface.name).collect();
     Ok(loaded.translate_on(&names)?)

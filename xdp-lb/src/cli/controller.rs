@@ -113,6 +113,7 @@ async fn until_signal(args: Args) -> anyhow::Result<()> {
         classless: args.classless,
         delivery,
         hints_for: None,
+        own: None,
     };
     let judge = Judge::new()
         .map_err(|errors| anyhow::anyhow!("the judge's own file: {errors:?}; please report this"))?;

@@ -56,10 +56,18 @@ pub struct Settings {
     pub delivery: Delivery,
     /// This edge node's zone, where hints are followed: endpoints that are hinted for other zones take no new flows.
     pub hints_for: Option<String>,
+    /// This edge node's name, where pods of its own are out of its reach: a tunnel is not taken off where it begins.
+    pub own: Option<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { class: CLASS.to_owned(), classless: false, delivery: Delivery::Node, hints_for: None }
+        Self {
+            class: CLASS.to_owned(),
+            classless: false,
+            delivery: Delivery::Node,
+            hints_for: None,
+            own: None,
+        }
     }
 }

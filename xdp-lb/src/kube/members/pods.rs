@@ -77,6 +77,7 @@ impl Cluster {
     fn endpoints(&self, asked: &Asked<'_>, notes: &mut Vec<Note>) -> BTreeMap<IpAddr, (Takes, &str)> {
         let slices = self.slices_with(asked);
         let zone = self.hinted_zone(&slices);
+        let own = self.settings.own.as_deref();
         let (mut pods, mut nameless) = (BTreeMap::new(), 0);
         for slice in slices {
             notes.extend(homeless(slice));
@@ -86,16 +87,25 @@ impl Cluster {
                     continue;
                 }
                 let is_here = zone.is_none_or(|zone| self.is_hinted(place, zone));
+                let node = self.names.name(place.node);
                 let takes = match state {
+                    _ if own == Some(node) => Takes::Nothing,
                     _ if asked.wanted.not_ready_too => Takes::Flows,
                     State::Ready if is_here => Takes::Flows,
                     State::Ready => Takes::Elsewhere,
                     State::Leaving => Takes::Known,
                     State::Closed => Takes::Nothing,
                 };
-                let pod = (takes, self.names.name(place.node));
+                let pod = (takes, node);
                 pods.entry(address).and_modify(|other| *other = pod.min(*other)).or_insert(pod);
             }
+        }
+        let here = pods.values().filter(|(_, node)| own == Some(*node)).count();
+        if here > 0 {
+            let message = format!(
+                "{here} pods are on this edge node, which cannot send to them: down here, and nowhere else"
+            );
+            notes.push(Note::warning("OwnPods", message));
         }
         if nameless > 0 {
             let message =

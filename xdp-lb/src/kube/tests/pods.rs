@@ -115,6 +115,20 @@ fn what_a_node_says_holds_for_its_pods() {
     assert_eq!(shown(mapped), wanted);
 }
 
+/// A tunnel is not taken off where it begins.
+#[test]
+fn an_edge_nodes_own_pods_are_down_for_itself() {
+    let endpoints = vec![ready("10.244.1.1", "n1"), leaving("10.244.2.1", "n2")];
+    let objects = [service(json!({})), slice("web-1", endpoints)];
+    let mapped = map(Settings { own: Some("n1".to_owned()), ..to_pods() }, &objects);
+    let reasons: Vec<&str> = notes(&mapped).into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons, ["OwnPods"]);
+    assert_eq!(shown(mapped), ["10.244.1.1 Down", "10.244.2.1 Active"], "the last one in reach serves");
+    assert_eq!(shown(map(to_pods(), &objects)), ["10.244.1.1 Active", "10.244.2.1 Drain"]);
+    let by_node = Settings { own: Some("n1".to_owned()), ..Settings::default() };
+    assert!(shown(map(by_node, &objects))[0].starts_with("10.0.0.1 Active"));
+}
+
 #[test]
 fn hints_are_followed_endpoint_by_endpoint() {
     let hinted = |address: &str, zone: &str| {
