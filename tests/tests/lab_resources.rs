@@ -67,6 +67,16 @@ fn answers(lab: &Lab) -> u64 {
     load.map_or(0, |report| report.answers())
 }
 
+/// The file of an edge node that takes everything else from the cluster.
+fn file(lab: &Lab, api: &ApiServer) -> Result<String> {
+    let kubeconfig = lab.scratch().write("kubeconfig", &api.kubeconfig())?;
+    Ok(format!(
+        "version: 1\nnode: {{ name: edge1 }}\ninterfaces: [{{ name: eth0 }}]\nmaglev: {{ table_size: 4093, seed: 0x78646c62 }}\n\
+         flow_table: {{ entries: 65536 }}\nkubernetes: {{ kubeconfig: {} }}\n",
+        kubeconfig.display()
+    ))
+}
+
 /// The router's route to the VIP.
 fn route(lab: &Lab) -> Result<String> {
     let mut ip = std::process::Command::new("ip");
@@ -94,27 +104,31 @@ fn tunnels_and_routers_come_from_the_cluster_and_go_with_it() -> Result<()> {
     let api = ApiServer::start(&lab.edge(1).ns)?;
     put_service(&api);
     api.put("nodes", json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "edge1", "labels": { "rack": "1" } } }));
-    api.put("secrets", json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "xdp-lb-bgp", "namespace": "default" },
-        "data": { "leaf": PASSWORD_BASE64 } }));
     api.put("edgeconfigs", config(&lab, 50, 0));
     api.put("bgppeers", peer("leaf", "1", &router.to_string()));
     api.put("bgppeers", peer("other", "2", "10.99.99.99"));
-    let kubeconfig = lab.scratch().write("kubeconfig", &api.kubeconfig())?;
-    let file = format!(
-        "version: 1\nnode: {{ name: edge1 }}\ninterfaces: [{{ name: eth0 }}]\nmaglev: {{ table_size: 4093, seed: 0x78646c62 }}\n\
-         flow_table: {{ entries: 65536 }}\nkubernetes: {{ kubeconfig: {} }}\n",
-        kubeconfig.display()
-    );
+    let file = file(&lab, &api)?;
     let mut tier = Tier::start(&lab, Mode::Native, |_| file.clone())?;
     let is_announced = || route(&lab).is_ok_and(|route| route.contains("to-edge1"));
-    wait_until("the route", BOUND, is_announced)
-        .with_context(|| frr.ask(&["show bgp neighbors"]).unwrap_or_default())?;
-    assert_eq!(answers(&lab), 20);
     let bgp_status = |tier: &Tier<'_>| -> Result<Value> {
         let said =
             tier.edges[0].command("status", &["bgp", "-o", "json", "--bgp-file", &status_file(&lab, 1)])?;
         serde_json::from_str(&said.stdout).context(said.stderr)
     };
+    // The password is not there yet.
+    wait_until("the router to be missed", BOUND, || {
+        let why =
+            bgp_status(&tier).map(|status| status["peers"][0]["failing"].to_string()).unwrap_or_default();
+        why.contains("read Secret xdp-lb-bgp: there is none in the namespace default")
+    })?;
+    api.put(
+        "secrets",
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "xdp-lb-bgp", "namespace": "default" },
+        "data": { "leaf": PASSWORD_BASE64 } }),
+    );
+    wait_until("the route", BOUND, is_announced)
+        .with_context(|| frr.ask(&["show bgp neighbors"]).unwrap_or_default())?;
+    assert_eq!(answers(&lab), 20);
     let shown = bgp_status(&tier)?;
     assert_eq!(
         shown["peers"].as_array().map(Vec::len),
@@ -158,8 +172,10 @@ fn tunnels_and_routers_come_from_the_cluster_and_go_with_it() -> Result<()> {
     // Mended; the router goes, then the rest.
     api.put("edgeconfigs", config(&lab, 99, 0));
     wait_until("the mended one", BOUND, || med(99))?;
-    let said = tier.edges[0].command("status", &[])?.stdout;
+    let said = tier.edges[0].command("status", &["-o", "json"])?.stdout;
     ensure!(!said.contains("spec.encap.dscp"), "{said}");
+    let shown: Value = serde_json::from_str(&said)?;
+    assert_eq!(shown["generation"], 1, "the file was never another");
     api.remove("bgppeers", "leaf");
     wait_until("the route to go", BOUND, || !is_announced())?;
     api.remove("edgeconfigs", "edge");
@@ -246,4 +262,61 @@ fn routes_outlive_agent_and_api_server() -> Result<()> {
     api.remove("services", "web");
     api.away(false);
     wait_until("the route to go", BOUND, || !route(&lab).is_ok_and(|route| route.contains("to-edge1")))
+
+#[test]
+fn a_section_moves_between_file_and_cluster_without_a_gap() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, ..Options::default() })?;
+    let _servers = files::serve(lab.backends())?;
+    let api = ApiServer::start(&lab.edge(1).ns)?;
+    put_service(&api);
+    let [v4, v6] = plan::tunnel_sources(1).map(|(ip, length)| format!("{ip}/{length}"));
+    let with = resource("EdgeConfig", "edge", json!({ "encap": { "source_v4": v4, "source_v6": v6 } }));
+    let without = resource("EdgeConfig", "edge", json!({}));
+    let alone = file(&lab, &api)?;
+    let whole = format!("{alone}encap: {{ source_v4: {v4}, source_v6: \"{v6}\" }}\n");
+    api.put("edgeconfigs", with.clone());
+    let mut tier = Tier::start(&lab, Mode::Native, |_| alone.clone())?;
+    let edge = &mut tier.edges[0];
+    assert_eq!(answers(&lab), 20);
+    let load = || {
+        let options = LoadOptions {
+            requests: 4000,
+            rate: 400.0,
+            timeout: Duration::from_secs(2),
+            ..LoadOptions::default()
+        };
+        Load::start(&lab.client(1).ns, &files::at(WEB)[..1], options)
+    };
+    let meanwhile = load()?;
+
+    // To the file: it stands twice, then it is there.
+    let outcome = edge.try_reload(&whole)?;
+    ensure!(!outcome.done, "{}", outcome.line);
+    let places = "EdgeConfig edge: spec.encap: stands elsewhere, too (encap in ";
+    wait_until("both places to be told", BOUND, || edge.product.process().log().join("\n").contains(places))?;
+    let twice = lab.scratch().write("twice.yaml", &whole)?;
+    let planned = edge.command("plan", &[&twice.display().to_string()])?;
+    ensure!(planned.status.code() == Some(3) && planned.stderr.contains(places), "{planned:?}");
+    let mark = edge.product.process().mark();
+    api.put("edgeconfigs", without);
+    let in_force = |line: &str| line.contains("changed configuration in force");
+    edge.product.process().wait_line_that(mark, "the file that waited", BOUND, in_force)?;
+    assert_eq!(answers(&lab), 20);
+
+    // And back.
+    let mark = edge.product.process().mark();
+    api.put("edgeconfigs", with);
+    edge.product
+        .process()
+        .wait_line_that(mark, "the mistake", BOUND, |line| line.contains("the cluster's resources: "))?;
+    edge.reload(&alone)?;
+    let report = meanwhile.finish(BOUND)?;
+    ensure!(report.failures() == 0, "{report:?}");
+    assert_eq!(answers(&lab), 20);
+    let status = edge.command("status", &[])?.stdout;
+    ensure!(!status.contains("stands elsewhere"), "{status}");
+    Ok(())
 }

@@ -174,7 +174,10 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
     }
     if path.contains("/secrets/") {
         let secret = shared.lock().objects.get(&("secrets".to_owned(), plural.to_owned())).cloned();
-        return whole(&mut stream, &secret.unwrap_or_default());
+        return match secret {
+            Some(secret) => whole(&mut stream, &secret),
+            None => answer(&mut stream, "404 Not Found", &failure(404, "NotFound")),
+        };
     }
     if asked("watch").is_none() {
         // Nobody lists but who looks for its own Node.
@@ -218,8 +221,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Result<()> {
         )?;
         version
     } else {
-        let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old" });
-        chunk(&mut stream, &json!({ "type": "ERROR", "object": status }))?;
+        chunk(&mut stream, &json!({ "type": "ERROR", "object": failure(410, "Expired") }))?;
         write!(stream, "0\r\n\r\n")?;
         return Ok(());
     };
@@ -266,9 +268,17 @@ fn write_edge_node(shared: &Shared, mut object: Value) -> Value {
     object
 }
 
+fn failure(code: u16, reason: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason })
+}
+
 fn whole(stream: &mut TcpStream, body: &Value) -> Result<()> {
+    answer(stream, "200 OK", body)
+}
+
+fn answer(stream: &mut TcpStream, code: &str, body: &Value) -> Result<()> {
     let body = body.to_string();
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+    let head = format!("HTTP/1.1 {code}\r\nContent-Type: application/json\r\nConnection: close");
     write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).context("write")
 }
 
