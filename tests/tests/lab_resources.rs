@@ -153,7 +153,7 @@ fn tunnels_and_routers_come_from_the_cluster_and_go_with_it() -> Result<()> {
         said.contains("EdgeConfig edge: spec.encap.dscp: must be") && said.contains("stay in force")
     })?;
     let said = tier.edges[0].command("status", &[])?.stdout;
-    ensure!(said.contains("spec.encap.dscp"), "{said}");
+    ensure!(said.contains("spec.encap.dscp") && said.contains("EdgeConfig edge, BgpPeer leaf"), "{said}");
     ensure!(med(77) && is_announced());
     assert_eq!(answers(&lab), 20);
 

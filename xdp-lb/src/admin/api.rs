@@ -27,6 +27,9 @@ pub struct AgentStatus {
     /// Why the configuration that was offered last is not in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// The cluster's resources that are in force beside the file: kind and name of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<String>,
     /// The generation whose text is in force instead of the file's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<u32>,

@@ -143,6 +143,7 @@ async fn agent(State(desk): State<Arc<Desk>>) -> Result<Json<AgentStatus>, Faile
         services: view.desired.services.len(),
         degraded: condition.degraded(),
         refused: condition.refusal(),
+        resources: condition.resources,
         rolled_back_to: view.rollback.map(|rollback| rollback.generation),
         peer_drains: view.peer_drains.iter().map(Into::into).collect(),
         drains,

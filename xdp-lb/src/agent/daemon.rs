@@ -166,6 +166,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     (agent.health, agent.file, agent.is_held) = (health, file, is_held);
     agent.remember(keep, past);
     agent.reporter.resources(unusable.map_or(Ok(()), Err));
+    agent.reporter.has(resources.names());
     let reporter = agent.reporter.clone();
     let mut endpoint = Endpoint::start(root, &agent.desired, reporter, health_changes.clone()).await?;
     let followed = agent.followed();

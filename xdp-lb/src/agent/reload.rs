@@ -22,7 +22,7 @@ use super::{
     interfaces::carrying,
     peers::Sync,
     programs::{attach_all, hold_vips, interfaces, offer_mss, translate},
-    resources::{Resources, joined},
+    resources::{Documents, Resources, joined},
     state::Agent,
 };
 use crate::{
@@ -198,7 +198,7 @@ impl Reach<'_> {
                 Ok(()) => {
                     self.agent.note(offer.texts.clone(), back_to);
                     self.resources.wait(None);
-                    self.resources.hold(documents, self.agent.keep.as_ref());
+                    self.hold(documents);
                     self.agent.reporter.resources(refusal.map_or(Ok(()), Err));
                     return Ok(Ok(()));
                 }
@@ -219,7 +219,7 @@ impl Reach<'_> {
         {
             self.agent.note(offer.texts, None);
             self.resources.wait(None);
-            self.resources.hold(documents, self.agent.keep.as_ref());
+            self.hold(documents);
             self.agent.reporter.resources(Ok(()));
             self.done(Because::Files);
             return Ok(true);
@@ -235,10 +235,17 @@ impl Reach<'_> {
         if let Err(why) = &taken {
             error!("the cluster's resources: {why}; those of before stay in force");
         } else {
-            self.resources.hold(documents, self.agent.keep.as_ref());
+            self.hold(documents);
         }
         self.agent.reporter.resources(taken);
         Ok(self.agent.file != before)
+    }
+
+    /// These resources are in force now, if the file has a cluster.
+    fn hold(&mut self, documents: Documents) {
+        let documents = if self.agent.file.kubernetes.is_some() { documents } else { Documents::default() };
+        self.resources.hold(documents, self.agent.keep.as_ref());
+        self.agent.reporter.has(self.resources.names());
     }
 
     /// Takes files with resources, if they can be used together. The inner error is why not.

@@ -29,7 +29,7 @@ use crate::{
 const FIRST: Duration = Duration::from_secs(3);
 
 /// Resources that are for one node.
-type Documents = Arc<Vec<Document>>;
+pub(super) type Documents = Arc<Vec<Document>>;
 
 /// What is known of them, and what of it is in force.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Resources {
     /// When there is no client for the API server; what was followed before is followed on.
     pub(super) async fn configure(&mut self, file: &Desired) -> Result<()> {
         if file.kubernetes.is_none() {
-            (self.in_force, self.judged) = Default::default();
+            self.judged = Documents::default();
         }
         self.follower.configure(file).await
     }
@@ -158,17 +158,21 @@ impl Resources {
         self.pending = offer;
     }
 
+    /// Kind and name of those that are in force.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.in_force.iter().map(|document| document.name.clone()).collect()
+    }
+
     /// These are in force now.
     pub(super) fn hold(&mut self, documents: Documents, keep: Option<&Keep>) {
         if self.in_force == documents {
             return;
         }
-        let names: Vec<&str> = documents.iter().map(|document| document.name.as_str()).collect();
-        info!(resources = ?names, "the cluster's resources in force");
         if let Some(Err(e)) = keep.map(|keep| keep.set_resources(&documents)) {
             warn!("a start without the API server will not know of them: {e}");
         }
         self.in_force = documents;
+        info!(resources = ?self.names(), "the cluster's resources in force");
     }
 }
 

@@ -148,6 +148,9 @@ impl Agent {
                     ),
                 ];
                 lines.extend(told.into_iter().filter_map(|(what, told)| Some((what, told?))));
+                if !status.resources.is_empty() {
+                    lines.push(("resources", status.resources.join(", ")));
+                }
                 lines.extend(status.peer_drains.iter().map(|drain| ("peer drains", peer_drain(drain))));
                 lines
             }

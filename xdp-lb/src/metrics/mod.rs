@@ -52,6 +52,8 @@ pub struct Condition {
     pub refused: Option<String>,
     /// Why the cluster's resources for this node cannot be used; those of before are in force.
     pub refused_resources: Option<String>,
+    /// The cluster's resources that are in force beside the file: kind and name of each.
+    pub resources: Vec<String>,
     /// Flow entries cleared because they had expired or their service was gone.
     pub cleared: u64,
     /// Flows that commands had forgotten.

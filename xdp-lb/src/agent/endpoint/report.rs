@@ -85,6 +85,15 @@ impl Reporter {
         self.condition.send_modify(|c| c.refused_resources = taken.err());
     }
 
+    /// These resources are in force.
+    pub fn has(&self, resources: Vec<String>) {
+        self.condition.send_if_modified(|c| {
+            let differs = c.resources != resources;
+            c.resources = resources;
+            differs
+        });
+    }
+
     /// Flows were told to peers or by them.
     pub fn synced(&self, counts: Option<Counts>) {
         self.condition.send_if_modified(|c| std::mem::replace(&mut c.peers, counts) != counts);
