@@ -262,6 +262,7 @@ fn routes_outlive_agent_and_api_server() -> Result<()> {
     api.remove("services", "web");
     api.away(false);
     wait_until("the route to go", BOUND, || !route(&lab).is_ok_and(|route| route.contains("to-edge1")))
+}
 
 #[test]
 fn a_section_moves_between_file_and_cluster_without_a_gap() -> Result<()> {
