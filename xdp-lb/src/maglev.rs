@@ -125,6 +125,20 @@ impl Walk {
         Self { position, slot: offset, skip }
     }
 
+    /// The same where few are free and all of them are known: a walk would meet hundreds that are taken before each.
+    fn take_of(&mut self, free: &mut Vec<u32>, size: u32) -> Option<u32> {
+        let back = inverse(self.skip, size);
+        // How many steps away a slot is: its distance, divided by the skip, all modulo the size.
+        let steps = |slot: u32| {
+            let distance = if slot < self.slot { slot + size - self.slot } else { slot - self.slot };
+            u64::from(distance) * u64::from(back) % u64::from(size)
+        };
+        let (at, _) = free.iter().map(|&slot| steps(slot)).enumerate().min_by_key(|&(_, steps)| steps)?;
+        let slot = free.swap_remove(at);
+        self.slot = (slot + self.skip) % size;
+        Some(slot)
+    }
+
     /// Takes the next slot of the permutation that is free; there must be one.
     fn take(&mut self, taken: &mut Taken, size: u32) -> u32 {
         loop {
@@ -151,6 +165,24 @@ impl Taken {
         *word |= bit;
         true
     }
+
+    /// Those that have none, below `size`.
+    fn free(&self, size: u32) -> Vec<u32> {
+        (0..size).filter(|slot| self.0[(slot / 64) as usize] & 1 << (slot % 64) == 0).collect()
+    }
+}
+
+/// The number that makes 1 of `value` modulo a prime, by Euclid's algorithm; `value` is from 1 to `prime - 1`.
+fn inverse(value: u32, prime: u32) -> u32 {
+    let (mut a, mut b) = (i64::from(value), i64::from(prime));
+    let (mut of_a, mut of_b) = (1, 0);
+    while a > 1 {
+        let times = b / a;
+        (a, b) = (b - times * a, a);
+        (of_a, of_b) = (of_b - times * of_a, of_a);
+    }
+    // Between -prime and prime.
+    (if of_a < 0 { of_a + i64::from(prime) } else { of_a }) as u32
 }
 
 /// Members of one weight: they are due in the same rounds, so credit is kept once for all of them and a
@@ -178,12 +210,17 @@ fn classes(members: &[Member], keys: &[u64], size: u32) -> Vec<Class> {
         .collect()
 }
 
+/// So many slots are looked for among those that are free. Each of them would be met after `size / left` others: a 300th of
+/// the slots would cost half of all steps.
+const LAST: u32 = 192;
+
 /// Weighted round robin: every round a class earns its weight, and a turn costs the heaviest weight.
 fn fill(mut classes: Vec<Class>, size: u32) -> Vec<u16> {
     let Some(turn) = classes.first().map(|heaviest| heaviest.weight) else { return Vec::new() };
     let mut home = vec![0; size as usize];
     let mut taken = Taken(vec![0; size.div_ceil(64) as usize]);
     let mut left = size;
+    let mut last: Option<Vec<u32>> = None;
     // The heaviest class has a turn in every round, so the loop ends.
     loop {
         for class in &mut classes {
@@ -193,7 +230,11 @@ fn fill(mut classes: Vec<Class>, size: u32) -> Vec<u16> {
             }
             class.credit -= turn;
             for walk in &mut class.walks {
-                home[walk.take(&mut taken, size) as usize] = walk.position;
+                if left <= LAST && last.is_none() {
+                    last = Some(taken.free(size));
+                }
+                let slot = last.as_mut().and_then(|last| walk.take_of(last, size));
+                home[slot.unwrap_or_else(|| walk.take(&mut taken, size)) as usize] = walk.position;
                 left -= 1;
                 if left == 0 {
                     return home;
@@ -248,6 +289,51 @@ mod tests {
         let many = (0..=MAX_MEMBERS)
             .map(|n| Member { address: IpAddr::from((0x0a00_0000 + n).to_be_bytes()), weight: 1 });
         assert_eq!(MaglevTable::new(many, size, 0), Err(TableError::TooMany(4097)));
+    }
+
+    #[test]
+    fn an_inverse_makes_one() {
+        for prime in [3, 251, 65_537, 131_071] {
+            for value in (1..prime).step_by(1 + prime as usize / 500).chain([prime - 1]) {
+                let product = u64::from(value) * u64::from(inverse(value, prime)) % u64::from(prime);
+                assert_eq!(product, 1, "{value} modulo {prime}");
+            }
+        }
+    }
+
+    /// The paper's loop, with weights as above and nothing else.
+    fn plainly(members: &[Member], keys: &[u64], size: u32) -> Vec<u16> {
+        let mut classes = classes(members, keys, size);
+        let turn = classes[0].weight;
+        let (mut home, mut left) = (vec![u16::MAX; size as usize], size);
+        while left > 0 {
+            for class in &mut classes {
+                class.credit += class.weight;
+                if class.credit < turn {
+                    continue;
+                }
+                class.credit -= turn;
+                for walk in class.walks.iter_mut().take(left as usize) {
+                    while home[walk.slot as usize] != u16::MAX {
+                        walk.slot = (walk.slot + walk.skip) % size;
+                    }
+                    home[walk.slot as usize] = walk.position;
+                    left -= 1;
+                }
+            }
+        }
+        home
+    }
+
+    #[test]
+    fn shortcuts_change_no_slot() {
+        for (count, size) in [(1, 3), (2, 3), (3, 127), (7, 131), (60, 251), (100, 4093), (100, 65_537)] {
+            for seed in 0..4 {
+                let members = (0..count).map(|n| member(n, 1 + u16::from(n % 5) * 20));
+                let t = MaglevTable::new(members, TableSize::new(size).unwrap(), seed).unwrap();
+                assert!(t.home == plainly(&t.members, &t.keys, size), "{count} in {size}, seed {seed}");
+            }
+        }
     }
 
     /// Pins the table: a node of another build or another machine must compute the same one.
