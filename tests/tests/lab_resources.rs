@@ -251,11 +251,12 @@ fn routes_outlive_agent_and_api_server() -> Result<()> {
             tier.edges[0].command("status", &["bgp", "-o", "json", "--bgp-file", &status_file(&lab, 1)])?;
         serde_json::from_str(&said.stdout).context(said.stderr)
     };
-    let shown = status()?;
-    ensure!(
-        shown["vips"][0]["reason"].as_str().is_some_and(|why| why.contains("2 of 2 backends healthy")),
-        "{shown:#}"
-    );
+    // The agent writes its status a moment later.
+    let is_why = |shown: Value| {
+        shown["vips"][0]["reason"].as_str().is_some_and(|why| why.contains("2 of 2 backends healthy"))
+    };
+    wait_until("the reason", BOUND, || status().is_ok_and(is_why))
+        .with_context(|| format!("{:?}", status()))?;
     ensure!(route(&lab)?.contains("to-edge1") && answers(&lab) == 20);
 
     // The cluster says something else meanwhile; then it is followed.
