@@ -61,6 +61,7 @@ pub struct MemoryMaps {
     events: Vec<AtomicU64>,
     ops: Vec<MapOp>,
     fault: Option<(u64, io::ErrorKind)>,
+    lost: Option<&'static str>,
 }
 
 impl MemoryMaps {
@@ -93,6 +94,7 @@ impl MemoryMaps {
             events: FlowEvent::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             ops: Vec::new(),
             fault: None,
+            lost: None,
             capacity,
             control,
         }
@@ -108,6 +110,11 @@ impl MemoryMaps {
     /// contract allows that. Once.
     pub fn fail_at(&mut self, n: u64, kind: io::ErrorKind) {
         self.fault = Some((n, kind));
+    }
+
+    /// The map of this name is gone: every [`Maps::apply`] on it fails, and writes nothing. `None`: it is back.
+    pub fn lose(&mut self, map: Option<&'static str>) {
+        self.lost = map;
     }
 
     /// Operations carried out since the last [`Self::take_ops`], failed ones excluded.
@@ -362,6 +369,7 @@ impl Clone for MemoryMaps {
             events: longs(&self.events),
             ops: Vec::new(),
             fault: None,
+            lost: None,
         }
     }
 }
@@ -376,12 +384,15 @@ impl Maps for MemoryMaps {
     }
 
     fn apply(&mut self, op: &MapOp) -> Result<(), WriteError> {
+        let (map, key) = op.target();
+        if self.lost == Some(map) {
+            return Err(WriteError { map, key, source: io::ErrorKind::NotFound.into() });
+        }
         match &mut self.fault {
             Some((0, kind)) => {
                 let source = io::Error::from(*kind);
                 self.fault = None;
                 self.write(op, true)?;
-                let (map, key) = op.target();
                 return Err(WriteError { map, key, source });
             }
             Some((left, _)) => *left -= 1,

@@ -229,6 +229,7 @@ fn help_names_every_command_and_none_of_later_work() {
         "drain",
         "undrain",
         "rollback",
+        "doctor",
         "controller",
         "crds",
         "detach",

@@ -215,6 +215,36 @@ fn every_write_may_fail_in_turn() {
     }
 }
 
+/// However often it is tried, a map that is gone is named, the generation is not the new one's, and when the map is back
+/// everything is as if it had never been away.
+#[test]
+fn a_map_that_is_gone_is_named_until_it_is_back() {
+    let (first, second) = (file(TWO, ""), file(DRAINED, THIRD));
+    let prepared = || {
+        let mut agent = agent(maps());
+        agent.reconcile(&at(&first, 100, 1)).unwrap();
+        agent.maps.maps.take_ops();
+        agent
+    };
+    let mut healthy = prepared();
+    healthy.reconcile(&at(&second, 200, 2)).unwrap();
+    let written: BTreeSet<&'static str> = healthy.maps.maps.ops().iter().map(|op| op.target().0).collect();
+    assert!(written.len() > 3, "{written:?}");
+    for map in written {
+        let mut agent = prepared();
+        agent.maps.maps.lose(Some(map));
+        for _ in 0..3 {
+            let error = agent.reconcile(&at(&second, 200, 2)).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("write {map}[")), "{error}");
+            assert_eq!(agent.maps().observe().control.generation, 1, "{map}");
+        }
+        agent.maps.maps.lose(None);
+        agent.reconcile(&at(&second, 200, 2)).unwrap();
+        assert_eq!(agent.maps().observe().control.generation, 2, "{map}");
+        assert_eq!(agent.reconcile(&at(&second, 200, 2)).unwrap().writes, 0, "{map}");
+    }
+}
+
 /// Remembered flows that a death moves, whichever writes fail on the way, and though packets come in between.
 #[test]
 fn what_moves_is_counted_once_however_often_writes_fail() {
