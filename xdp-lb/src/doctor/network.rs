@@ -73,13 +73,16 @@ pub(super) fn forwarding(host: &Host) -> Vec<Finding> {
     let mut found = Vec::new();
     for is_v4 in routed {
         let name = if is_v4 { "net.ipv4.ip_forward" } else { "net.ipv6.conf.all.forwarding" };
-        if host.sysctl(name) == Some("0") {
-            let family = if is_v4 { "IPv4" } else { "IPv6" };
-            let says =
-                format!("{family} packets out of tunnels are for pods, and this host does not forward");
-            found.push(Finding::wrong(SUBJECT, says, format!("sysctl -w {name}=1")));
-        } else {
-            found.push(Finding::fine(SUBJECT, format!("{name} is on")));
+        match host.sysctl(name) {
+            Some("0") => {
+                let family = if is_v4 { "IPv4" } else { "IPv6" };
+                let says =
+                    format!("{family} packets out of tunnels are for pods, and this host does not forward");
+                found.push(Finding::wrong(SUBJECT, says, format!("sysctl -w {name}=1")));
+            }
+            Some(_) => found.push(Finding::fine(SUBJECT, format!("{name} is on"))),
+            // A host without the family.
+            None => {}
         }
     }
     found
