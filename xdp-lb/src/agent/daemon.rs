@@ -184,6 +184,7 @@ pub async fn run(options: &RunOptions, offer: Offer) -> Result<Ended> {
     }
     agent.reporter.wrote(None);
     agent.note(offer.texts, None);
+    resources.started(agent.keep.as_ref());
     let cutter = cutter(root, options.role, &shutdown);
 
     // Make before break: the tables are complete before the first packet meets the program, and answers have a way out.

@@ -163,16 +163,28 @@ impl Resources {
         self.in_force.iter().map(|document| document.name.clone()).collect()
     }
 
+    /// What the cluster said at the start is in force, if it could be used.
+    pub(super) fn started(&self, keep: Option<&Keep>) {
+        if self.latest().as_ref() == Some(&self.in_force) {
+            store(&self.in_force, keep);
+        }
+    }
+
     /// These are in force now.
     pub(super) fn hold(&mut self, documents: Documents, keep: Option<&Keep>) {
         if self.in_force == documents {
             return;
         }
-        if let Some(Err(e)) = keep.map(|keep| keep.set_resources(&documents)) {
-            warn!("a start without the API server will not know of them: {e}");
-        }
+        store(&documents, keep);
         self.in_force = documents;
         info!(resources = ?self.names(), "the cluster's resources in force");
+    }
+}
+
+/// For a start without the API server.
+fn store(documents: &[Document], keep: Option<&Keep>) {
+    if let Some(Err(e)) = keep.map(|keep| keep.set_resources(documents)) {
+        warn!("a start without the API server will not know of what it says: {e}");
     }
 }
 
