@@ -322,3 +322,85 @@ fn a_section_moves_between_file_and_cluster_without_a_gap() -> Result<()> {
     ensure!(!status.contains("stands elsewhere"), "{status}");
     Ok(())
 }
+
+/// Both edge nodes take what they balance, and how they tell each other, from the cluster: through an outage and another start,
+/// too.
+#[test]
+fn services_and_peers_come_from_the_cluster() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options::default())?;
+    let _servers = files::serve(lab.backends())?;
+    let mut api = ApiServer::start(&lab.edge(1).ns)?;
+    api.also_in(&lab.edge(2).ns)?;
+    let key = lab.scratch().write("peers.key", "a secret of more than thirty-two bytes\n")?;
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let own = |n: u8| Role::Edge(n).address().v4;
+    for n in [1, 2] {
+        let name = format!("edge{n}");
+        let [v4, v6] = plan::tunnel_sources(n).map(|(ip, length)| format!("{ip}/{length}"));
+        api.put("nodes", json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": { "name": name } } }));
+        // One list: each node leaves itself out.
+        let spec = json!({ "nodeSelector": { "matchLabels": { "name": name } }, "encap": { "source_v4": v4, "source_v6": v6 },
+            "peers": { "listen": format!("{}:9411", own(n)), "key_file": key, "nodes": [own(1), own(2)] } });
+        api.put("edgeconfigs", resource("EdgeConfig", &name, spec));
+    }
+    let backends = [1, 2, 3].map(|n| json!({ "address": Role::Backend(n).address().v4 }));
+    let service = json!({ "name": "web", "vip": plan::vip(VIP).v4, "protocol": "tcp", "ports": WEB, "backends": backends });
+    api.put("edgeconfigs", resource("EdgeConfig", "services", json!({ "services": [service] })));
+    let text = file(&lab, &api)?;
+    let mut tier =
+        Tier::start(&lab, Mode::Native, |n| text.replace("name: edge1", &format!("name: edge{n}")))?;
+    assert_eq!(answers(&lab), 20);
+    // What one drains by command the other is told, and shows.
+    let is_told = |tier: &Tier<'_>, backend: u8| -> Result<()> {
+        let address = Role::Backend(backend).address().v4.to_string();
+        let output = tier.edges[0].command("drain", &[&address])?;
+        ensure!(output.status.success(), "{output:?}");
+        wait_until("edge2 to know of the drain", BOUND, || {
+            let said = tier.edges[1].command("status", &["-o", "json"]).map(|said| said.stdout);
+            let shown: Value = serde_json::from_str(&said.unwrap_or_default()).unwrap_or_default();
+            let drains = shown["agent"]["peer_drains"].as_array().cloned().unwrap_or_default();
+            drains.iter().any(|drain| drain["backend"] == address.as_str())
+        })
+    };
+    is_told(&tier, 1)?;
+
+    // The name stands twice: nothing changes.
+    let mark = tier.edges[0].product.process().mark();
+    let twice = json!({ "services": [{ "name": "web", "vip": "203.0.113.99", "protocol": "tcp", "ports": 1, "backends": [] }] });
+    api.put("edgeconfigs", resource("EdgeConfig", "twice", twice));
+    wait_until("the mistake to be told", BOUND, || {
+        let said = tier.edges[0].product.process().log().split_off(mark).join("\n");
+        said.contains("EdgeConfig twice: spec.services[0].name: \"web\" is the name of another service too (EdgeConfig services: ")
+    })?;
+    api.remove("edgeconfigs", "twice");
+    assert_eq!(answers(&lab), 20);
+
+    // Other agents find nobody to ask.
+    api.away(true);
+    for edge in &mut tier.edges {
+        edge.product.kill();
+        edge.restart()?;
+    }
+    assert_eq!(answers(&lab), 20);
+    let count = |node: usize, tier: &Tier<'_>| {
+        let said = tier.edges[node].command("status", &["-o", "json"]).map(|said| said.stdout);
+        let shown: Value = serde_json::from_str(&said.unwrap_or_default()).unwrap_or_default();
+        shown["services"].as_array().map(Vec::len)
+    };
+    for node in [0, 1] {
+        assert_eq!(count(node, &tier), Some(1), "what was in force last");
+    }
+    is_told(&tier, 2)?;
+
+    // What the cluster says by now is followed: one service more, then none.
+    let both = json!({ "services": [service, { "name": "more", "vip": "203.0.113.99", "protocol": "udp", "ports": "all", "backends": backends }] });
+    api.put("edgeconfigs", resource("EdgeConfig", "services", both));
+    api.away(false);
+    wait_until("another service", BOUND, || [0, 1].iter().all(|&node| count(node, &tier) == Some(2)))?;
+    assert_eq!(answers(&lab), 20);
+    api.remove("edgeconfigs", "services");
+    wait_until("the services to go", BOUND, || [0, 1].iter().all(|&node| count(node, &tier) == Some(0)))
+}

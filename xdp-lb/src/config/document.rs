@@ -27,7 +27,8 @@ pub enum Kind {
 }
 
 /// Sections that all edge nodes may have alike; the others say what one node is.
-pub(super) const SHARED: [&str; 6] = ["bgp", "encap", "flow_table", "limits", "maglev", "vips"];
+pub(super) const SHARED: [&str; 8] =
+    ["bgp", "encap", "flow_table", "limits", "maglev", "peers", "services", "vips"];
 
 impl Document {
     /// How its places are told.

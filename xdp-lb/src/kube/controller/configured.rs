@@ -102,7 +102,7 @@ pub(super) fn writes(configured: &Configured, now: i64) -> impl Iterator<Item = 
 fn mistakes(document: &Document) -> Vec<String> {
     let file = "version: 1\nnode: { name: n, zone: z }\ninterfaces: [{ name: eth0 }]\nkubernetes: {}\n";
     let files = match document.kind {
-        Kind::Sections => vec![file.to_owned()],
+        Kind::Sections => vec![format!("{file}{}", elsewhere(document))],
         // Some keys are for routers of our own AS, others for those of another.
         Kind::Peer => [remote_as(document), remote_as(document) % 64_512 + 1]
             .map(|local_as| format!("{file}bgp: {{ local_as: {local_as}, router_id: 192.0.2.1 }}\n"))
@@ -123,6 +123,21 @@ fn mistakes(document: &Document) -> Vec<String> {
         });
     }
     all.unwrap_or_default().into_iter().map(|(path, message)| format!("{path}: {message}")).collect()
+}
+
+/// What services rest on and another place may say, as far as this one does not: tunnels, and room.
+fn elsewhere(document: &Document) -> String {
+    let text: Value = serde_json::from_str(&document.text).unwrap_or_default();
+    let sections = [
+        ("encap", "encap: { source_v4: 192.0.2.0/24, source_v6: \"2001:db8::/64\" }\n"),
+        (
+            "limits",
+            "limits: { services: 16383, vips: 1048576, backends: 1048576, ring_slots: 268435456, port_pages: 1048576, \
+             server_ids: 1048576, source_ranges: 16777216 }\n",
+        ),
+    ];
+    let missing = sections.into_iter().filter(|(key, _)| text.get(key).is_none());
+    missing.map(|(_, section)| section).collect()
 }
 
 /// The router's AS, if it has one that a file may have.
@@ -163,6 +178,11 @@ mod tests {
         serde_json::from_value::<BgpPeer>(object).unwrap().document()
     }
 
+    fn service(name: &str, vip: &str) -> Value {
+        json!({ "name": name, "vip": vip, "protocol": "tcp", "ports": 80,
+            "backends": [{ "address": "10.1.2.11" }, { "address": "fd00::2" }] })
+    }
+
     #[test]
     fn what_a_node_may_make_good_is_no_mistake() {
         let fine = [
@@ -170,6 +190,11 @@ mod tests {
             config(
                 json!({ "encap": { "source_v4": "${XDP_LB_NODE_IP}/32", "source_v6": "${XDP_LB_SIX}/128" },
                 "bgp": { "local_as": 65010, "router_id": "${XDP_LB_NODE_IP}" } }),
+            ),
+            config(json!({ "services": [service("web", "203.0.113.10"), service("web6", "2001:db8:1::10")],
+                "peers": { "listen": "${XDP_LB_NODE_IP}:9411", "key_file": "/etc/key", "nodes": ["192.0.2.1", "192.0.2.2"] } })),
+            config(
+                json!({ "peers": { "listen": "[${XDP_LB_SIX}]:9411", "key_file": "/etc/key", "nodes": ["192.0.2.2"] } }),
             ),
             peer(json!({ "source": "${XDP_LB_NODE_IP}", "next_hop_v6": "${XDP_LB_SIX}" })),
             peer(json!({ "local_pref": 200, "passwordSecretRef": { "name": "leaf" } })),
@@ -191,6 +216,30 @@ mod tests {
             (
                 config(json!({ "encap": { "source_v4": "${XDP_LB_NODE_IP}/33" } })),
                 "spec.encap.source_v4: must be",
+            ),
+            (
+                config(
+                    json!({ "services": [service("web", "203.0.113.10"), service("shop", "203.0.113.10")] }),
+                ),
+                "spec.services[1].ports: overlaps spec.services[0].ports (service \"web\"): both want TCP port 80",
+            ),
+            (
+                config(
+                    json!({ "services": [service("web", "203.0.113.10"), service("web", "203.0.113.11")] }),
+                ),
+                "spec.services[1].name: \"web\" is the name of another service too (spec.services[0].name)",
+            ),
+            (
+                config(
+                    json!({ "encap": { "source_v4": "192.0.2.0/24" }, "services": [service("web", "2001:db8:1::10")] }),
+                ),
+                "spec.services[0].backends[1].address: the tunnel to fd00::2 needs an IPv6 outer source",
+            ),
+            (
+                config(
+                    json!({ "peers": { "listen": "${XDP_LB_NODE_IP}:9411", "key_file": "key", "nodes": ["192.0.2.2"] } }),
+                ),
+                "spec.peers.key_file: must be the absolute path",
             ),
             (peer(json!({ "hold_time": "9m" })), "spec.send_hold_time: must be longer than hold_time"),
         ];

@@ -9,6 +9,7 @@ mod edge_node;
 mod schema;
 mod sections;
 mod selector;
+mod services;
 mod status;
 #[cfg(test)]
 mod tests;

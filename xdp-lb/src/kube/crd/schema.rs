@@ -85,6 +85,16 @@ pub(super) fn number_or(pattern: &str, least: i64) -> Value {
     json!({ "x-kubernetes-int-or-string": true, "minimum": least, "pattern": pattern })
 }
 
+/// A word in place of a mapping. No type fits both: what else the mapping holds is for the file's readers.
+pub(super) fn either(mut mapping: Value, pattern: &str) -> Value {
+    if let Some(schema) = mapping.as_object_mut() {
+        schema.remove("type");
+    }
+    mapping["x-kubernetes-preserve-unknown-fields"] = true.into();
+    mapping["pattern"] = pattern.into();
+    mapping
+}
+
 pub(super) fn text(pattern: &str, most: u32) -> Value {
     json!({ "type": "string", "pattern": pattern, "minLength": 1, "maxLength": most })
 }
@@ -158,4 +168,24 @@ pub(super) fn prefix(family: Family, least: u8, own: Own) -> Value {
         "{own}(isCIDR(self) && cidr(self) == cidr(self).masked() && cidr(self).prefixLength() >= {least}{of})"
     );
     rule(schema, &known, &format!("must be {what} of length {least} or more, without bits set after it"))
+}
+
+/// Whether an address has a port behind it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Port {
+    Must,
+    May,
+}
+
+/// An address with a port, `10.0.0.11:9411` or `[fd00::11]:9411`.
+pub(super) fn endpoint(port: Port, own: Own) -> Value {
+    let with = "(self.matches('^[0-9.]+:[0-9]{1,5}$') && isIP(self.substring(0, self.lastIndexOf(':'))) || \
+                self.matches('^[[][^]]+[]]:[0-9]{1,5}$') && isIP(self.substring(1, self.lastIndexOf(']'))))";
+    let (bare, what) = match port {
+        Port::Must => ("", "an address and a port, as in ${XDP_LB_NODE_IP}:9411"),
+        Port::May => ("isIP(self) && ip(self).isGlobalUnicast() || ", "an address, with or without a port"),
+    };
+    let own = if own == Own::Yes { OWN } else { "" };
+    let schema = json!({ "type": "string", "minLength": 2, "maxLength": 64 });
+    rule(schema, &format!("{own}{bare}{with}"), &format!("must be {what}"))
 }

@@ -4,9 +4,10 @@
 use serde_json::Value;
 
 use super::schema::{
-    Family, Key, Own, address, boolean, choice, duration, integer, key, list, never_or_seconds, number_or,
-    object, power_of_two, prefix, rule, seconds, text, word_or,
+    Family, Key, Own, Port, address, boolean, choice, duration, endpoint, integer, key, list,
+    never_or_seconds, number_or, object, power_of_two, prefix, rule, seconds, text, word_or,
 };
+use super::services::services;
 
 /// Sections of an EdgeConfig.
 pub(super) fn sections() -> Vec<Key> {
@@ -16,11 +17,14 @@ pub(super) fn sections() -> Vec<Key> {
         key("flow_table", flow_table(), "What is remembered about flows."),
         key("limits", limits(), "Sizes of the kernel's tables. A change needs a restart of the agents."),
         key("vips", vips(), "What belongs to an address rather than to a service."),
+        key("services", services(), "What is balanced beside the cluster's Services."),
         key("bgp", bgp(), "Who the edge nodes are in BGP. BgpPeers say whom they tell."),
+        key("peers", peers(), "The edge nodes, which tell each other of flows that they could not guess."),
     ]
 }
 
-fn encap() -> Value {
+/// The same in a service, where it overrides single keys.
+pub(super) fn encap() -> Value {
     object([
         key("kind", choice(&["ipip", "gue"]), "What packets are put into. Default: ipip."),
         key(
@@ -133,6 +137,28 @@ fn attributes() -> Vec<Key> {
         key("local_pref", integer(0, u32::MAX.into()), "LOCAL_PREF, told to iBGP peers alone."),
         key("prepend", integer(0, 20), "Our AS so many times more in the path, told to eBGP peers alone."),
     ]
+}
+
+/// One list serves all nodes: each leaves itself out.
+fn peers() -> Value {
+    let mut nodes = list(endpoint(Port::May, Own::No), 1024);
+    nodes["minItems"] = 1.into();
+    object([
+        key(
+            "listen",
+            endpoint(Port::Must, Own::Yes),
+            "Where the others tell us: each node's own, as in ${XDP_LB_NODE_IP}:9411.",
+        )
+        .required(),
+        key(
+            "key_file",
+            text("^/.*[^/]$", 255),
+            "A secret of 32 bytes or more that all share, in a file of each node.",
+        )
+        .required(),
+        key("nodes", nodes, "The edge nodes, this one or not; a port that is not given is that of listen.")
+            .required(),
+    ])
 }
 
 fn as_number() -> Value {

@@ -99,21 +99,10 @@ fn schemas_have_the_keys_of_files() {
         assert_eq!(ours, files, "{path}");
     };
     let edge = schema("edgeconfigs");
-    let of_one_node = [
-        "version",
-        "node",
-        "interfaces",
-        "metrics",
-        "log",
-        "services",
-        "decap",
-        "peers",
-        "admin",
-        "kubernetes",
-    ];
+    let of_one_node = ["version", "node", "interfaces", "metrics", "log", "decap", "admin", "kubernetes"];
     compare(&edge, "", &of_one_node, &["nodeSelector"]);
     let sections = &edge["properties"];
-    for path in ["encap", "maglev", "flow_table", "limits"] {
+    for path in ["encap", "maglev", "flow_table", "limits", "peers"] {
         compare(&sections[path], path, &[], &[]);
     }
     compare(&sections["encap"]["properties"]["gue"], "encap.gue", &[], &[]);
@@ -122,6 +111,15 @@ fn schemas_have_the_keys_of_files() {
     compare(&sections["bgp"]["properties"]["aggregates"]["items"], "bgp.aggregates[]", &[], &[]);
     compare(&sections["vips"]["items"], "vips[]", &[], &[]);
     compare(&sections["vips"]["items"]["properties"]["bgp"], "vips[].bgp", &[], &[]);
+    let service = &sections["services"]["items"];
+    compare(service, "services[]", &[], &[]);
+    let keys = &service["properties"];
+    for key in ["encap", "quic_cid", "source_ranges", "drain", "zone_policy", "health_check", "advertise"] {
+        compare(&keys[key], &format!("services[].{key}"), &[], &[]);
+    }
+    compare(&keys["encap"]["properties"]["gue"], "services[].encap.gue", &[], &[]);
+    compare(&keys["advertise"]["properties"]["when"], "services[].advertise.when", &[], &[]);
+    compare(&keys["backends"]["items"], "services[].backends[]", &[], &[]);
     let peer = schema("bgppeers");
     compare(
         &peer,
@@ -222,6 +220,99 @@ fn what_stands_twice_is_told_with_both_places() {
         "EdgeConfig b: spec.vips[1].address: 203.0.113.10 is listed twice, first as vips[0].address in edge.yaml, line 6",
     ];
     assert_eq!(joined(&file, &documents).unwrap_err(), wanted);
+}
+
+fn service(name: &str, vip: &str) -> serde_json::Value {
+    json!({ "name": name, "vip": vip, "protocol": "tcp", "ports": 80, "backends": [{ "address": "10.1.2.11" }] })
+}
+
+/// Every form that a value may have.
+#[test]
+fn services_are_what_the_file_would_say() {
+    let yaml = "services:
+  - { name: web, vip: [203.0.113.10, \"2001:db8::10\"], protocol: tcp, ports: [80, \"443\", \"8000-8010\"], tracking: sampled,
+      flow_timeout: 1h5m, table_size: 997, drain: { mode: shed, max: 10m }, encap: { dscp: 46, mtu: 1400, gue: { port: 6081 } },
+      health_check: { kind: http, port: 8080, path: /up, expect: 200, interval: 1s, timeout: 500ms }, on_all_down: drop,
+      source_ranges: { allow: [198.51.100.0/24], deny: [\"2001:db8::/32\"] }, advertise: { when: { min_healthy: 2 } },
+      zone_policy: { prefer: local, spill_below: 30% }, slow_start: 1m, new_flow_limit: 7,
+      backends: [{ address: 10.1.2.11, weight: 50, zone: a, share: 0.5 }, { address: 10.1.2.12, share: \"10%\", backup: true, state: drain }] }
+  - { name: media, vip: 203.0.113.11, protocol: udp, ports: \"20000-20999\", affinity: dest-port, fragments: drop,
+      backends: [{ address: 10.1.2.11, ports: [\"20000-20499\", \"20500-20999\"] }] }
+  - { name: quic, vip: 203.0.113.12, protocol: udp, ports: all, affinity: quic-cid, quic_cid: { config_ids: [0, 1], nonce: 8, length_encoded: true },
+      health_check: { kind: udp, payload: \"0x00ff\", expect: pong, port: 7 }, advertise: { when: always },
+      backends: [{ address: 10.1.2.11, server_id: \"0a01\" }] }
+";
+    let file = FILE.replace("name: n1", "name: n1, zone: a") + "encap: { source_v4: 172.16.0.0/16 }\n";
+    let sections: serde_json::Value = serde_yaml::from_str(yaml).unwrap();
+    let whole = config::parse(&format!("{file}{yaml}")).unwrap().desired;
+    assert_eq!(whole.services.len(), 3);
+    assert_eq!(joined(&file, &[edge("all", sections.clone())]), Ok(whole.clone()));
+    // One in the file, one each in two resources.
+    let one = |n: usize| json!({ "services": [sections["services"][n]] });
+    let first = serde_json::to_string(&one(0)["services"]).unwrap();
+    let some = format!("{file}services: {first}\n");
+    assert_eq!(joined(&some, &[edge("a", one(1)), edge("b", one(2))]), Ok(whole));
+}
+
+/// Services of the file and of all resources are judged together.
+#[test]
+fn a_service_that_stands_twice_is_told_with_both_places() {
+    let file = format!(
+        "{FILE}encap: {{ source_v4: 172.16.0.0/16 }}\nservices: [{}]\n",
+        serde_json::to_string(&service("web", "203.0.113.10")).unwrap()
+    );
+    let documents = [
+        edge("a", json!({ "services": [service("dns", "203.0.113.53"), service("shop", "203.0.113.10")] })),
+        edge(
+            "b",
+            json!({ "services": [service("web", "203.0.113.11"), service("mail", "203.0.113.53"), service("self", "10.1.2.11")] }),
+        ),
+    ];
+    let wanted = [
+        "edge.yaml, line 6, column 36: services[0].backends[0].address: 10.1.2.11 is also a VIP (EdgeConfig b: spec.services[2].vip); give the backend's own address",
+        "EdgeConfig a: spec.services[1].ports: overlaps services[0].ports in edge.yaml, line 6 (service \"web\"): both want TCP port 80 of 203.0.113.10; give it to one of them",
+        "EdgeConfig b: spec.services[0].name: \"web\" is the name of another service too (services[0].name in edge.yaml, line 6); rename one",
+        "EdgeConfig b: spec.services[1].ports: overlaps EdgeConfig a: spec.services[0].ports (service \"dns\"): both want TCP port 80 of 203.0.113.53; give it to one of them",
+    ];
+    let said = joined(&file, &documents).unwrap_err();
+    for wanted in wanted {
+        assert!(said.iter().any(|said| said == wanted), "{wanted}\n{said:#?}");
+    }
+}
+
+/// Each node of one list leaves itself out.
+#[test]
+fn one_list_of_peers_serves_all_nodes() {
+    let nodes = ["10.0.0.11", "10.0.0.12", "[fd00::13]:9412"];
+    let listening = |listen: &str| {
+        let peers = json!({ "listen": listen, "key_file": "/etc/xdp-lb/peers.key", "nodes": nodes });
+        let peers = joined(FILE, &[edge("all", json!({ "peers": peers }))]).unwrap().peers.unwrap();
+        peers.nodes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(listening("10.0.0.11:9411"), ["10.0.0.12:9411", "[fd00::13]:9412"]);
+    assert_eq!(listening("10.0.0.12:9411"), ["10.0.0.11:9411", "[fd00::13]:9412"]);
+    assert_eq!(listening("[fd00::13]:9412"), ["10.0.0.11:9412", "10.0.0.12:9412"]);
+    let peers =
+        json!({ "listen": "10.0.0.11:9411", "key_file": "/k", "nodes": ["10.0.0.12", "10.0.0.12:9411"] });
+    let said = joined(FILE, &[edge("all", json!({ "peers": peers }))]).unwrap_err();
+    assert_eq!(
+        said,
+        ["EdgeConfig all: spec.peers.nodes[1]: 10.0.0.12:9411 is listed twice, first as spec.peers.nodes[0]"]
+    );
+    let file = format!("{FILE}peers: {{ listen: \"10.0.0.11:9411\", key_file: /k, nodes: [10.0.0.12] }}\n");
+    let said = joined(
+        &file,
+        &[edge(
+            "all",
+            json!({ "peers": { "listen": "10.0.0.11:9411", "key_file": "/k", "nodes": ["10.0.0.12"] } }),
+        )],
+    );
+    assert_eq!(
+        said.unwrap_err(),
+        [
+            "EdgeConfig all: spec.peers: stands elsewhere, too (peers in edge.yaml, line 5); one place alone may have it"
+        ]
+    );
 }
 
 #[test]

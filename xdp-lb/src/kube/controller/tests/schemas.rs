@@ -46,12 +46,86 @@ fn bgp(more: Value) -> Value {
     json!({ "bgp": bgp })
 }
 
+/// A service with something replaced, or taken away.
+fn service(more: Value) -> Value {
+    let service = json!({ "name": "web", "vip": "203.0.113.10", "protocol": "tcp", "ports": 80, "backends": [{ "address": "10.1.2.11" }] });
+    json!({ "services": [with(service, &more)] })
+}
+
+fn sync(more: Value) -> Value {
+    let peers = json!({ "listen": "${XDP_LB_NODE_IP}:9411", "key_file": "/etc/xdp-lb/peers.key", "nodes": ["10.0.0.11"] });
+    json!({ "peers": with(peers, &more) })
+}
+
+fn with(mut object: Value, more: &Value) -> Value {
+    let keys = object.as_object_mut().unwrap();
+    for (key, value) in more.as_object().unwrap() {
+        if value.is_null() {
+            keys.remove(key);
+        } else {
+            keys.insert(key.clone(), value.clone());
+        }
+    }
+    object
+}
+
 #[tokio::test]
 async fn what_a_schema_sees_is_refused() {
     let Some((admin, _)) = clients().await else { return };
     define(&admin).await;
     let edge = [
-        (json!({ "services": [] }), "services"),
+        (json!({ "interfaces": [] }), "interfaces"),
+        (json!({ "metrics": {} }), "metrics"),
+        (service(json!({ "vip": null })), "spec.services[0].vip"),
+        (service(json!({ "vip": "web.example" })), "spec.services[0].vip"),
+        (service(json!({ "vip": ["203.0.113.10", "web"] })), "spec.services[0].vip[1]"),
+        (service(json!({ "vip": [] })), "spec.services[0].vip"),
+        (service(json!({ "protocol": "sctp" })), "tcp"),
+        (service(json!({ "ports": 65_536 })), "65535"),
+        (service(json!({ "ports": "http" })), "spec.services[0].ports"),
+        (service(json!({ "ports": [80, "90-"] })), "spec.services[0].ports[1]"),
+        (service(json!({ "ports": ["all"] })), "spec.services[0].ports[0]"),
+        (service(json!({ "affinity": "quic-cid" })), "for protocol udp"),
+        (service(json!({ "affinity": "ice-ufrag", "protocol": "udp" })), "each backend needs one"),
+        (service(json!({ "backends": [{ "address": "10.1.2.11", "server_id": "0a" }] })), "server_id is for"),
+        (service(json!({ "quic_cid": {} })), "without affinity quic-cid"),
+        (service(json!({ "flow_timeout": "3h" })), "1s..=2h10m"),
+        (service(json!({ "drain": { "max": "721h" } })), "1s..=720h"),
+        (service(json!({ "encap": { "dscp": 64 } })), "63"),
+        (service(json!({ "backends": null })), "spec.services[0].backends"),
+        (service(json!({ "backends": [{ "weight": 1 }] })), "omits all key fields [\"address\"]"),
+        (service(json!({ "backends": [{ "address": "127.0.0.1" }] })), "of one host"),
+        (service(json!({ "backends": [{ "address": "10.1.2.11", "weight": 1001 }] })), "1000"),
+        (service(json!({ "backends": [{ "address": "10.1.2.11", "share": 1.5 }] })), "share"),
+        (service(json!({ "backends": [{ "address": "10.1.2.11", "share": "half" }] })), "share"),
+        (
+            service(json!({ "backends": [{ "address": "10.1.2.11" }, { "address": "10.1.2.11" }] })),
+            "duplicate entries for key",
+        ),
+        (service(json!({ "source_ranges": { "allow": ["10.0.0.1"] } })), "source_ranges.allow[0]"),
+        (service(json!({ "zone_policy": {} })), "prefer"),
+        (service(json!({ "advertise": { "when": "never" } })), "advertise.when"),
+        (service(json!({ "advertise": { "when": { "min_healthy": 0 } } })), "min_healthy"),
+        (service(json!({ "health_check": {} })), "kind"),
+        (service(json!({ "health_check": { "kind": "tcp", "timeout": "3s" } })), "longer than interval"),
+        (service(json!({ "health_check": { "kind": "udp" } })), "which needs it"),
+        (service(json!({ "health_check": { "kind": "tcp", "path": "/" } })), "path is for"),
+        (service(json!({ "health_check": { "kind": "stun", "host": "a" } })), "host is for"),
+        (service(json!({ "health_check": { "kind": "tcp", "expect": 200 } })), "expect is for"),
+        (
+            service(json!({ "health_check": { "kind": "udp", "payload": "a", "expect": 255 } })),
+            "expect of kind udp is text",
+        ),
+        (
+            json!({ "services": [service(json!({}))["services"][0], service(json!({}))["services"][0]] }),
+            "duplicate entries for key",
+        ),
+        (sync(json!({ "listen": "10.0.0.11" })), "an address and a port"),
+        (sync(json!({ "listen": "node-1:9411" })), "an address and a port"),
+        (sync(json!({ "key_file": "peers.key" })), "key_file"),
+        (sync(json!({ "nodes": ["10.0.0.12", "node-2"] })), "with or without a port"),
+        (sync(json!({ "nodes": null })), "nodes"),
+        (sync(json!({ "nodes": [] })), "nodes"),
         (json!({ "encap": { "dspc": 1 } }), "spec.encap.dspc"),
         (json!({ "encap": { "dscp": 64 } }), "63"),
         (json!({ "encap": { "dscp": "paste" } }), "spec.encap.dscp"),
@@ -113,6 +187,34 @@ async fn what_a_schema_sees_is_refused() {
     assert!(unsaid.is_empty(), "{unsaid:#?}");
     let good = [
         ("EdgeConfig", json!({})),
+        (
+            "EdgeConfig",
+            service(json!({ "vip": ["203.0.113.10", "2001:db8::10"], "ports": [80, "443", "8000-8010"],
+            "backends": [{ "address": "10.1.2.11", "share": 0.5 }, { "address": "fd00::2", "share": "10%", "backup": true }],
+            "advertise": { "when": { "min_healthy": 2 } }, "zone_policy": { "prefer": "local", "spill_below": "30%" },
+            "health_check": { "kind": "http", "expect": 200, "timeout": "2s", "host": "web.example" } })),
+        ),
+        (
+            "EdgeConfig",
+            service(
+                json!({ "protocol": "udp", "ports": "all", "affinity": "quic-cid", "advertise": { "when": "always" },
+            "quic_cid": { "config_ids": [0, 6] }, "backends": [{ "address": "10.1.2.11", "server_id": "0a01" }],
+            "health_check": { "kind": "udp", "payload": "0x00ff", "expect": "200-399", "port": 7 } }),
+            ),
+        ),
+        (
+            "EdgeConfig",
+            service(
+                json!({ "ports": "20000-20999", "affinity": "dest-port", "backends": [{ "address": "10.1.2.11", "ports": ["20000-20999"] }] }),
+            ),
+        ),
+        ("EdgeConfig", service(json!({ "backends": [] }))),
+        (
+            "EdgeConfig",
+            sync(json!({ "nodes": ["10.0.0.11", "10.0.0.12:9411", "fd00::13", "[fd00::14]:9411"] })),
+        ),
+        ("EdgeConfig", sync(json!({ "listen": "[${XDP_LB_NODE_IP6}]:9411" }))),
+        ("EdgeConfig", sync(json!({ "listen": "[fd00::11]:9411" }))),
         (
             "EdgeConfig",
             json!({ "encap": { "dscp": "copy", "mtu": 1500, "source_v6": "${XDP_LB_SOURCE}/64" } }),
