@@ -10,7 +10,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{Config, Error, Event, InitialListStrategy, watcher};
 use kube::{Api, Resource};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::feed::Pace;
 
@@ -40,26 +40,44 @@ where
 {
     let config = config.timeout(WATCH_SECONDS);
     let streaming = Config { initial_list_strategy: InitialListStrategy::StreamingList, ..config.clone() };
-    let first = begin(api.clone(), streaming, pace);
-    let state = (first, Some((api, config)));
-    futures::stream::unfold(state, move |(mut stream, mut fallback)| async move {
-        let event = stream.next().await?;
-        if let Err(error) = &event
-            && is_unknown(error)
-            && let Some((api, config)) = fallback.take()
-        {
-            stream = begin(api, config, pace);
+    let first = Following { stream: begin(&api, &streaming, pace), config: streaming, anew: None };
+    let state = (first, Some(config), Pauses::new(pace));
+    futures::stream::unfold(state, move |(mut following, mut fallback, mut pauses)| {
+        let api = api.clone();
+        async move {
+            if let Some(pause) = following.anew.take() {
+                sleep(pause).await;
+                following.stream = begin(&api, &following.config, pace);
+            }
+            let event = following.stream.next().await?;
+            match &event {
+                Err(error) if is_unknown(error) => {
+                    if let Some(config) = fallback.take() {
+                        following = Following { stream: begin(&api, &config, pace), config, anew: None };
+                    }
+                }
+                Err(error) if is_gone(error) => following.anew = pauses.next(),
+                _ => {}
+            }
+            Some((event, (following, fallback, pauses)))
         }
-        Some((event, (stream, fallback)))
     })
     .boxed()
 }
 
-fn begin<K>(api: Api<K>, config: Config, pace: Pace) -> BoxStream<'static, Result<Event<K>, Error>>
+/// What is followed, and how.
+struct Following<K> {
+    stream: BoxStream<'static, Result<Event<K>, Error>>,
+    config: Config,
+    /// To be begun anew after so long.
+    anew: Option<Duration>,
+}
+
+fn begin<K>(api: &Api<K>, config: &Config, pace: Pace) -> BoxStream<'static, Result<Event<K>, Error>>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    watcher(api, config).backoff(Pauses { pace, next: pace.retry, last: None }).boxed()
+    watcher(api.clone(), config.clone()).backoff(Pauses::new(pace)).boxed()
 }
 
 /// Pauses after errors: they double, and begin again after a while without one. A success alone means little: a watcher
@@ -68,6 +86,12 @@ struct Pauses {
     pace: Pace,
     next: Duration,
     last: Option<Instant>,
+}
+
+impl Pauses {
+    fn new(pace: Pace) -> Self {
+        Self { pace, next: pace.retry, last: None }
+    }
 }
 
 impl Iterator for Pauses {
@@ -92,10 +116,20 @@ impl Backoff for Pauses {
 
 /// The API server does not know watch lists (before 1.27), or they are off: it says that the request is wrong.
 fn is_unknown(error: &Error) -> bool {
-    let code = match error {
-        Error::WatchStartFailed(kube::Error::Api(status)) => status.code,
-        Error::WatchError(status) => status.code,
-        _ => return false,
-    };
-    matches!(code, 400 | 422)
+    matches!(code(error), Some(400 | 422))
+}
+
+/// What happened since is forgotten: everything is listed again, and whoever says so is there. The pause of those who find
+/// nobody is not for that; and a watcher that hears it by the answer's status would ask for ever.
+fn is_gone(error: &Error) -> bool {
+    code(error) == Some(410)
+}
+
+/// What the API server says of a watch.
+fn code(error: &Error) -> Option<u16> {
+    match error {
+        Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
+        Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
 }

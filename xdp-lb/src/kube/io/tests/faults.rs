@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
@@ -20,6 +20,9 @@ use crate::config::accept::Accepted;
 use crate::kube::io::{Feed, Pace};
 use crate::kube::tests::objects::{file, node, ready, service, slice};
 use crate::kube::{Ended, Settings};
+
+/// Longest pause after an error: none of the others gets so far.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// What the API server does with a request of a watch or a list.
 #[derive(Clone, Debug)]
@@ -130,7 +133,7 @@ impl Stand {
         ])));
         let asked = Arc::default();
         let ms = Duration::from_millis;
-        let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: ms(4), linger: ms(100) };
+        let pace = Pace { quiet: ms(5), longest: ms(50), retry: ms(1), retry_limit: LIMIT, linger: ms(100) };
         let feed = Feed::start(&client(&scripts, &asked), Settings::default(), file().inherited, pace);
         Self { feed, scripts, asked }
     }
@@ -223,6 +226,32 @@ async fn faults_of_a_watch() {
         println!("{name}");
         let mut stand = Stand::new(vec![web()], slices);
         stand.until(&[ONE], TWO).await;
+    }
+}
+
+/// Whoever finds nobody for long asks seldom; whoever is told that a watch is too old lists again at once.
+#[tokio::test]
+async fn what_is_gone_is_listed_again_without_the_pause_of_an_outage() {
+    // Long enough for pauses to be as long as they become.
+    let nobody = vec![Act::Fail(503); 12];
+    let relisted = Act::Lines(list("EndpointSlice", &[on("n2")]));
+    for gone in [Act::Cut(vec![error(410)]), Act::Fail(410)] {
+        let mut slices = vec![Act::Cut(list("EndpointSlice", &[on("n1")]))];
+        slices.extend(nobody.iter().cloned().chain([gone, relisted.clone()]));
+        let mut stand = Stand::new(vec![web()], slices);
+        stand.until(&[], ONE).await;
+        let asked = |stand: &Stand| {
+            let asked = stand.asked.lock().unwrap();
+            asked.iter().filter(|uri| uri.contains("endpointslices")).cloned().collect::<Vec<_>>()
+        };
+        while asked(&stand).len() < nobody.len() + 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let begun = Instant::now();
+        stand.until(&[ONE], TWO).await;
+        let (took, asked) = (begun.elapsed(), asked(&stand));
+        assert!(took < LIMIT / 4, "{took:?}: the pause is at least twice as long");
+        assert!(asked.last().unwrap().contains("sendInitialEvents=true"), "{asked:?}");
     }
 }
 
