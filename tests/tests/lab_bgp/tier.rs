@@ -129,6 +129,26 @@ fn two_next_hops_and_health_by_the_file() -> Result<()> {
         scene.wait_next_hops(&lab, &[1, 2])?;
         let back = scene.file.clone();
         scene.reload(&lab, &back)?;
+        // Another service on the address: it has no say before the maps have it, so nothing is withdrawn.
+        let marks: Vec<usize> =
+            scene.tier.edges.iter_mut().map(|edge| edge.product.process().mark()).collect();
+        let [v4, v6] = plan::vip(VIP).both();
+        let more = format!(
+            "  - {{ name: more, vip: [\"{v4}\", \"{v6}\"], protocol: tcp, ports: 7999, backends: [{{ address: {} }}] }}\n",
+            Role::Backend(1).address().v4
+        );
+        let section = scene.bgp;
+        scene.tier.reload(|n| section.add_to(&lab, &(back.text(n) + &more), n))?;
+        for ((n, edge), mark) in (1..).zip(&mut scene.tier.edges).zip(marks) {
+            let announced = "more has 1 of 1 backends healthy";
+            let bgp = || edge.command("status", &["bgp", "--bgp-file", &bgp::status_file(&lab, n)]);
+            wait_until("the service to have a say", BOUND, || {
+                bgp().is_ok_and(|said| said.stdout.contains(announced))
+            })?;
+            let said = edge.product.process().log().split_off(mark).join("\n");
+            ensure!(!said.contains("VIP withdrawn") && !said.contains("VIP made unattractive"), "{said}");
+        }
+        scene.reload(&lab, &back)?;
         // A link that goes and comes: no route to it meanwhile, and back without anybody's help.
         lab.cut(lab.edge(2))?;
         scene.wait_next_hops(&lab, &[1])?;

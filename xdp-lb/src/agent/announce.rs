@@ -177,7 +177,8 @@ fn services(desired: &Desired, observed: &Observed, known: &HealthSnapshot) -> B
         let name = plan::name(service);
         // `None`: a cluster's, which does not answer yet, or about to go.
         let wanted = desired.services.iter().find(|wanted| wanted.name == name);
-        let Some(members) = observed.ring(*id).map(|ring| &ring.members) else { continue };
+        let nobody = BTreeMap::new();
+        let members = observed.ring(*id).map_or(&nobody, |ring| &ring.members);
         let shared: Arc<str> = name.into();
         let answers = |member: &Backend| {
             let key = Key { service: shared.clone(), backend: from_map(member.address) };

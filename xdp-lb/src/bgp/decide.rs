@@ -19,7 +19,7 @@ use super::settings::{Join, Vip, When};
 pub struct Facts {
     /// What keeps this node from forwarding; empty on a sound one.
     pub faults: BTreeSet<Fault>,
-    /// Backends of each service, by its name. A service that is missing has none.
+    /// Backends of each service that is in the maps, by its name. One that is not there yet has no say.
     pub services: BTreeMap<String, Health>,
 }
 
@@ -79,6 +79,8 @@ pub enum Wish {
     Retire,
     /// Withdraw now: packets that still come are lost.
     Withdraw,
+    /// Leave it as it is: none of its services is in the maps yet.
+    Wait,
 }
 
 /// Judges every VIP.
@@ -91,8 +93,12 @@ fn verdict(vip: &Vip, facts: &Facts) -> Verdict {
     if let Some(fault) = facts.faults.first() {
         return Verdict { wish: Wish::Withdraw, reason: fault.to_string() };
     }
+    let known = vip.services.iter().filter_map(|(name, when)| Some((name, *when, facts.services.get(name)?)));
     let judged: Vec<(bool, bool, String)> =
-        vip.services.iter().map(|(name, when)| service(name, *when, facts)).collect();
+        known.map(|(name, when, health)| service(name, when, *health)).collect();
+    if judged.is_empty() && !vip.services.is_empty() {
+        return Verdict { wish: Wish::Wait, reason: "no service of it is in the maps yet".to_owned() };
+    }
     let wanted = match vip.join {
         Join::All => judged.iter().all(|(wants, ..)| *wants),
         Join::Any => judged.iter().any(|(wants, ..)| *wants),
@@ -110,8 +116,8 @@ fn verdict(vip: &Vip, facts: &Facts) -> Verdict {
 }
 
 /// Whether the service wants its address announced, whether anybody serves it, and why.
-fn service(name: &str, when: When, facts: &Facts) -> (bool, bool, String) {
-    let Health { configured, healthy, reachable } = facts.services.get(name).copied().unwrap_or_default();
+fn service(name: &str, when: When, health: Health) -> (bool, bool, String) {
+    let Health { configured, healthy, reachable } = health;
     let alive = reachable > 0;
     // Health does not count for `always`; a tunnel that cannot be sent does.
     let stuck = configured > 0 && healthy > 0 && reachable == 0;
@@ -168,8 +174,10 @@ mod tests {
         // Somebody still serves: it may go gently.
         is(&one(MinHealthy(2)), &up(1), Wish::Retire, "sip has 1 of 4 backends healthy, needs 2");
         is(&one(Always), &up(0), Wish::Announce, "sip has 0 of 4 backends healthy, is announced always");
-        // A service that the maps do not know has no backend.
-        is(&one(AnyHealthy), &facts(&[]), Wish::Withdraw, "sip has 0 of 0 backends healthy, needs 1");
+        // Its packets would be lost, whatever it wants, until the maps have it.
+        for when in [AnyHealthy, Always] {
+            is(&one(when), &facts(&[("web", 1, 1, 1)]), Wish::Wait, "no service of it is in the maps yet");
+        }
     }
 
     #[test]
@@ -201,8 +209,10 @@ mod tests {
             let words = "sip has 1 of 2 backends healthy, needs 1; rtp has 2 of 2 backends healthy, needs 2";
             is(vip, &both, Wish::Announce, words);
         }
+        // One that is not in the maps yet changes nothing.
         for vip in [&all, &any] {
-            assert_eq!(verdict(vip, &facts(&[])).wish, Wish::Withdraw);
+            assert_eq!(verdict(vip, &facts(&[])).wish, Wish::Wait);
+            is(vip, &facts(&[("rtp", 2, 2, 2)]), Wish::Announce, "rtp has 2 of 2 backends healthy, needs 2");
         }
     }
 

@@ -68,7 +68,7 @@ impl Presences {
     }
 
     /// Carries the verdicts out. A VIP without one is no longer configured: nothing forwards its packets, so it is
-    /// withdrawn at once and forgotten.
+    /// withdrawn at once and forgotten. Nobody hears of one that has done nothing but wait.
     pub fn step(
         &mut self,
         now: Duration,
@@ -83,7 +83,11 @@ impl Presences {
             }
         }
         self.0.retain(|address, _| verdicts.contains_key(address));
+        let waits = |verdict: &Verdict| verdict.wish == Wish::Wait;
         for (&address, verdict) in verdicts {
+            if waits(verdict) && !self.0.contains_key(&address) {
+                continue;
+            }
             let before = self.of(address);
             let presence = next(before, verdict.wish, now, drain_time);
             let known = self.0.get(&address);
@@ -93,7 +97,7 @@ impl Presences {
                 if presence != before {
                     changes.push(Change { address, presence, reason: verdict.reason.clone() });
                 }
-            } else if let Some(standing) = self.0.get_mut(&address) {
+            } else if let Some(standing) = self.0.get_mut(&address).filter(|_| !waits(verdict)) {
                 standing.reason.clone_from(&verdict.reason);
             }
         }
@@ -113,12 +117,12 @@ impl Presences {
 
 fn next(before: Presence, wish: Wish, now: Duration, drain_time: Duration) -> Presence {
     match (wish, before) {
-        (Wish::Announce, _) => Presence::Announced,
+        (Wish::Announce, _) | (Wish::Wait, Presence::Announced) => Presence::Announced,
         (Wish::Retire, Presence::Announced) if !drain_time.is_zero() => {
             Presence::Draining { until: now + drain_time }
         }
-        (Wish::Retire, Presence::Draining { until }) if now < until => before,
-        (Wish::Retire | Wish::Withdraw, _) => Presence::Absent,
+        (Wish::Retire | Wish::Wait, Presence::Draining { until }) if now < until => before,
+        (Wish::Retire | Wish::Withdraw | Wish::Wait, _) => Presence::Absent,
     }
 }
 
@@ -174,6 +178,25 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_stays_as_it_is() {
+        let mut p = Presences::default();
+        let drain = seconds(10);
+        assert_eq!(p.step(seconds(1), &verdict(Wish::Wait), drain), []);
+        assert_eq!(p.iter().count(), 0, "nobody has heard of it");
+        p.step(seconds(2), &verdict(Wish::Announce), drain);
+        assert_eq!(p.step(seconds(3), &verdict(Wish::Wait), drain), []);
+        let (_, standing) = p.iter().next().unwrap();
+        assert_eq!((standing.presence, standing.reason.as_str()), (Presence::Announced, "Announce"));
+        p.step(seconds(4), &verdict(Wish::Retire), drain);
+        assert_eq!(p.step(seconds(13), &verdict(Wish::Wait), drain), []);
+        assert_eq!(p.wake(), Some(seconds(14)));
+        p.step(seconds(14), &verdict(Wish::Wait), drain);
+        assert_eq!((p.of(VIP), p.wake()), (Presence::Absent, None), "its time is up");
+        p.step(seconds(15), &verdict(Wish::Wait), drain);
+        assert_eq!(p.of(VIP), Presence::Absent);
+    }
+
+    #[test]
     fn the_reason_stays_current_while_the_state_stays() {
         let mut p = Presences::default();
         p.step(seconds(1), &verdict(Wish::Announce), Duration::ZERO);
@@ -186,11 +209,12 @@ mod tests {
     proptest! {
         /// A wish to announce is always announced; a wish to withdraw never is; retirement ends in time.
         #[test]
-        fn wishes_come_true(steps in proptest::collection::vec((0u64..5, 0u8..3), 1..60), drain in 0u64..8) {
+        fn wishes_come_true(steps in proptest::collection::vec((0u64..5, 0u8..4), 1..60), drain in 0u64..8) {
             let (mut p, mut now, mut retiring) = (Presences::default(), Duration::ZERO, None::<Duration>);
             for (pause, wish) in steps {
                 now += seconds(pause);
-                let wish = [Wish::Announce, Wish::Retire, Wish::Withdraw][usize::from(wish)];
+                let wish = [Wish::Announce, Wish::Retire, Wish::Withdraw, Wish::Wait][usize::from(wish)];
+                let before = p.of(VIP);
                 p.step(now, &verdict(wish), seconds(drain));
                 match wish {
                     Wish::Announce => {
@@ -204,6 +228,10 @@ mod tests {
                         if now >= begun + seconds(drain) {
                             prop_assert_eq!(p.of(VIP), Presence::Absent);
                         }
+                    }
+                    Wish::Wait => {
+                        let is_over = p.of(VIP) == Presence::Absent && before != Presence::Announced;
+                        prop_assert!(p.of(VIP) == before || is_over);
                     }
                 }
             }
