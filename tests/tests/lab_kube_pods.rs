@@ -7,85 +7,25 @@ use serde_json::{Value, json};
 use xdp_lb::dataplane::{BpffsRoot, KernelMaps};
 use xdp_lb_common::{reason::DropCounts, stats::Counters};
 use xdp_lb_tests::lab::apiserver::ApiServer;
+use xdp_lb_tests::lab::cluster::{self, Life, Running, TARGET, decap_file, edge_file, knows, node, slices};
 use xdp_lb_tests::lab::files::{self, VIP, WEB};
 use xdp_lb_tests::lab::pods::{self, Forward};
-use xdp_lb_tests::lab::traffic::{Load, LoadOptions, Server};
-use xdp_lb_tests::lab::{
-    Daemon, EdgeFile, Host, Lab, Leaks, Node, Options, Pod, Role, plan, skip, wait_until,
-};
+use xdp_lb_tests::lab::traffic::{Load, LoadOptions};
+use xdp_lb_tests::lab::{Daemon, Host, Lab, Leaks, Node, Options, plan, skip, wait_until};
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// What a pod listens on: another port than the Service's.
-const TARGET: u16 = WEB + 8000;
-
-/// Where a pod is in its life.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
-    /// There, and not ready yet.
-    Starts,
-    Serves,
-    /// Takes nothing new.
-    Ends,
-}
-
-/// A pod, what answers in it, and its Node's name.
-struct Running {
-    pod: Pod,
-    _server: Server,
-    node: String,
-    life: Life,
-}
-
-impl Running {
-    fn start(lab: &Lab, host: &Host, net: u8, k: u8, life: Life) -> Result<Self> {
-        let pod = Pod::start_on(lab, host, net, k)?;
-        let at = files::at(WEB).map(|vip| pod.at(vip.ip(), TARGET));
-        let server = Server::start(&pod.ns, &pod.name, &at)?;
-        Ok(Self { pod, _server: server, node: host.role.name(), life })
-    }
-}
-
-/// The Service's port of both VIPs, at another port of its pods.
+/// The Service with both VIPs.
 fn service(delivery: &str) -> Value {
+    let mut service = cluster::service("web", delivery);
     let ingress = plan::vip(VIP).both().map(|ip| json!({ "ip": ip }));
-    json!({ "apiVersion": "v1", "kind": "Service",
-        "metadata": { "name": "web", "namespace": "default", "annotations": { "xdp-lb.io/delivery": delivery } },
-        "spec": { "type": "LoadBalancer", "loadBalancerClass": "xdp-lb.io/edge", "externalTrafficPolicy": "Local",
-            "ports": [{ "name": "http", "protocol": "TCP", "port": WEB, "targetPort": TARGET }] },
-        "status": { "loadBalancer": { "ingress": ingress } } })
+    service["status"] = json!({ "loadBalancer": { "ingress": ingress } });
+    service
 }
 
-/// A Node of the host's name and addresses; an edge node says where its tunnels come from.
-fn node(role: Role) -> Value {
-    let (labels, annotations) = match role {
-        Role::Edge(n) => {
-            let sources = plan::tunnel_sources(n).map(|(ip, length)| format!("{ip}/{length}")).join(",");
-            (json!({ "xdp-lb.io/edge": "true" }), json!({ "xdp-lb.io/sources": sources }))
-        }
-        _ => (json!({}), json!({})),
-    };
-    let addresses = role.address().both().map(|ip| json!({ "type": "InternalIP", "address": ip }));
-    json!({ "apiVersion": "v1", "kind": "Node",
-        "metadata": { "name": role.name(), "labels": labels, "annotations": annotations },
-        "status": { "addresses": addresses } })
-}
-
-/// Tells the API server of all pods: a slice of each family.
+/// Tells the API server of all pods.
 fn publish(api: &ApiServer, all: &[Running]) {
-    for (at, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
-        let endpoint = |Running { pod, node, life, .. }: &Running| {
-            json!({ "addresses": [pod.address.both()[at]], "nodeName": node,
-                "targetRef": { "kind": "Pod", "namespace": "default", "name": pod.name, "uid": pod.name },
-                "conditions": { "ready": *life == Life::Serves, "serving": *life != Life::Starts, "terminating": *life == Life::Ends } })
-        };
-        let name = format!("web-{}", family.to_lowercase());
-        let slice = json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
-            "metadata": { "name": name, "namespace": "default", "labels": { "kubernetes.io/service-name": "web" } },
-            "ports": [{ "name": "http", "protocol": "TCP", "port": TARGET }],
-            "endpoints": all.iter().map(endpoint).collect::<Vec<_>>() });
-        api.put("endpointslices", slice);
-    }
+    slices("web", all).into_iter().for_each(|slice| api.put("endpointslices", slice));
 }
 
 /// An API server that all hosts reach, with their Nodes and the Service; and how they reach it.
@@ -101,34 +41,12 @@ fn api(lab: &Lab, delivery: &str) -> Result<(ApiServer, String)> {
     Ok((api, format!("kubernetes: {{ kubeconfig: {} }}\n", kubeconfig.display())))
 }
 
-/// The file of an edge node: everything but services.
-fn edge_file(n: u8) -> String {
-    EdgeFile::new(0).text(n).split("services:").next().unwrap_or_default().to_owned()
-}
-
-fn decap_file(host: &Host) -> String {
-    format!(
-        "version: 1\nnode: {{ name: {} }}\ndecap: {{ interfaces: [{{ name: eth0, mode: native }}] }}\n",
-        host.role.name()
-    )
-}
-
 /// Requests to both VIPs, all answered, by whom.
 fn answered(lab: &Lab, requests: u64) -> Result<Vec<String>> {
     let options = LoadOptions { requests, rate: 1000.0, ..LoadOptions::default() };
     let report = Load::start(&lab.client(1).ns, &files::at(WEB), options)?.finish(BOUND)?;
     ensure!(report.failures() == 0 && report.answers() == requests, "{report:?}");
     Ok(report.answered.into_keys().collect())
-}
-
-/// Whether a node leads to a pod, by both its addresses.
-fn knows(node: &Node<'_>, pod: &Pod) -> bool {
-    let shown = node.command("status", &["pods"]).map(|said| said.stdout).unwrap_or_default();
-    let lines = || shown.lines().filter(|line| line.contains(&TARGET.to_string()));
-    pod.address
-        .both()
-        .iter()
-        .all(|ip| lines().any(|line| line.split_whitespace().any(|word| word == ip.to_string())))
 }
 
 fn counters(node: &Node<'_>) -> Result<Counters> {

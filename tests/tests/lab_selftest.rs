@@ -1,8 +1,10 @@
 //! The lab itself under test: it carries traffic as a real network does, counts every packet, and leaves nothing.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,7 +17,8 @@ use xdp_lb_tests::lab::traffic::{
     curl,
 };
 use xdp_lb_tests::lab::{
-    Host, Lab, Leaks, Lifetime, Namespace, Options, Role, Signal, janitor, plan, skip, sys, wait_until,
+    Forwarder, Host, Lab, Leaks, Lifetime, Namespace, Options, Role, Signal, janitor, plan, skip, sys,
+    wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -267,13 +270,61 @@ fn packets_of_the_fabrics_size_pass_whole() -> Result<()> {
     Ok(())
 }
 
+/// What `address` says to who connects from inside; an error if nobody takes the connection or says anything.
+fn heard(ns: &Namespace, address: SocketAddr) -> Result<String> {
+    ns.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&address, BOUND)?;
+        stream.set_read_timeout(Some(BOUND))?;
+        let mut word = [0; 5];
+        stream.read_exact(&mut word)?;
+        Ok(String::from_utf8_lossy(&word).into_owned())
+    })?
+}
+
+#[test]
+fn a_forwarder_leads_out_until_it_is_cut() -> Result<()> {
+    if !skip::can_run(skip::LAB) {
+        return Ok(());
+    }
+    let lab = Lab::start(&Options { edges: 1, backends: 1, ..Options::default() })?;
+    let ns = &lab.edge(1).ns;
+    let server = TcpListener::bind("127.0.0.1:0")?;
+    let at = server.local_addr()?;
+    let (said, heard_of) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Each is told, and kept until its client is gone.
+        for mut stream in server.incoming().take(2).flatten() {
+            let _ = stream.write_all(b"hello");
+            let _ = said.send(stream.read(&mut [0]).is_ok_and(|length| length == 0));
+        }
+    });
+    assert!(heard(ns, at).is_err(), "nothing leads out yet");
+    let mut forwarder = Forwarder::start(ns, at)?;
+    assert_eq!(heard(ns, at)?, "hello");
+    assert!(heard_of.recv_timeout(BOUND)?, "the server hears that its client has gone");
+    let mut open = ns.enter(|| TcpStream::connect_timeout(&at, BOUND))??;
+    open.set_read_timeout(Some(BOUND))?;
+    open.read_exact(&mut [0; 5])?;
+    forwarder.cut()?;
+    assert!(open.read(&mut [0]).is_ok_and(|length| length == 0), "it was open");
+    heard_of.recv_timeout(BOUND)?;
+    let refused = heard(ns, at).unwrap_err();
+    assert_eq!(
+        refused.downcast_ref::<io::Error>().map(io::Error::kind),
+        Some(io::ErrorKind::ConnectionRefused)
+    );
+    forwarder.mend()?;
+    assert!(ns.enter(|| TcpStream::connect_timeout(&at, BOUND))?.is_ok());
+    Ok(())
+}
+
 #[test]
 fn nothing_is_left_after_a_panic() -> Result<()> {
     if !skip::can_run(skip::LAB) {
         return Ok(());
     }
     let before = Leaks::note()?;
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = mpsc::channel();
     let doomed = std::thread::spawn(move || {
         let lab = Lab::start(&Options::default()).unwrap();
         tell.send(lab.id()).unwrap();
@@ -413,9 +464,8 @@ fn strict_reverse_path_filtering_is_on() -> Result<()> {
     let target = at(backend.role.address().both())[0];
     // A second way back that is not the way in: the filter must drop what now comes by eth0.
     let _listener = backend.ns.enter(|| TcpListener::bind(target))??;
-    let knocks = || {
-        client.ns.enter(|| std::net::TcpStream::connect_timeout(&target, Duration::from_millis(500)).is_ok())
-    };
+    let knocks =
+        || client.ns.enter(|| TcpStream::connect_timeout(&target, Duration::from_millis(500)).is_ok());
     assert!(knocks()?);
     let theirs = Role::Client(1).address().v4.into();
     backend.ns.netlink().set_route((theirs, 32), &[Via::link("lo")])?;

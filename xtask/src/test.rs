@@ -8,6 +8,9 @@
 //! | `lab` | `tests/tests/lab_*`: network namespaces | yes | 1, two of them beside each other |
 //! | `kube` | `tests/tests/deploy`, and tests of `unit` that want an API server, which `XDP_LB_TEST_KUBECONFIG` names; they say so where there is none | no | cargo's choice |
 //!
+//! `lab_kube_api` starts API servers of its own, with the means in the folder that `XDP_LB_KUBE_API` names (`start DIR`, `stop DIR`), and says so
+//! where there are none; `XDP_LB_TEST_OUTAGE` is how many seconds they are away in it.
+//!
 //! `vm` is [`crate::vm`]. Without a part: all of the table, and what else the workspace has. cargo's own summary lines come last.
 
 use std::collections::BTreeSet;

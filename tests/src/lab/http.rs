@@ -17,12 +17,11 @@ pub const BOUND: Duration = Duration::from_secs(20);
 /// When nobody answers, or not in HTTP.
 pub fn ask(ns: &Namespace, address: SocketAddr, request: &str) -> Result<(u16, String)> {
     let request = request.to_owned();
-    let answer = ns.enter(move || -> Result<String> {
+    ns.enter(move || {
         let stream = TcpStream::connect_timeout(&address, BOUND)?;
         stream.set_read_timeout(Some(BOUND))?;
         exchange(stream, &request)
-    })??;
-    parts(&answer)
+    })?
 }
 
 /// Asks for `path`.
@@ -44,11 +43,15 @@ pub fn figure(ns: &Namespace, address: &str, name: &str) -> Result<f64> {
     line.with_context(|| format!("no {name}"))?.parse().with_context(|| name.to_owned())
 }
 
-fn exchange(mut stream: impl Read + Write, request: &str) -> Result<String> {
+/// The same over a connection of the caller's.
+///
+/// # Errors
+/// As [`ask`].
+pub fn exchange(mut stream: impl Read + Write, request: &str) -> Result<(u16, String)> {
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    Ok(answer)
+    parts(&answer)
 }
 
 fn parts(answer: &str) -> Result<(u16, String)> {

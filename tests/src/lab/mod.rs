@@ -28,6 +28,8 @@
 //! | `http` | one question to a server in a namespace |
 //! | `pods` | pods behind the backends, and nftables as their service proxy |
 //! | `apiserver` | a stand-in for a Kubernetes API server |
+//! | `cluster` | Nodes, pods and a Service, as an API server has them |
+//! | `forwarder` | a way from a namespace to a server out here, that can be cut |
 //! | `bgp` | BGP between a lab's edge nodes and FRR on its router |
 //! | `rig`, `routers` | a smaller network drawn link by link; FRR and BIRD |
 //! | `traffic` | servers, clients and what they count |
@@ -39,7 +41,9 @@
 pub mod apiserver;
 pub mod bgp;
 pub mod bpffs;
+pub mod cluster;
 pub mod files;
+pub mod forwarder;
 pub mod http;
 pub mod id;
 pub mod janitor;
@@ -64,6 +68,7 @@ pub mod wait;
 pub mod worker;
 
 pub use files::{EdgeFile, Mode, State};
+pub use forwarder::Forwarder;
 pub use leaks::Leaks;
 pub use namespace::{Lifetime, Namespace};
 pub use netlink::Counters;
