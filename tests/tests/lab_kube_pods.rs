@@ -246,3 +246,106 @@ fn an_edge_node_runs_pods_and_is_a_node_of_its_own_tier() -> Result<()> {
     drop(lab);
     before.check(id)
 }
+
+/// The same with tunnels that end at pods: an edge node hands its own pods what it chose them for, and others send it tunnels.
+#[test]
+fn an_edge_node_hands_packets_to_its_own_pods() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[skip::NFT]].concat()) {
+        return Ok(());
+    }
+    let before = Leaks::note()?;
+    let lab = Lab::start(&Options { edges: 2, backends: 1, ..Options::default() })?;
+    let id = lab.id();
+    {
+        let (edge1, backend1) = (lab.edge(1), lab.backend(1));
+        for (host, net) in [(edge1, 9), (backend1, 1)] {
+            pods::forward(host)?;
+            pods::route_network(&lab, host, net)?;
+            pods::filters(&lab, host)?;
+        }
+        let (api, kubernetes) = api(&lab, "pod")?;
+        let mut all = vec![
+            Running::start(&lab, edge1, 9, 1, Life::Serves)?,
+            Running::start(&lab, backend1, 1, 1, Life::Serves)?,
+        ];
+        publish(&api, &all);
+        let both = edge_file(1) + "decap: { interfaces: [{ name: eth0, mode: native }] }\n" + &kubernetes;
+        let mut daemons = vec![
+            Node::start(&lab, edge1, Daemon::Run, &both)?,
+            Node::start(&lab, lab.edge(2), Daemon::Run, &(edge_file(2) + &kubernetes))?,
+            Node::start(&lab, backend1, Daemon::Decap, &(decap_file(backend1) + &kubernetes))?,
+        ];
+        for daemon in &mut daemons {
+            daemon.product.wait_ready()?;
+        }
+        let passes = |of: &Node<'_>| counters(of).map(|counters| counters.passes);
+        let shares = |when: &str| -> Result<()> {
+            let who = answered(&lab, 200)?;
+            ensure!(who == ["pod1-1", "pod9-1"], "{when}: {who:?}");
+            Ok(())
+        };
+        shares("both edges")?;
+        lab.withdraw_edge(2)?;
+        let first = passes(&daemons[0])?;
+        shares("through edge1, which chooses its own pod")?;
+        let then = passes(&daemons[0])?;
+        ensure!(
+            then.local_backend > first.local_backend && then.decap_pod == first.decap_pod,
+            "{first:?} {then:?}"
+        );
+        lab.announce_edge(2)?;
+        lab.withdraw_edge(1)?;
+        shares("through edge2, which sends tunnels to the pod on edge1")?;
+        ensure!(passes(&daemons[0])?.decap_pod > then.decap_pod, "no tunnel was taken off");
+        lab.announce_edge(1)?;
+
+        // Its pod is replaced under load.
+        let options = LoadOptions { rate: 300.0, ..LoadOptions::default() };
+        let load = Load::start(&lab.client(1).ns, &files::at(WEB), options)?;
+        load.wait_answers(50, BOUND)?;
+        all.push(Running::start(&lab, edge1, 9, 2, Life::Starts)?);
+        publish(&api, &all);
+        wait_until("edge1 to know a pod that is not ready", BOUND, || knows(&daemons[0], &all[2].pod))?;
+        all[2].life = Life::Serves;
+        publish(&api, &all);
+        wait_until("the new pod to answer", BOUND, || load.report().answered.contains_key("pod9-2"))?;
+        all[0].life = Life::Ends;
+        publish(&api, &all);
+        let old = all[0].pod.address.v4.to_string();
+        wait_until("the old pod to drain everywhere", BOUND, || {
+            daemons[..2].iter().all(|edge| {
+                let shown = edge.command("status", &["backends"]).map(|said| said.stdout).unwrap_or_default();
+                shown.lines().any(|line| line.contains(&old) && line.contains("drain"))
+            })
+        })?;
+        let at_first = load.report();
+        wait_until("requests in flight to be over", BOUND, || {
+            load.report().since(&at_first).answers() > 100
+        })?;
+        let gone = all.remove(0);
+        publish(&api, &all);
+        load.wait_answers(50, BOUND)?;
+        drop(gone);
+        load.wait_answers(50, BOUND)?;
+        let report = load.stop()?;
+        ensure!(report.failures() == 0, "{report:#?}");
+        ensure!(report.answered.len() == 3, "{:?}", report.answered);
+
+        // Nobody to ask, and another agent: all goes on, also while there is none.
+        lab.withdraw_edge(2)?;
+        api.away(true);
+        daemons[0].product.kill();
+        ensure!(answered(&lab, 100)? == ["pod1-1", "pod9-2"]);
+        daemons[0].restart()?;
+        ensure!(answered(&lab, 100)? == ["pod1-1", "pod9-2"]);
+        api.away(false);
+        for daemon in &daemons {
+            let drops = counters(daemon)?.drops;
+            ensure!(drops == DropCounts::default(), "{}: {drops:?}", daemon.host().role.name());
+        }
+        nothing_bad(lab.backends())?;
+        nothing_bad(&lab.edges()[..1])?;
+    }
+    drop(lab);
+    before.check(id)
+}

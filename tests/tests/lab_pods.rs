@@ -308,6 +308,18 @@ fn all_pods_are_replaced_under_load_and_no_request_fails() -> Result<()> {
     nothing_bad(&lab)
 }
 
+/// Whether a client's datagram is answered by the word that nobody listens there.
+fn is_refused(lab: &Lab, to: SocketAddr) -> Result<bool> {
+    lab.client(1).ns.enter(|| -> Result<bool> {
+        let socket = std::net::UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(BOUND))?;
+        socket.send(b"is anybody there?")?;
+        let said = socket.recv(&mut [0; 16]);
+        Ok(said.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused))
+    })?
+}
+
 /// Errors find their way: a router's to the pod that sent what did not fit, the pod's to the client.
 #[test]
 fn errors_reach_the_pod_and_the_client() -> Result<()> {
@@ -329,17 +341,100 @@ fn errors_reach_the_pod_and_the_client() -> Result<()> {
     // Nobody listens there any more: the pod's refusal comes from the VIP, or the client would not believe it.
     drop(servers);
     for to in files::at(MEDIA) {
-        let refused = client.ns.enter(|| -> Result<bool> {
-            let socket = std::net::UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-            socket.connect(to)?;
-            socket.set_read_timeout(Some(BOUND))?;
-            socket.send(b"is anybody there?")?;
-            let said = socket.recv(&mut [0; 16]);
-            Ok(said.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused))
-        })??;
-        ensure!(refused, "{to}: the client was not told");
+        ensure!(is_refused(&lab, to)?, "{to}: the client was not told");
     }
     nothing_bad(&lab)
+}
+
+/// An edge node's own pod gets by its choice what others get through a tunnel: datagrams in fragments, large bodies, routers'
+/// words, and questions after its health.
+#[test]
+fn an_edge_node_is_its_own_pods_node() -> Result<()> {
+    if !skip::can_run(&[skip::LAB, &[skip::NFT, skip::CURL]].concat()) {
+        return Ok(());
+    }
+    let before = Leaks::note()?;
+    let lab = nodes()?;
+    let id = lab.id();
+    {
+        let (client, edge) = (lab.client(1), lab.edge(1));
+        pods::forward(edge)?;
+        pods::route_network(&lab, edge, 9)?;
+        pods::filters(&lab, edge)?;
+        let (own, far) = (Pod::start_on(&lab, edge, 9, 1)?, Pod::start(&lab, 1, 1)?);
+        let (answers, bulk) = serve(&own)?;
+        let _far = serve(&far)?;
+        let file = |pods: &[(&Pod, State)]| {
+            let services = to_pods(pods);
+            let decap = pods::decap_file(&services, &[&own]).replace("version: 1\n", "");
+            let checked = |line: &str| match line.split_once("backends: ") {
+                Some((service, backends)) if line.contains("name: web-") => {
+                    let check = "{ kind: tcp, interval: 200ms, fall: 1 }";
+                    format!("{service}health_check: {check}, backends: {backends}\n")
+                }
+                _ => format!("{line}\n"),
+            };
+            pods::edge_file(1, &services).lines().map(checked).collect::<String>() + &decap
+        };
+        let alone = [(&own, State::Active)];
+        let mut files = cluster(&[(&own, State::Active), (&far, State::Active)]);
+        files.edges = file(&alone);
+        let mut tier = daemons(&lab, &files)?;
+
+        wait_until("the pod to be found alive", BOUND, || {
+            requests(&lab, 100).is_ok_and(|who| who.into_keys().eq(["pod9-1"]))
+        })?;
+        datagrams(&lab, &files::udp(), 160)?;
+        datagrams(&lab, &files::at(MEDIA), 4000)?;
+        // Narrower than both ends know.
+        lab.router().netlink().set_mtu(&client.router_interface(), 1300)?;
+        for to in files::at(BULK) {
+            download(&client.ns, to, HUNDRED_MEGABYTES, LONG)
+                .with_context(|| format!("download from {to}"))?;
+            upload(&client.ns, lab.scratch(), to, HUNDRED_MEGABYTES, LONG)
+                .with_context(|| format!("upload to {to}"))?;
+            let seen: Vec<IpAddr> = bulk.clients();
+            ensure!(seen == [client.role.address().like(to.ip()); 2], "{to}: the pod saw {seen:?}");
+        }
+        let seen = counters(&tier.edges[0])?;
+        // Before it was known to live.
+        let early = DropCounts { empty_service: seen.drops.empty_service, ..DropCounts::default() };
+        ensure!(seen.drops == early, "{:?}", seen.drops);
+        ensure!(
+            seen.passes.local_backend > 0 && seen.passes.from_pod > 0 && seen.passes.decap_pod == 0,
+            "{:?}",
+            seen.passes
+        );
+        for vip in files::at(WEB) {
+            let from = SocketAddr::new(client.role.address().like(vip.ip()), 40000).to_string();
+            let args = ["--proto", "tcp", "--src", &from, "--dst", &vip.to_string(), "-o", "json"];
+            let said = tier.edges[0].command("explain", &args)?.stdout;
+            let said: serde_json::Value = serde_json::from_str(&said)?;
+            ensure!(
+                said["path"]["kind"] == "pod" && said["outcome"].to_string().contains("local_backend"),
+                "{said:#}"
+            );
+        }
+
+        // Beside another, it is asked whether it lives, and left when it does not.
+        files.edges = file(&[(&own, State::Active), (&far, State::Active)]);
+        bring(&mut tier, &files)?;
+        wait_until("both pods to answer", BOUND, || requests(&lab, 100).is_ok_and(|who| who.len() == 2))?;
+        drop((answers, bulk));
+        wait_until("the dead one to be left", BOUND, || {
+            requests(&lab, 100).is_ok_and(|who| who.into_keys().eq(["pod1-1"]))
+        })?;
+        // Nobody listens there any more: the pod's refusal comes from the VIP.
+        files.edges = file(&alone);
+        bring(&mut tier, &files)?;
+        for to in files::at(MEDIA) {
+            ensure!(is_refused(&lab, to)?, "{to}: the client was not told");
+        }
+        nothing_bad(&lab)?;
+        ensure!(pods::met(edge)?.iter().all(|(_, packets)| *packets == 0), "{:?}", pods::met(edge)?);
+    }
+    drop(lab);
+    before.check(id)
 }
 
 /// `delivery: node`. The tunnel ends at the node, and the service proxy does the rest.

@@ -5,7 +5,7 @@ mod golden;
 use std::collections::BTreeSet;
 
 use golden::affinities::CONFIG as AFFINITIES;
-use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, NARROW, PODS, SPREAD, load};
+use golden::fixture::{BALANCER, BOTH, DECAP, DECAP_GUE, NARROW, OWN_PODS, PODS, SPREAD, load};
 use golden::net::{BACKEND, BACKEND_V6, VIP, VIP_OVER_V6, to, to_v6};
 use golden::{
     Row, affinities, check, decap, discovery, echo, errors, extensions, flow_label, fragments, gue, lying,
@@ -102,6 +102,7 @@ groups! {
     pods_translated: PODS, pods::translated;
     pods_errors: PODS, pods::errors;
     pods_refused: PODS, pods::refused;
+    pods_of_this_node: OWN_PODS, pods::own;
     port_slices: AFFINITIES, affinities::slices;
     connection_ids: AFFINITIES, affinities::connection_ids;
     ufrags: AFFINITIES, affinities::ufrags;
@@ -116,7 +117,6 @@ const ELSEWHERE: &[Counted] = &[
     Counted::Drop(DropReason::FragmentOrphan),
     // Tables that no configuration alone brings about: `prog_flows`.
     Counted::Drop(DropReason::NextHopUnresolved),
-    Counted::Pass(PassReason::LocalBackend),
     Counted::Drop(DropReason::TableInconsistent),
     // Counted where packets leave: `lab_pods`. A table that is full is `translate`'s own test's.
     Counted::Pass(PassReason::FromPod),

@@ -30,6 +30,9 @@ pub const KIND_GUE_IPV6: u8 = 5;
 pub const KIND_GUE1_IPV4: u8 = 6;
 /// An IPv6 header and UDP (GUE variant 1). Where the length goes, the template holds the UDP port.
 pub const KIND_GUE1_IPV6: u8 = 7;
+/// A pod of this node: the inner packet becomes the pod's and goes up the stack. Nothing fits such a tunnel, so that the
+/// packet path finds out where it looks at what is too big.
+pub const KIND_POD: u8 = 8;
 
 /// Bit of [`Template::ifindex`]: the packet leaves with the template's own tag, in place of those it came with.
 pub const TAGGED: u32 = 1 << 31;
@@ -72,7 +75,7 @@ impl Template {
     /// True when packets leave in a tunnel.
     #[must_use]
     pub const fn is_tunnel(&self) -> bool {
-        !matches!(self.kind, KIND_UNRESOLVED | KIND_LOCAL)
+        !matches!(self.kind, KIND_UNRESOLVED | KIND_LOCAL | KIND_POD)
     }
 
     /// Index of the interface that the packet leaves by.

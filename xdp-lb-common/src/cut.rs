@@ -27,9 +27,9 @@ const _: () = assert!(size_of::<CutRequest>() == 16);
 pub struct SlowState {
     /// Answers to packets that are too big in the running second: the second in the high half, the count in the low.
     pub answers: u64,
-    /// Hash of the flow of the packet that is too big.
+    /// Hash of the flow of a packet that was put off: it is too big, or a pod's of this node.
     pub hash: u64,
-    /// Index in `backends` of where it does not fit.
+    /// Index in `backends` of where it goes.
     pub backend: u32,
     /// Offset of its IP header, and in the upper half its length.
     pub place: u32,
@@ -39,8 +39,12 @@ pub struct SlowState {
     pub tag: u32,
     /// Interface that it leaves by.
     pub ifindex: u32,
+    /// Its service's id.
+    pub service: u32,
+    /// Its backend's number among those with counters.
+    pub stats: u32,
     /// Zero.
-    pub reserved: [u32; 7],
+    pub reserved: [u32; 5],
 }
 
 const _: () = assert!(size_of::<SlowState>() == 64);

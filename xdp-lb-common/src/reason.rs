@@ -93,7 +93,7 @@ reasons! {
         NoAddress no_address "The frame ends before the destination address.",
         NotAVip not_a_vip "The destination is no VIP of ours.",
         Unmatched unmatched "A VIP packet for no service, where the VIP says unmatched: pass.",
-        LocalBackend local_backend "This node is the chosen backend.",
+        LocalBackend local_backend "This node is the chosen backend, or runs it: a pod, whose address and port took the VIP's place.",
         NeighbourDiscovery neighbour_discovery "IPv6 neighbour or router discovery that names a VIP.",
         Decapsulated decapsulated "A tunnel was taken off and the inner packet handed to the stack.",
         DecapPod decap_pod "A tunnel to a pod was taken off, and the VIP and its port became the pod's.",

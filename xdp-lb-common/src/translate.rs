@@ -117,8 +117,10 @@ const fn bytes([a, b]: Words) -> [u8; 16] {
     (a as u128 | (b as u128) << 64).to_le_bytes()
 }
 
+/// An address of network-order bytes.
+#[must_use]
 #[inline(always)]
-const fn words(bytes: [u8; 16]) -> Words {
+pub const fn words(bytes: [u8; 16]) -> Words {
     let word = u128::from_le_bytes(bytes);
     [word as u64, (word >> 64) as u64]
 }

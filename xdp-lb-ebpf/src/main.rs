@@ -31,7 +31,7 @@ use aya_ebpf::{
 use crate::{
     packet::Packet,
     send::Stop,
-    verdict::{FRAGMENT, ICMP, POD, TAG, TUNNEL, Verdict},
+    verdict::{FRAGMENT, ICMP, OWN_POD, POD, TAG, TUNNEL, Verdict},
 };
 
 /// The balancer, which also takes tunnels off where one configuration asks for both.
@@ -61,7 +61,13 @@ pub fn xdp_lb(ctx: XdpContext) -> u32 {
             action => action,
         },
     };
-    trace::told(raw, if action == TAG { xdp_lb_tag(raw) } else { action })
+    trace::told(raw, if action < TAG { action } else { last(raw, action) })
+}
+
+/// What comes after everything else.
+#[inline(always)]
+fn last(raw: *mut xdp_md, action: u32) -> u32 {
+    if action == OWN_POD { xdp_lb_own_pod(raw) } else { xdp_lb_tag(raw) }
 }
 
 /// No XDP action: the packet that was put off does not fit its tunnel.
@@ -136,6 +142,13 @@ pub fn xdp_decap(ctx: XdpContext) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn xdp_lb_pod(ctx: *mut xdp_md) -> u32 {
     pods::deliver(&mut Packet::new(XdpContext::new(ctx))).conclude()
+}
+
+/// A packet for a pod of this node, as it came.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn xdp_lb_own_pod(ctx: *mut xdp_md) -> u32 {
+    pods::hand_over(&mut Packet::new(XdpContext::new(ctx))).unwrap_or_else(Verdict::Drop).conclude()
 }
 
 /// What leaves a node with pods; it always goes on.

@@ -429,9 +429,10 @@ fn slow() -> Option<*mut SlowState> {
     SLOW.get_ptr_mut(cpu() & constant!(CpuMask as u32))
 }
 
-/// Keeps what is known of a packet that does not fit the tunnel to `backend` for the function that comes next.
+/// Keeps what is known of a packet that does not fit the tunnel to `backend`, or is for a pod of this node, for the function
+/// that comes next.
 #[inline(always)]
-pub fn put_off(ip: &Ip, backend: u32, hash: FlowHash) -> Stop {
+pub fn put_off(ip: &Ip, backend: u32, hash: FlowHash, counts: (u16, u32)) -> Stop {
     let Some(slow) = slow() else { return Stop::Drop(DropReason::TableInconsistent) };
     // SAFETY: this CPU's element; XDP does not nest on one CPU.
     unsafe {
@@ -439,6 +440,7 @@ pub fn put_off(ip: &Ip, backend: u32, hash: FlowHash) -> Stop {
         (*slow).backend = backend;
         (*slow).place = ip.addresses.l3 as u32 | (ip.len() as u32) << 16;
         (*slow).protocol = u32::from(ip.protocol);
+        ((*slow).service, (*slow).stats) = (u32::from(counts.0), counts.1);
     }
     Stop::TooBig
 }

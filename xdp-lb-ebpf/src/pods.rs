@@ -43,6 +43,21 @@ pub fn deliver(packet: &mut Packet) -> Verdict {
     }
 }
 
+/// Makes a packet for a VIP the pod's of this node that was chosen, as [`crate::too_big`] has found out: what
+/// [`deliver`] does behind a tunnel.
+#[inline(always)]
+pub fn hand_over(packet: &mut Packet) -> Result<Verdict, DropReason> {
+    const CUT: DropReason = DropReason::IpTruncated;
+    let which = maps::what_was_put_off().ok_or(DropReason::TableInconsistent)?;
+    let pod = translate::words(maps::backend(which.backend).ok_or(DropReason::TableInconsistent)?.address);
+    let addresses = pipeline::addresses(packet).map_err(|_| CUT)?;
+    let ip = parse::ip(packet, addresses)?;
+    let ip = pipeline::forget(packet, ip);
+    translate::inbound(packet, &ip, pod, &Tables)?;
+    maps::count_forwarded(which.service as u16, which.stats, u64::from(which.place >> 16));
+    Ok(Pass(PassReason::LocalBackend))
+}
+
 /// Headers that [`translate::outbound`] reads of nearly all packets.
 const PLAIN: usize = ETHERNET_LEN + IPV6_LEN + 8;
 /// And of an ICMP error.

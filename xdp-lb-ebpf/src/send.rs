@@ -33,7 +33,7 @@ pub struct Target {
 pub enum Stop {
     /// Nowhere.
     Drop(DropReason),
-    /// It does not fit the tunnel; [`crate::too_big`] is to look at what was put off.
+    /// It does not fit the tunnel, or needs none; [`crate::too_big`] is to look at what was put off.
     TooBig,
 }
 
@@ -56,7 +56,9 @@ pub fn to_backend(packet: &mut Packet, ip: &Ip, target: &Target) -> Result<Verdi
     let verdict = match template.kind {
         KIND_UNRESOLVED => return Err(DropReason::NextHopUnresolved.into()),
         KIND_LOCAL => Verdict::Pass(PassReason::LocalBackend),
-        _ if !encap::fits(template, len) => return Err(maps::put_off(ip, index, hash)),
+        _ if !encap::fits(template, len) => {
+            return Err(maps::put_off(ip, index, hash, (service, config.stats_base + local)));
+        }
         _ => into_tunnel(packet, ip, template, hash)?,
     };
     maps::count_forwarded(service, config.stats_base + local, len as u64);

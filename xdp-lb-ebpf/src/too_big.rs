@@ -3,9 +3,11 @@
 //! ```text
 //!   IPv4 with DF, IPv6 ----> "fragmentation needed" / "packet too big" from the VIP, back where it came from
 //!   IPv4 without DF -------> a copy to the agent, which sends fragments through the tunnel
+//!   for a pod of this node -> needs no tunnel: not here
 //! ```
 
 use xdp_lb_common::{
+    backend::KIND_POD,
     cut::{CutRequest, SlowState},
     parse::{self, Bytes as _, ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Version},
     reason::{DropReason, PassReason},
@@ -22,7 +24,11 @@ const L3_MASK: usize = 0x1f;
 #[inline(always)]
 pub fn refuse(packet: &mut Packet) -> Result<Verdict, DropReason> {
     let which = maps::what_was_put_off().ok_or(DropReason::TableInconsistent)?;
-    let mtu = maps::backend(which.backend).ok_or(DropReason::TableInconsistent)?.template().max_inner;
+    let template = maps::backend(which.backend).ok_or(DropReason::TableInconsistent)?.template();
+    if template.kind == KIND_POD {
+        return Ok(Verdict::OwnPod);
+    }
+    let mtu = template.max_inner;
     let l3 = word::masked(which.place as usize & 0xffff, L3_MASK);
     let len = (which.place >> 16) as usize;
     let h = packet.get::<IPV4_LEN>(l3).ok_or(DropReason::IpTruncated)?;

@@ -16,6 +16,8 @@ pub const ICMP: u32 = 18;
 pub const TAG: u32 = 19;
 /// In place of an XDP action: [`Verdict::Pod`].
 pub const POD: u32 = 20;
+/// In place of an XDP action: [`Verdict::OwnPod`]. With [`TAG`] one of the last two that come after everything else.
+pub const OWN_POD: u32 = 21;
 
 /// The end of the pipeline.
 pub enum Verdict {
@@ -39,6 +41,8 @@ pub enum Verdict {
     Icmp,
     /// A tunnel whose VIP is a pod's: a function of its own takes it off.
     Pod,
+    /// For a pod of this node: [`crate::pods::hand_over`] goes on with what was put off.
+    OwnPod,
     /// Into another VLAN: [`crate::send::tag`] goes on with what was put off. Counted with its service.
     Tag,
 }
@@ -53,6 +57,7 @@ impl Verdict {
             Self::Icmp => ICMP,
             Self::Pod => POD,
             Self::Tag => TAG,
+            Self::OwnPod => OWN_POD,
             Self::Transmit => XDP_TX,
             Self::Redirect(ifindex) if maps::redirect(ifindex) => XDP_REDIRECT,
             // The agent puts every interface of a header into the device map before the header goes live.

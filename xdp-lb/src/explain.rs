@@ -23,7 +23,7 @@ use std::net::IpAddr;
 
 use xdp_lb_common::{
     affinity,
-    backend::{BACKEND_ALIVE, Backend, KIND_LOCAL, KIND_UNRESOLVED},
+    backend::{BACKEND_ALIVE, Backend, KIND_LOCAL, KIND_POD, KIND_UNRESOLVED},
     classify,
     encap::{self, Inner},
     flow::{FlowEntry, FlowKey, WAYS},
@@ -34,6 +34,7 @@ use xdp_lb_common::{
     select::{self, Choice, Flow, Set as _, Why},
     service::{CLIENT_IP, ICE_UFRAG, ServiceConfig, TRACK_WINDOW},
     toobig::LEAST_V6_MTU,
+    translate::{self, PodPort},
     vip::{VIP_BALANCED, VIP_PASS_UNMATCHED, VipSlot},
 };
 
@@ -150,7 +151,7 @@ fn follow<T: affinity::Tables>(
         since: member.since,
     });
     e.path = Some(Path::of(member.template(), &facts.interfaces));
-    send(member, facts, query, hash, e)
+    send(member, observed, facts, query, hash, e)
 }
 
 fn unmatched(vip: &VipSlot) -> Result<Outcome, DropReason> {
@@ -164,6 +165,7 @@ fn unmatched(vip: &VipSlot) -> Result<Outcome, DropReason> {
 /// What `send::to_backend` does.
 fn send(
     member: &Backend,
+    observed: &Observed,
     facts: &Facts,
     query: &Query,
     hash: FlowHash,
@@ -172,6 +174,7 @@ fn send(
     let template = member.template();
     match template.kind {
         KIND_LOCAL => return Ok(Outcome::Pass(PassReason::LocalBackend)),
+        KIND_POD => return into_pod(member, observed, query),
         KIND_UNRESOLVED => {
             e.unresolved = facts.unresolved.get(&from_map(member.address)).map(ToString::to_string);
             return Err(DropReason::NextHopUnresolved);
@@ -190,6 +193,18 @@ fn send(
     let inner = Inner { version: query.addresses().version, len: query.len, tos: query.tos, hash };
     e.tunnel = Some(Tunnel::of(template, &inner));
     Ok(Outcome::Forward)
+}
+
+/// What `pods::hand_over` does, but for the flows that it remembers.
+fn into_pod(member: &Backend, observed: &Observed, query: &Query) -> Result<Outcome, DropReason> {
+    let vip = query.addresses().destination;
+    let port = query.destination.port().to_be_bytes();
+    let key = PodPort::of(vip, translate::words(member.address), query.protocol_number(), port);
+    if observed.pod_ports.contains_key(&key) {
+        Ok(Outcome::Pass(PassReason::LocalBackend))
+    } else {
+        Err(DropReason::PodPort)
+    }
 }
 
 /// A sentence for every way out of `select::choose`.

@@ -5,7 +5,7 @@
 
 mod backends;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -113,6 +113,12 @@ impl Desired {
     pub fn balances(&self) -> bool {
         let cluster = self.kubernetes.is_some() && (self.decap.is_none() || !self.interfaces.is_empty());
         !self.services.is_empty() || cluster
+    }
+
+    /// Pods of this node, as far as it knows where a VIP's port leads at them.
+    #[must_use]
+    pub fn own_pods(&self) -> BTreeSet<IpAddr> {
+        self.decap.iter().flat_map(|decap| &decap.translate).map(|port| port.pod).collect()
     }
 
     /// Who is at an address: places in `services`, by protocol, TCP first.

@@ -47,6 +47,8 @@ pub enum Resolution {
     Resolved(NextHop),
     /// The address is one of this node's own: the inner packet goes up instead of out.
     Local,
+    /// A pod of this node: the inner packet becomes the pod's and goes up. Never the kernel's word, but the configuration's.
+    Pod,
     /// Packets cannot be sent, and why.
     Unresolved(UnresolvedReason),
 }
@@ -57,7 +59,7 @@ impl Resolution {
     pub fn next_hop(&self) -> Option<&NextHop> {
         match self {
             Self::Resolved(hop) => Some(hop),
-            Self::Local | Self::Unresolved(_) => None,
+            Self::Local | Self::Pod | Self::Unresolved(_) => None,
         }
     }
 }

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use xdp_lb_common::{
-    backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_LOCAL, KIND_UNRESOLVED, Template},
+    backend::{BACKEND_ALIVE, BACKEND_DRAINING, Backend, KIND_LOCAL, KIND_POD, KIND_UNRESOLVED, Template},
     flow::{FlowEntry, FlowSet, WAYS},
     reason::{DropReason, FlowEvent, PassReason, Reason},
     ring::{NO_BACKEND, Slot},
@@ -230,6 +230,8 @@ pub enum Path {
     NotLookedUp,
     /// Up this node's own stack.
     Local,
+    /// To a pod of this node, without a tunnel.
+    Pod,
     /// No next hop is known: packets are dropped.
     Unresolved,
 }
@@ -337,6 +339,7 @@ impl Path {
     pub fn of(template: &Template, names: &BTreeMap<u32, String>) -> Self {
         match template.kind {
             KIND_LOCAL => Self::Local,
+            KIND_POD => Self::Pod,
             KIND_UNRESOLVED => Self::Unresolved,
             _ if template.leaves_by() == NOT_LOOKED_UP => Self::NotLookedUp,
             _ => {

@@ -8,7 +8,7 @@ use bytemuck::Zeroable;
 use xdp_lb_common::{
     backend::{
         KIND_GUE_IPV4, KIND_GUE_IPV6, KIND_GUE1_IPV4, KIND_GUE1_IPV6, KIND_IPV4, KIND_IPV6, KIND_LOCAL,
-        KIND_UNRESOLVED, NO_TAG, Template,
+        KIND_POD, KIND_UNRESOLVED, NO_TAG, Template,
     },
     encap::constant_sum,
     gue::{GUE_LEN, UDP_LEN},
@@ -27,13 +27,14 @@ const DF: [u8; 2] = [0x40, 0x00];
 /// The two ECN bits of TOS and traffic class.
 const ECN: u8 = 0b11;
 
-/// The template for one backend: a tunnel, the stack of this very node, or nothing yet. A backend whose
+/// The template for one backend: a tunnel, the stack of this very node, a pod of its own, or nothing yet. A backend whose
 /// family has no source prefix stays unresolved; the configuration refuses that beforehand.
 #[must_use]
 pub fn build(encap: &Encap, backend: IpAddr, resolution: &Resolution) -> Template {
     let (kind, ifindex) = match resolution {
         Resolution::Resolved(hop) => return tunnel(encap, backend, hop).unwrap_or_else(Template::zeroed),
         Resolution::Local => (KIND_LOCAL, 0),
+        Resolution::Pod => (KIND_POD, 0),
         Resolution::Unresolved(_) => (KIND_UNRESOLVED, 0),
     };
     Template { kind, ifindex, ..Template::zeroed() }

@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::files::State;
 use super::namespace::{Lifetime, Namespace};
 use super::netlink::{Prefix, VethEnd, Via};
-use super::plan::{self, Dual, Role};
+use super::plan::{self, Dual};
 use super::product::run_to_end;
 use super::topology::{HOST_INTERFACE, Host, Lab};
 
@@ -99,13 +99,20 @@ impl Pod {
 /// # Errors
 /// When the kernel refuses.
 pub fn route_pods(lab: &Lab, n: u8) -> Result<()> {
-    let host = lab.backend(n);
+    route_network(lab, lab.backend(n), n)
+}
+
+/// The same of the network `n` on any host.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn route_network(lab: &Lab, host: &Host, n: u8) -> Result<()> {
     let networks: [Prefix; 2] = [
         (Ipv4Addr::new(10, 244, n, 0).into(), 24),
         (Ipv6Addr::new(0xfd00, 0, 0x244, n.into(), 0, 0, 0, 0).into(), 64),
     ];
     networks.into_iter().try_for_each(|network| {
-        let gateway = Role::Backend(n).address().like(network.0);
+        let gateway = host.role.address().like(network.0);
         lab.router().netlink().set_route(network, &[Via::gateway(&host.router_interface(), gateway)])
     })
 }

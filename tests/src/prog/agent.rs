@@ -1,7 +1,7 @@
 //! The agent's reconcile task on the maps of a [`Pinned`], by a clock of the test's own: configurations follow
 //! each other while the program runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -70,7 +70,8 @@ impl Agent {
     /// What failed.
     pub fn apply(&mut self, desired: &Desired) -> Result<Outcome> {
         self.generation += 1;
-        let resolve = |address| resolve(&self.ways, address);
+        let pods = desired.own_pods();
+        let resolve = |address| resolve(&self.ways, &pods, address);
         let run = run(desired, &resolve, self.now, self.uptime, self.generation);
         self.reconciler.reconcile(&run).context("reconcile")
     }
@@ -90,7 +91,8 @@ impl Agent {
     /// # Errors
     /// That there is no plan.
     pub fn plan(&self, desired: &Desired) -> Result<Plan> {
-        let resolve = |address| resolve(&self.ways, address);
+        let pods = desired.own_pods();
+        let resolve = |address| resolve(&self.ways, &pods, address);
         let run = run(desired, &resolve, self.now, self.uptime, self.generation + 1);
         Ok(self.reconciler.plan(&self.reconciler.maps().observe(), &run)?)
     }
@@ -120,7 +122,10 @@ fn run<'a>(
     Run { desired, resolve, now, uptime, allow_moves: false, generation, only: None }
 }
 
-fn resolve(ways: &BTreeMap<IpAddr, Resolution>, address: IpAddr) -> Resolution {
+fn resolve(ways: &BTreeMap<IpAddr, Resolution>, pods: &BTreeSet<IpAddr>, address: IpAddr) -> Resolution {
+    if pods.contains(&address) {
+        return Resolution::Pod;
+    }
     ways.get(&address).cloned().unwrap_or_else(|| {
         Resolution::Resolved(NextHop {
             ifindex: 1,

@@ -244,6 +244,31 @@ decap:
   vip_on_lo: false
 "#;
 
+/// A pod of this node is the only backend, beside a service that has one elsewhere.
+pub const OWN_PODS: &str = r#"
+version: 1
+node: { name: golden }
+interfaces: [{ name: lo, mode: generic, next_hop: { mac: "00:00:5e:00:01:01" } }]
+encap: { kind: ipip, source_v4: 172.16.0.1/32, source_v6: "fd00:7864:7000::1/128" }
+maglev: { table_size: 251, seed: 20240229 }
+flow_table: { entries: 1024 }
+limits: { services: 64, vips: 64, backends: 256, ring_slots: 8192, port_pages: 512, backend_stats: 64 }
+services:
+  - { name: tcp, vip: 203.0.113.10, protocol: tcp, ports: 80, backends: &pod [{ address: 10.244.1.7 }] }
+  - { name: udp, vip: 203.0.113.10, protocol: udp, ports: [80, 81, 88], tracking: off, backends: *pod }
+  - { name: tcp6, vip: "2001:db8::10", protocol: tcp, ports: 80, backends: &pod6 [{ address: "fd00:0:244::7" }] }
+  - { name: udp6, vip: "2001:db8::10", protocol: udp, ports: 80, tracking: off, backends: *pod6 }
+  - { name: sip, vip: 203.0.113.10, protocol: udp, ports: 5060, tracking: off, backends: [{ address: 10.1.2.11 }] }
+decap:
+  allow_sources: [172.16.0.0/16, "fd00:7864:7000::/64"]
+  translate:
+    - { vip: 203.0.113.10, protocol: tcp, port: 80, target_port: 8080, pods: [10.244.1.7] }
+    - { vip: 203.0.113.10, protocol: udp, port: 80, target_port: 8080, pods: [10.244.1.7] }
+    - { vip: 203.0.113.10, protocol: udp, port: 88, target_port: 8080, pods: [10.244.1.7] }
+    - { vip: "2001:db8::10", protocol: tcp, port: 80, target_port: 8080, pods: ["fd00:0:244::7"] }
+    - { vip: "2001:db8::10", protocol: udp, port: 80, target_port: 8080, pods: ["fd00:0:244::7"] }
+"#;
+
 /// Loads the program that `config` asks for and fills its maps, attached to nothing.
 ///
 /// # Panics

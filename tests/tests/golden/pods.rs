@@ -4,10 +4,12 @@ use xdp_lb_common::reason::DropReason::{
     Fragment, FragmentTiny, IcmpEmbedded, IcmpQuote, IcmpUnhandled, L4Truncated, PodFlowTaken, PodPort,
     PodProtocol, TunnelSource,
 };
-use xdp_lb_common::reason::PassReason::{DecapPod, Decapsulated, TunnelForOthers};
+use xdp_lb_common::reason::PassReason::{DecapPod, Decapsulated, LocalBackend, TunnelForOthers};
 use xdp_lb_tests::packet::{ACK, Frame, Ipv4, Ipv6, SYN};
+use xdp_lb_tests::prog::Counted;
 
 use super::net::{CLIENT, CLIENT_V6, OTHER, SOURCE, SOURCE_V6, frame, to, to_v6};
+use super::tunnels::over_v4;
 use super::{Output, Row};
 
 const POD: &str = "10.244.1.7";
@@ -173,6 +175,67 @@ pub fn refused() -> Vec<Row> {
             "by another port",
             tunnel(POD, &to(VIP).udp(8, 88).build()),
             to(POD).udp(8, 8080).build(),
+            DecapPod,
+        ),
+    ]
+}
+
+/// Packets of clients at an edge node whose own pod was chosen: what [`translated`] and [`errors`] are behind a tunnel.
+pub fn own() -> Vec<Row> {
+    let row = |name: &str, input: Vec<u8>, output: Vec<u8>| {
+        let forwarded = Counted::Forwarded(input.len() as u64 - 14);
+        let mut row = Row::hands_up(name, input, output, LocalBackend);
+        row.counted.push(forwarded);
+        row
+    };
+    let v4 = |name: &str, there: &dyn Fn(&'static str, u16) -> Vec<u8>| {
+        row(name, there(VIP, 80), there(POD, 8080))
+    };
+    let v6 = |name: &str, there: &dyn Fn(&'static str, u16) -> Vec<u8>| {
+        row(name, there(VIP_V6, 80), there(POD_V6, 8080))
+    };
+    let data = [0x5a; 64];
+    let error = |ip: &'static str, port| {
+        let quoted = answer(ip).tcp(port, 40000).payload(&[7; 40]).build()[14..14 + 60].to_vec();
+        frame().ipv4(ROUTER, ip).ttl(60).id(9).icmp(3, 4).rest([0, 0, 5, 0]).payload(&quoted).build()
+    };
+    let error_v6 = |ip: &'static str, port| {
+        let quoted = answer_v6(ip).tcp(port, 40000).payload(&[7; 40]).build()[14..14 + 100].to_vec();
+        frame().ipv6(ROUTER_V6, ip).hop_limit(60).icmpv6(2, 0).rest([0, 0, 5, 0]).payload(&quoted).build()
+    };
+    vec![
+        v4("tcp", &|ip, port| to(ip).tos(0xb8).tcp(40000, port).flags(ACK).payload(&data).build()),
+        v4("syn", &|ip, port| to(ip).df().tcp(40001, port).flags(SYN).build()),
+        v4("udp", &|ip, port| to(ip).udp(40000, port).payload(&data).build()),
+        v4("no checksum", &|ip, port| to(ip).udp(40002, port).checksum(0).payload(&data).build()),
+        v4("options", &|ip, port| to(ip).options(&[1; 12]).udp(40003, port).payload(&data).build()),
+        v4("larger than any tunnel", &|ip, port| to(ip).df().udp(40004, port).payload(&[0x5a; 1472]).build()),
+        v6("tcp, IPv6", &|ip, port| to_v6(ip).tcp(40000, port).payload(&data).build()),
+        v6("udp, IPv6", &|ip, port| to_v6(ip).udp(40000, port).payload(&data).build()),
+        v6("extension header", &|ip, port| {
+            to_v6(ip).destination_options(&[4, 1, 4]).udp(40001, port).payload(&data).build()
+        }),
+        v4("first fragment", &|ip, port| {
+            to(ip).id(7).fragment(0, true).udp(40000, port).length(3000).payload(&data).build()
+        }),
+        v4("later fragment", &|ip, _| to(ip).id(7).fragment(1480, false).protocol(17).payload(&data).build()),
+        v6("first fragment, IPv6", &|ip, port| {
+            to_v6(ip).fragment_header(0, true, 7).udp(40000, port).length(3000).payload(&data).build()
+        }),
+        v6("later fragment, IPv6", &|ip, _| {
+            to_v6(ip).fragment_header(1480, false, 7).next_header(17).payload(&data).build()
+        }),
+        row("an error about an answer", error(VIP, 80), error(POD, 8080)),
+        row("an error about an answer, IPv6", error_v6(VIP_V6, 80), error_v6(POD_V6, 8080)),
+        Row::drops("a port that leads nowhere", to(VIP).udp(1, 81).build(), PodPort),
+        row("the first of two flows", to(VIP).udp(7, 80).build(), to(POD).udp(7, 8080).build()),
+        Row::drops("the second of two flows", to(VIP).udp(7, 88).build(), PodFlowTaken),
+        // Others are sent to as ever, and send here.
+        over_v4("another node's", to(VIP).udp(1, 5060).payload(&data).build(), 0, 0),
+        Row::hands_up(
+            "another node's tunnel to the pod",
+            tunnel(POD, &to(VIP).udp(9, 80).build()),
+            to(POD).udp(9, 8080).build(),
             DecapPod,
         ),
     ]

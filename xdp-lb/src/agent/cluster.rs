@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::{Role, announce::Announcer, endpoint::Reporter};
 use crate::{
     config::{
-        accept::{LeftOut, accept},
+        accept::{LeftOut, accept, wait_for_own},
         beside::{Beside, beside},
     },
     kube::{
@@ -101,6 +101,7 @@ impl Cluster {
             delivery: kubernetes.delivery,
             hints_for: of.node.zone.clone().filter(|_| kubernetes.hints),
             own: Some(name(&of.node)),
+            reaches_own: of.takes_tunnels_off,
         };
         let pace = Pace::default();
         let services = (self.role == Role::Balancer)
@@ -204,6 +205,7 @@ impl Cluster {
             let put = beside(&desired, &services.services);
             let Beside { desired: all, refused } = put;
             desired = all;
+            wait_for_own(&mut desired, &services.own);
             notes.extend(services.notes.iter().cloned());
             notes.extend(refused.into_iter().map(|(at, message)| {
                 let note = Note { severity: Severity::Warning, reason: "Refused", message };

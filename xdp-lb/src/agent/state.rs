@@ -32,7 +32,7 @@ use crate::{
     health::HealthSnapshot,
     keep::{Keep, Origin},
     model::Desired,
-    nexthop::Snapshot,
+    nexthop::{Resolution, Snapshot},
     path_mtu::{Ours, PathMtus},
     peers::{Apart, Heard, Told},
     pools, ramp,
@@ -188,7 +188,10 @@ impl<M: Maps + FlowTable> Agent<M> {
         scope: Scope,
     ) -> Result<(), ReconcileError> {
         let mtus = &self.path_mtus;
-        let resolve = |address| resolve(desired, snapshot, mtus, address);
+        let pods = desired.own_pods();
+        let resolve = |address| {
+            if pods.contains(&address) { Resolution::Pod } else { resolve(desired, snapshot, mtus, address) }
+        };
         let observe = || self.reconciler.observe();
         let drained = self.drains.apply(desired);
         let judged = self.health.as_mut().map(|h| h.judge(&drained, &resolve, observe));

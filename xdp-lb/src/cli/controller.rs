@@ -114,6 +114,7 @@ async fn until_signal(args: Args) -> anyhow::Result<()> {
         delivery,
         hints_for: None,
         own: None,
+        reaches_own: false,
     };
     let judge = Judge::new()
         .map_err(|errors| anyhow::anyhow!("the judge's own file: {errors:?}; please report this"))?;

@@ -430,6 +430,7 @@ pub fn path(path: &Path) -> String {
         }
         Path::NotLookedUp => "not looked up without a balancer".to_owned(),
         Path::Local => "this node".to_owned(),
+        Path::Pod => "a pod of this node".to_owned(),
         Path::Unresolved => "unresolved".to_owned(),
     }
 }

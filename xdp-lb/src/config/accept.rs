@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use xdp_lb_common::decap::MAX_SOURCES;
 
-use crate::model::{Decap, Desired, PodPort};
+use crate::model::{AdminState, Backend, Decap, Desired, PodPort, Ports};
 
 /// What a cluster names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +84,28 @@ pub fn accept(file: &Desired, cluster: &Accepted) -> (Desired, LeftOut) {
     }
     decap.allow_sources.sort_unstable();
     (desired, left)
+}
+
+/// Pods of this node (`own`) take no flows before the node knows where the VIP's port leads at them: of the cluster's two
+/// lists, either may tell first.
+pub fn wait_for_own(desired: &mut Desired, own: &BTreeSet<IpAddr>) {
+    let Some(decap) = desired.decap.as_ref().filter(|_| !own.is_empty()) else { return };
+    for service in &mut desired.services {
+        let leads = |pod: IpAddr| {
+            let at = decap.translate.iter().filter(|at| at.pod == pod && at.protocol == service.protocol);
+            let serves = |port: u16| match &service.ports {
+                Ports::All => true,
+                Ports::Ranges(ranges) => ranges.iter().any(|range| range.contains(&port)),
+            };
+            at.filter(|at| service.vips.contains(&at.vip)).any(|at| serves(at.port))
+        };
+        let waits = |backend: &Backend| own.contains(&backend.address) && !leads(backend.address);
+        let waiting: Vec<usize> =
+            (0..).zip(&service.backends).filter(|(_, backend)| waits(backend)).map(|(at, _)| at).collect();
+        for at in waiting {
+            service.backends[at].state = AdminState::Down;
+        }
+    }
 }
 
 /// Ports at pods beside those that are there. A VIP that would be somebody's pod, and a port that leads elsewhere, stay out.
@@ -220,6 +242,31 @@ mod tests {
 
     const TRANSLATE: &str =
         ", translate: [{ vip: 203.0.113.1, protocol: tcp, port: 80, target_port: 8080, pods: [10.244.1.1] }]";
+
+    /// Of two lists from the cluster either may come first.
+    #[test]
+    fn an_own_pod_waits_until_it_is_known_where_its_port_leads() {
+        let text = "version: 1\ninterfaces: [{ name: eth0 }]\nencap: { source_v4: 172.16.0.0/16 }\nkubernetes: {}\ndecap: { mss: auto }\nservices:\n  \
+                    - { name: a, vip: 203.0.113.10, protocol: tcp, ports: 80, backends: [{ address: 10.244.1.1 }, { address: 10.244.2.1 }] }\n  \
+                    - { name: b, vip: 203.0.113.10, protocol: tcp, ports: 81, backends: [{ address: 10.244.1.1 }] }\n";
+        let file = crate::config::parse(text).unwrap_or_else(|e| panic!("{e:?}")).desired;
+        let own = ["10.244.1.1".parse().unwrap()].into();
+        let states = |leads: &[&str]| {
+            let accepted = Accepted { pods: pods(leads), ..Accepted::default() };
+            let (mut desired, _) = accept(&file, &accepted);
+            wait_for_own(&mut desired, &own);
+            let states = desired.services.iter().flat_map(|service| &service.backends).map(|b| b.state);
+            states.collect::<Vec<_>>()
+        };
+        use AdminState::{Active, Down};
+        assert_eq!(states(&[]), [Down, Active, Down]);
+        assert_eq!(states(&["203.0.113.10:80>10.244.1.1:8080"]), [Active, Active, Down]);
+        assert_eq!(
+            states(&["203.0.113.10:80>10.244.1.1:8080", "203.0.113.10:81>10.244.1.1:8080"]),
+            [Active; 3]
+        );
+        assert_eq!(states(&["203.0.113.10:80>10.244.2.1:8080"]), [Down, Active, Down], "another's");
+    }
 
     #[test]
     fn pods_stand_beside_the_files_and_give_way_to_it() {

@@ -47,7 +47,10 @@ impl Rehearsal {
     pub fn new(desired: &Desired, capacity: Capacity, control: Control) -> Result<Self, RehearsalError> {
         let next_hop = next_hop(desired);
         let interfaces = BTreeMap::from([(next_hop.ifindex, next_hop.interface.clone())]);
-        let resolve = |_: IpAddr| Resolution::Resolved(next_hop.clone());
+        let pods = desired.own_pods();
+        let resolve = |address: IpAddr| {
+            if pods.contains(&address) { Resolution::Pod } else { Resolution::Resolved(next_hop.clone()) }
+        };
         let mut maps = MemoryMaps::new(Capacity { flow_sets: FLOW_SETS, ..capacity }, control);
         let desired = pools::apply(desired.clone());
         let plan = plan::plan(&Inputs {

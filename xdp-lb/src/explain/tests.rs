@@ -313,3 +313,17 @@ fn addresses_of_two_families_are_no_packet() {
     let mixed = Query::new(Protocol::Udp, "1.2.3.4:5".parse().unwrap(), "[::1]:6".parse().unwrap());
     assert_eq!(mixed, None);
 }
+
+#[test]
+fn a_pod_of_this_node_gets_it_without_a_tunnel() {
+    let text = "version: 1\ninterfaces: [{ name: eth0 }]\nencap: { source_v4: 172.16.0.0/16 }\nmaglev: { table_size: 251 }\nservices:\n  \
+                - { name: web, vip: 203.0.113.10, protocol: tcp, ports: [80, 81], backends: [{ address: 10.244.1.1 }] }\n\
+                decap:\n  allow_sources: [172.16.0.0/16]\n  \
+                translate: [{ vip: 203.0.113.10, protocol: tcp, port: 80, target_port: 8080, pods: 10.244.1.1 }]\n";
+    let desired = config::parse(text).unwrap_or_else(|e| panic!("{e:#?}")).desired;
+    let rehearsal = Rehearsal::new(&desired, capacity(), control()).unwrap();
+    let ask = |to: &str| rehearsal.explain(&query(Protocol::Tcp, "198.51.100.7:1", to));
+    let there = ask("203.0.113.10:80");
+    assert_eq!((there.outcome, there.path), (Outcome::Pass(PassReason::LocalBackend), Some(Path::Pod)));
+    assert_eq!(ask("203.0.113.10:81").outcome, Outcome::Drop(DropReason::PodPort), "it leads nowhere");
+}

@@ -48,6 +48,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether it is asked over TCP, of a service over TCP or UDP.
+    #[must_use]
+    pub fn is_over_tcp(&self, service: bool) -> bool {
+        match self {
+            Self::Tcp | Self::Http(_) | Self::Https(_) => true,
+            Self::Udp(_) => false,
+            Self::Stun | Self::SipOptions { .. } => service,
+        }
+    }
+
     /// The word in the configuration.
     #[must_use]
     pub fn word(&self) -> &'static str {

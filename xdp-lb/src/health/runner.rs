@@ -266,7 +266,7 @@ async fn round(prober: &impl Prober, room: &Semaphore, due: &Due) -> Answer {
     let Due { key, target, .. } = due;
     let addresses = match target.way {
         Way::Direct => vec![key.backend],
-        Way::Local | Way::Tunnel { .. } | Way::None(_) | Way::NoMark | Way::OtherTunnel => {
+        Way::Local | Way::Pod(_) | Way::Tunnel { .. } | Way::None(_) | Way::NoMark | Way::OtherTunnel => {
             target.vips.clone()
         }
     };

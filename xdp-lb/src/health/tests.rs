@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config;
-use crate::model::{AdminState, Desired};
+use crate::model::{AdminState, Decap, Desired, PodPort, Protocol};
 use crate::nexthop::{NextHop, Resolution, UnresolvedReason};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -248,6 +248,25 @@ fn equal_tunnels_share_a_mark_and_marks_are_given_in_a_circle() {
     assert_eq!(targets[&key("web", 5)].way, Way::NoMark);
     let (targets, _) = ways.plan(&desired("keep", &[(1, "")]), |_| Resolution::Local);
     assert_eq!(targets[&key("web", 1)].way, Way::Local);
+}
+
+/// A pod of this node is asked at the port that the VIP's leads to.
+#[test]
+fn the_way_to_a_pod_of_this_node_needs_no_tunnel() {
+    let mut ways = Ways::new(4);
+    let mut wanted = desired("keep", &[(1, "")]);
+    let (service, pod) = (&wanted.services[0], IpAddr::from([10, 1, 2, 1]));
+    let (vip, port) = (service.vips[0], service.health.as_ref().unwrap().port);
+    let at = |protocol, port, target| PodPort { vip, protocol, port, pod, target };
+    let translate =
+        vec![at(Protocol::Tcp, port, 8080), at(Protocol::Tcp, port + 1, 1), at(Protocol::Udp, port, 2)];
+    let decap = config::parse(
+        "version: 1\ndecap: { interfaces: [{ name: eth0 }], allow_sources: [172.16.0.0/16], vips: 203.0.113.1 }\n",
+    );
+    wanted.decap = decap.unwrap().desired.decap.map(|decap| Decap { translate, ..decap });
+    let (targets, writes) = ways.plan(&wanted, |_| Resolution::Pod);
+    assert_eq!(targets[&key("web", 1)].way, Way::Pod([(vip, 8080)].into()));
+    assert_eq!(writes, [], "no tunnel");
 }
 
 #[test]

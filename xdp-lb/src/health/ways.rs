@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use xdp_lb_common::backend::{KIND_IPV4, KIND_IPV6, KIND_LOCAL, Template};
 
 use super::board::{Key, Target};
-use super::check::Via;
+use super::check::{Check, Via};
 use crate::{
-    model::{Desired, Encap, Protocol},
+    model::{Desired, Encap, Protocol, Service},
     nexthop::{NextHop, Resolution, UnresolvedReason},
     template,
 };
@@ -24,6 +24,9 @@ pub enum Way {
     Direct,
     /// The backend is this very node.
     Local,
+    /// The backend is a pod of this node: what it listens on for the port that is asked, by VIP. Without an entry nothing
+    /// leads there.
+    Pod(BTreeMap<IpAddr, u16>),
     /// Through a tunnel.
     Tunnel {
         /// Mark of the socket.
@@ -71,11 +74,14 @@ impl Ways {
             for backend in &service.backends {
                 let way = match check.via {
                     Via::Direct => Way::Direct,
-                    Via::Tunnel => {
-                        let to = (service.encap, backend.address);
-                        used.insert(to);
-                        self.way(to, &resolve(backend.address), &mut writes)
-                    }
+                    Via::Tunnel => match resolve(backend.address) {
+                        Resolution::Pod => Way::Pod(targets_at(desired, service, check, backend.address)),
+                        resolution => {
+                            let to = (service.encap, backend.address);
+                            used.insert(to);
+                            self.way(to, &resolution, &mut writes)
+                        }
+                    },
                 };
                 let target = Target {
                     check: check.clone(),
@@ -111,7 +117,7 @@ impl Ways {
         let Some(mark) = self.given.get(&to).copied().or_else(|| self.give(to)) else { return Way::NoMark };
         let trouble = match resolution {
             Resolution::Unresolved(reason) => Some(reason.clone()),
-            Resolution::Resolved(_) | Resolution::Local => None,
+            Resolution::Resolved(_) | Resolution::Local | Resolution::Pod => None,
         };
         if fresh.is_tunnel() && !matches!(fresh.kind, KIND_IPV4 | KIND_IPV6) {
             return Way::OtherTunnel;
@@ -139,6 +145,17 @@ impl Ways {
         self.given.insert(to, mark);
         Some(mark)
     }
+}
+
+/// Where the port that is asked leads at a pod of this node.
+fn targets_at(desired: &Desired, service: &Service, check: &Check, pod: IpAddr) -> BTreeMap<IpAddr, u16> {
+    let is_tcp = check.kind.is_over_tcp(service.protocol == Protocol::Tcp);
+    let protocol = if is_tcp { Protocol::Tcp } else { Protocol::Udp };
+    let all = desired.decap.iter().flat_map(|decap| &decap.translate);
+    let asked = all.filter(|at| {
+        at.pod == pod && (at.protocol, at.port) == (protocol, check.port) && service.vips.contains(&at.vip)
+    });
+    asked.map(|at| (at.vip, at.target)).collect()
 }
 
 /// Questions leave by the kernel's own devices: a VLAN device adds its tag to them, and a bond chooses a member.

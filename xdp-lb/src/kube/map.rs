@@ -22,6 +22,8 @@ pub struct Mapped {
     pub services: Vec<Imported>,
     /// Whose each of them is.
     pub owners: Vec<Key>,
+    /// Pods of this node among the backends.
+    pub own: BTreeSet<IpAddr>,
     /// What is to be said.
     pub notes: BTreeSet<(Subject, Note)>,
 }
@@ -78,6 +80,9 @@ impl Cluster {
         }
         mapped.notes.extend(notes.into_iter().map(|note| (Subject::Service(key.clone()), note)));
         if let Some(policy) = policy {
+            if policy.delivery(&self.settings) == Delivery::Pod {
+                mapped.own.extend(self.own_pods(key));
+            }
             self.good.insert(key.clone(), policy);
         }
     }

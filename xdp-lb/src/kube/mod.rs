@@ -56,8 +56,10 @@ pub struct Settings {
     pub delivery: Delivery,
     /// This edge node's zone, where hints are followed: endpoints that are hinted for other zones take no new flows.
     pub hints_for: Option<String>,
-    /// This edge node's name, where pods of its own are out of its reach: a tunnel is not taken off where it begins.
+    /// This edge node's name: whose pods are its own.
     pub own: Option<String>,
+    /// It takes tunnels off, too, and so knows where a VIP's port leads at its own pods; else they are out of its reach.
+    pub reaches_own: bool,
 }
 
 impl Default for Settings {
@@ -68,6 +70,7 @@ impl Default for Settings {
             delivery: Delivery::Node,
             hints_for: None,
             own: None,
+            reaches_own: false,
         }
     }
 }

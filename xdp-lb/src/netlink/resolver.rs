@@ -365,6 +365,7 @@ fn report(earlier: &Snapshot, next: &Snapshot) {
                 info!(%address, interface = hop.interface, ifindex = hop.ifindex, "next hop resolved");
             }
             Resolution::Local => info!(%address, "the backend is this node itself"),
+            Resolution::Pod => info!(%address, "the backend is a pod of this node"),
             Resolution::Unresolved(reason) if before.is_some_and(|b| b.next_hop().is_some()) => {
                 warn!(%address, %reason, "next hop lost");
             }

@@ -62,7 +62,7 @@ pub(super) fn favourite<'a>(address: IpAddr, links: impl Iterator<Item = &'a Lin
 /// 0 is best.
 fn class(resolution: &Resolution) -> u8 {
     match resolution {
-        Resolution::Resolved(_) | Resolution::Local => 0,
+        Resolution::Resolved(_) | Resolution::Local | Resolution::Pod => 0,
         Resolution::Unresolved(UnresolvedReason::NeighbourPending { .. }) => 1,
         // A neighbour in doubt may still be there; an interface that is down is not.
         Resolution::Unresolved(reason) if reason.keeps_last() => 2,

@@ -73,12 +73,7 @@ impl Network {
         to: SocketAddr,
         deadline: Instant,
     ) -> Result<(), Fault> {
-        let over_tcp = match target.check.kind {
-            Kind::Tcp | Kind::Http(_) | Kind::Https(_) => true,
-            Kind::Udp(_) => false,
-            Kind::Stun | Kind::SipOptions { .. } => target.over_tcp,
-        };
-        if !over_tcp {
+        if !target.check.kind.is_over_tcp(target.over_tcp) {
             let asked = timeout_at(deadline, over_datagrams(target, from, to)).await;
             return asked.unwrap_or(Err(Fault::Silence));
         }
@@ -113,7 +108,7 @@ impl Network {
 /// From where to ask, or why not at all.
 fn origin<'a>(way: &Way, tunnels: Option<&'a Tunnels>) -> Result<Origin<'a>, Answer> {
     match way {
-        Way::Direct => Ok(Origin::Node),
+        Way::Direct | Way::Pod(_) => Ok(Origin::Node),
         Way::Local => Ok(Origin::Loopback),
         Way::Tunnel { mark, .. } => match tunnels {
             Some(tunnels) => Ok(Origin::Tunnel { tunnels, mark: *mark }),
@@ -156,8 +151,15 @@ impl Prober for Network {
             Ok(from) => from,
             Err(answer) => return answer,
         };
+        let port = match &target.way {
+            Way::Pod(targets) => targets.get(&address).copied(),
+            _ => Some(target.check.port),
+        };
+        let Some(port) = port else {
+            return Answer::Bad(Failure::Refused { address, port: target.check.port });
+        };
         let address = if matches!(from, Origin::Node) { backend } else { address };
-        let to = SocketAddr::new(address, target.check.port);
+        let to = SocketAddr::new(address, port);
         let errors = match from {
             Origin::Tunnel { tunnels, mark } => tunnels.maps().errors(mark),
             Origin::Node | Origin::Loopback => 0,

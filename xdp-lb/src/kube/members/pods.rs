@@ -8,6 +8,7 @@ use super::{Asked, homeless, unknown};
 use crate::config::import::Member;
 use crate::config::values;
 use crate::kube::cluster::Cluster;
+use crate::kube::names::Key;
 use crate::kube::note::Note;
 use crate::kube::slice::{Family, State};
 use crate::model::{AdminState, Backend, Share};
@@ -73,6 +74,14 @@ impl Cluster {
         members
     }
 
+    /// Endpoints of a Service on this node.
+    pub(in crate::kube) fn own_pods(&self, service: &Key) -> BTreeSet<IpAddr> {
+        let Some(own) = self.settings.own.as_deref() else { return BTreeSet::new() };
+        let slices = self.slices_of.get(service).into_iter().flatten().map(|key| &self.slices[key]);
+        let here = slices.flat_map(|slice| slice.endpoints());
+        here.filter(|(place, ..)| self.names.name(place.node) == own).map(|(.., address)| address).collect()
+    }
+
     /// Endpoints by address, and the nodes they are on. Who is in two slices takes what is more.
     fn endpoints(&self, asked: &Asked<'_>, notes: &mut Vec<Note>) -> BTreeMap<IpAddr, (Takes, &str)> {
         let slices = self.slices_with(asked);
@@ -89,7 +98,7 @@ impl Cluster {
                 let is_here = zone.is_none_or(|zone| self.is_hinted(place, zone));
                 let node = self.names.name(place.node);
                 let takes = match state {
-                    _ if own == Some(node) => Takes::Nothing,
+                    _ if own == Some(node) && !self.settings.reaches_own => Takes::Nothing,
                     _ if asked.wanted.not_ready_too => Takes::Flows,
                     State::Ready if is_here => Takes::Flows,
                     State::Ready => Takes::Elsewhere,
@@ -101,9 +110,9 @@ impl Cluster {
             }
         }
         let here = pods.values().filter(|(_, node)| own == Some(*node)).count();
-        if here > 0 {
+        if here > 0 && !self.settings.reaches_own {
             let message = format!(
-                "{here} pods are on this edge node, which cannot send to them: down here, and nowhere else"
+                "{here} pods are on this edge node, whose file has no `decap` to hand packets to them: down here, and nowhere else"
             );
             notes.push(Note::warning("OwnPods", message));
         }

@@ -115,15 +115,20 @@ fn what_a_node_says_holds_for_its_pods() {
     assert_eq!(shown(mapped), wanted);
 }
 
-/// A tunnel is not taken off where it begins.
+/// Without `decap` in its file it cannot translate for them.
 #[test]
-fn an_edge_nodes_own_pods_are_down_for_itself() {
+fn an_edge_nodes_own_pods_are_out_of_reach_without_decap() {
     let endpoints = vec![ready("10.244.1.1", "n1"), leaving("10.244.2.1", "n2")];
     let objects = [service(json!({})), slice("web-1", endpoints)];
     let mapped = map(Settings { own: Some("n1".to_owned()), ..to_pods() }, &objects);
     let reasons: Vec<&str> = notes(&mapped).into_iter().map(|(reason, _)| reason).collect();
     assert_eq!(reasons, ["OwnPods"]);
     assert_eq!(shown(mapped), ["10.244.1.1 Down", "10.244.2.1 Active"], "the last one in reach serves");
+    let both = Settings { own: Some("n1".to_owned()), reaches_own: true, ..to_pods() };
+    let mapped = map(both, &objects);
+    assert_eq!(notes(&mapped), []);
+    assert_eq!(mapped.own, ["10.244.1.1".parse().unwrap()].into());
+    assert_eq!(shown(mapped), ["10.244.1.1 Active", "10.244.2.1 Drain"]);
     assert_eq!(shown(map(to_pods(), &objects)), ["10.244.1.1 Active", "10.244.2.1 Drain"]);
     let by_node = Settings { own: Some("n1".to_owned()), ..Settings::default() };
     assert!(shown(map(by_node, &objects))[0].starts_with("10.0.0.1 Active"));
