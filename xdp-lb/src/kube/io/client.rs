@@ -8,6 +8,9 @@ use thiserror::Error;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long nothing may come of a request: longer than a watch is silent ([`super::follow`]). An API server that hangs keeps its
+/// connections, and whoever waits on them never hears of the others.
+const ANSWER: Duration = Duration::from_secs(75);
 
 /// There is no client.
 #[derive(Debug, Error)]
@@ -42,5 +45,13 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client, Unreachab
         None => kube::Config::incluster()?,
     };
     config.connect_timeout = Some(CONNECT);
-    Ok(kube::Client::try_from(config)?)
+    Ok(patient(config, ANSWER)?)
+}
+
+/// A client that waits so long for an answer, and for each part of one.
+pub(super) fn patient(mut config: kube::Config, answer: Duration) -> kube::Result<kube::Client> {
+    config.read_timeout = Some(answer);
+    // Counted from the request: its connection may have been there for long.
+    config.reset_reader_on_write = true;
+    kube::Client::try_from(config)
 }

@@ -2,6 +2,7 @@
 
 mod edge_node;
 mod faults;
+mod hung;
 mod live;
 mod outage;
 mod resources;

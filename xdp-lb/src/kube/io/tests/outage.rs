@@ -78,7 +78,11 @@ impl Server {
                 child.kill().unwrap();
                 child.wait().unwrap();
             }
-            None => kill(Pid::from_raw(self.pid()), Signal::SIGKILL).unwrap(),
+            None => {
+                kill(Pid::from_raw(self.pid()), Signal::SIGKILL).unwrap();
+                // `stop` must not meet whoever gets this number next.
+                std::fs::remove_file(self.dir.join("kube-api.pid")).unwrap();
+            }
         }
     }
 
