@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use xdp_lb_tests::lab::apiserver::ApiServer;
+use xdp_lb_tests::lab::cluster::edge_file;
 use xdp_lb_tests::lab::files::{self, VIP, WEB};
 use xdp_lb_tests::lab::traffic::{ConnectionOptions, Connections, Load, LoadOptions, LoadReport};
 use xdp_lb_tests::lab::{Daemon, EdgeFile, Lab, Mode, Node, Options, Role, Tier, plan, skip, wait_until};
@@ -72,9 +73,7 @@ fn a_cluster_is_followed_and_outlived() -> Result<()> {
     api.put("services", service());
     api.put("endpointslices", slice(&[1, 2]));
     let kubeconfig = lab.scratch().write("kubeconfig", &api.kubeconfig())?;
-    let text = EdgeFile::new(0).text(1);
-    let alone = text.split("services:").next().unwrap_or_default();
-    let text = format!("{alone}kubernetes: {{ kubeconfig: {} }}\n", kubeconfig.display());
+    let text = format!("{}kubernetes: {{ kubeconfig: {} }}\n", edge_file(1), kubeconfig.display());
     let mut tier = Tier::start(&lab, Mode::Native, |_| text.clone())?;
     assert_eq!(
         answered(&lab)?,

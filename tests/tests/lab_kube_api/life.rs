@@ -1,5 +1,7 @@
 //! A Service comes, scales, is rolled and drained, and goes.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use xdp_lb_tests::lab::routers::FRR;
 use xdp_lb_tests::lab::traffic::Load;
 use xdp_lb_tests::lab::{Lab, Leaks, Node, Options, Role, plan, pods, skip, wait_until};
 
-use super::scene::State::{Drains, Takes};
+use super::scene::State::{self, Drains, Takes};
 use super::scene::{BOUND, SERVICES, SLICES, Scene, vips, with};
 use super::servers::Servers;
 
@@ -56,7 +58,7 @@ fn a_service_comes_scales_rolls_drains_and_goes() -> Result<()> {
         rolls(&scene, &mut all)?;
         drains_by_annotation(&scene, &all)?;
         changes_ports(&mut scene, &all)?;
-        times(&scene, &mut all)?;
+        times(&scene, &all)?;
         for node in &scene.nodes {
             let Counters { drops, passes, .. } = counters(node)?;
             ensure!(passes.decap_pod > 0 && passes.from_pod > 0 && passes.decapsulated == 0, "{passes:?}");
@@ -313,20 +315,20 @@ impl Watched {
     }
 }
 
-/// Told, and not judged: the machine may be busy with anything.
-fn times(scene: &Scene<'_>, all: &mut Vec<Running>) -> Result<()> {
-    let mut tell = |what: &str, change: &mut dyn FnMut(&mut Vec<Running>, usize)| -> Result<()> {
+/// Told, and not judged: the machine may be busy with anything. One family alone changes.
+fn times(scene: &Scene<'_>, all: &[Running]) -> Result<()> {
+    let [slice, _] = cluster::slices("web", all);
+    let tell = |what: &str, change: &dyn Fn(usize, &mut Vec<Value>)| -> Result<()> {
         let mut took = Vec::new();
-        for n in 0..CHANGES {
-            change(all, n);
-            // One slice alone: nothing is to be seen of another one's change.
-            let [v4, v6] = cluster::slices("web", &*all);
-            took.push(timed(scene, || scene.api.put(&v4))?);
-            let mark = scene.api.put(&v6)?;
-            let state = |pod: &Running| if pod.life == Life::Serves { Takes } else { Drains };
-            let wanted = with("web", all.iter().map(|pod| (pod, state(pod))));
-            wait_until("both families", BOUND, || scene.holds(&wanted))
-                .with_context(|| format!("{:?} after {mark:?}: {:#?}", mark.elapsed(), scene.held()))?;
+        for n in 1..=CHANGES {
+            let mut slice = slice.clone();
+            change(n, slice["endpoints"].as_array_mut().context("endpoints")?);
+            let wanted = members(&slice);
+            took.push(timed(scene, || scene.api.put(&slice))?);
+            wait_until("the whole change", BOUND, || {
+                scene.held().is_ok_and(|held| held["default/web/http"] == wanted)
+            })
+            .with_context(|| format!("{:#?}, not {wanted:#?}", scene.held()))?;
         }
         took.sort_unstable();
         let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
@@ -335,17 +337,33 @@ fn times(scene: &Scene<'_>, all: &mut Vec<Running>) -> Result<()> {
         );
         Ok(())
     };
-    tell("an endpoint ends, or is ready again", &mut |all, n| {
-        all[0].life = if n % 2 == 0 { Life::Ends } else { Life::Serves };
+    tell("an endpoint ends, or is ready again", &|n, endpoints| {
+        let stays = n % 2 == 0;
+        endpoints[0]["conditions"] = json!({ "ready": stays, "serving": true, "terminating": !stays });
     })?;
-    let mut aside: Option<Running> = None;
-    tell("an endpoint goes, or comes", &mut |all, _| match aside.take() {
-        None => aside = all.pop(),
-        Some(back) => all.push(back),
+    tell("an endpoint goes, or comes back", &|n, endpoints| {
+        if n % 2 != 0 {
+            endpoints.pop();
+        }
     })?;
+    tell("an endpoint that never was there comes", &|n, endpoints| {
+        endpoints.extend((0..n).map(|k| {
+            json!({ "addresses": [format!("10.244.1.{}", 200 + k)], "nodeName": "backend1", "conditions": { "ready": true } })
+        }));
+    })?;
+    scene.publish("web", all)?;
     let wanted = with("web", all.iter().map(|pod| (pod, Takes)));
-    ensure!(scene.holds(&wanted), "{:#?}", scene.held());
-    Ok(())
+    wait_until("the pods alone", BOUND, || scene.holds(&wanted))
+        .with_context(|| format!("{:#?}", scene.held()))
+}
+
+/// What the maps are to hold of a slice.
+fn members(slice: &Value) -> BTreeMap<IpAddr, State> {
+    let endpoint = |endpoint: &Value| {
+        let state = if endpoint["conditions"]["ready"] == true { Takes } else { Drains };
+        Some((endpoint["addresses"][0].as_str()?.parse().ok()?, state))
+    };
+    slice["endpoints"].as_array().into_iter().flatten().filter_map(endpoint).collect()
 }
 
 /// Nothing is left of it.
