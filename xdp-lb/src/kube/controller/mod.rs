@@ -62,7 +62,7 @@ pub struct Controller {
     pools: BTreeMap<String, Offered>,
     edges: Edges,
     configured: Configured,
-    /// Addresses that Services had at the last plan.
+    /// Addresses that Services had at the last plan, and those of Services that went since.
     held: BTreeMap<IpAddr, Key>,
     /// Addresses that nobody has any more.
     released: BTreeMap<IpAddr, Released>,
@@ -108,7 +108,12 @@ impl Controller {
 
     /// A Service is gone.
     pub fn service_gone(&mut self, key: &Key) -> Change {
-        Change::of(self.services.remove(key).is_some())
+        let gone = self.services.remove(key);
+        // There may have been no plan since it got them.
+        for address in gone.iter().flat_map(|asking| &asking.has) {
+            self.held.entry(*address).or_insert_with(|| key.clone());
+        }
+        Change::of(gone.is_some())
     }
 
     /// A Namespace is there, or is another.
@@ -157,9 +162,9 @@ impl Controller {
 
     /// A full list of Services has come: who is not in it is gone.
     pub fn services_are(&mut self, there: &BTreeSet<Key>) -> Change {
-        let before = self.services.len();
-        self.services.retain(|key, _| there.contains(key));
-        Change::of(self.services.len() != before)
+        let gone: Vec<Key> = self.services.keys().filter(|key| !there.contains(key)).cloned().collect();
+        gone.iter().for_each(|key| _ = self.service_gone(key));
+        Change::of(!gone.is_empty())
     }
 
     /// A full list of Namespaces has come: who is not in it is gone.

@@ -69,6 +69,29 @@ fn what_is_released_rests_also_for_who_leads_next() {
     assert!(now[0].ends_with("@1070"), "the time of a condition is when its status changed: {now:?}");
 }
 
+/// It is known from what was written, and no plan has seen it since.
+#[test]
+fn what_is_released_at_once_rests_too() {
+    let rows: [fn(&mut Stand); 2] = [
+        |stand| stand.remove("web"),
+        |stand| _ = stand.controller.services_are(&std::collections::BTreeSet::new()),
+    ];
+    for goes in rows {
+        let pool = pool("public", json!({ "addresses": ["203.0.113.8/30"] }));
+        let mut stand = Stand::new(&[pool, waiting("web", json!({}))]);
+        assert_eq!(stand.step(1000).unwrap(), ["AddressAssigned: 203.0.113.8 assigned from pool public"]);
+        goes(&mut stand);
+        stand.put(waiting("other", json!({})));
+        stand.settle(1001);
+        assert_eq!(stand.addresses("other"), "203.0.113.9");
+        assert!(
+            stand.pool("public").ends_with("resting 203.0.113.8 default/web 1001"),
+            "{}",
+            stand.pool("public")
+        );
+    }
+}
+
 #[test]
 fn who_comes_back_has_it_again() {
     let mut stand =

@@ -17,7 +17,7 @@ pub fn pool(name: &str, spec: Value) -> Value {
 
 /// A controller and what it looks at; names are unique.
 pub struct Stand {
-    controller: Controller,
+    pub controller: Controller,
     objects: BTreeMap<String, Value>,
 }
 
@@ -97,36 +97,46 @@ impl Stand {
     pub fn settle(&mut self, now: i64) -> Vec<String> {
         let mut said = Vec::new();
         for _ in 0..3 {
-            let writes = self.controller.plan(now).writes;
-            if writes.is_empty() {
-                return said;
-            }
-            for write in writes {
-                match write {
-                    Write::Service { object, addresses, conditions, events, .. } => {
-                        said.extend(events.iter().map(|note| format!("{}: {}", note.reason, note.message)));
-                        let ingress: Vec<Value> =
-                            addresses.iter().map(|ip| json!({ "ip": ip, "ipMode": "VIP" })).collect();
-                        let mut service = self.get(&object.key.name);
-                        assert_eq!(service["metadata"]["uid"], object.uid.as_str());
-                        service["status"] =
-                            json!({ "loadBalancer": { "ingress": ingress }, "conditions": conditions });
-                        self.put(service);
-                    }
-                    Write::Setting { name, condition, .. } => {
-                        let mut object = self.get(&name);
-                        object["status"] = json!({ "conditions": [condition] });
-                        self.put(object);
-                    }
-                    Write::Pool { name, status } => {
-                        let mut pool = self.get(&name);
-                        pool["status"] = serde_json::to_value(status).unwrap();
-                        self.put(pool);
-                    }
-                }
+            match self.step(now) {
+                None => return said,
+                Some(more) => said.extend(more),
             }
         }
         panic!("it does not end: {:#?}", self.controller.plan(now));
+    }
+
+    /// Plans and carries out once; what is said, or `None` where nothing was to be done.
+    pub fn step(&mut self, now: i64) -> Option<Vec<String>> {
+        let writes = self.controller.plan(now).writes;
+        if writes.is_empty() {
+            return None;
+        }
+        let mut said = Vec::new();
+        for write in writes {
+            match write {
+                Write::Service { object, addresses, conditions, events, .. } => {
+                    said.extend(events.iter().map(|note| format!("{}: {}", note.reason, note.message)));
+                    let ingress: Vec<Value> =
+                        addresses.iter().map(|ip| json!({ "ip": ip, "ipMode": "VIP" })).collect();
+                    let mut service = self.get(&object.key.name);
+                    assert_eq!(service["metadata"]["uid"], object.uid.as_str());
+                    service["status"] =
+                        json!({ "loadBalancer": { "ingress": ingress }, "conditions": conditions });
+                    self.put(service);
+                }
+                Write::Setting { name, condition, .. } => {
+                    let mut object = self.get(&name);
+                    object["status"] = json!({ "conditions": [condition] });
+                    self.put(object);
+                }
+                Write::Pool { name, status } => {
+                    let mut pool = self.get(&name);
+                    pool["status"] = serde_json::to_value(status).unwrap();
+                    self.put(pool);
+                }
+            }
+        }
+        Some(said)
     }
 
     pub fn addresses(&self, name: &str) -> String {
