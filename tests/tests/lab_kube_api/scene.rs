@@ -172,7 +172,10 @@ impl<'lab> Scene<'lab> {
         let outcome = wait_until(&format!("conditions of {service}"), BOUND, || {
             self.conditions(service).is_ok_and(|has| has == wanted)
         });
-        outcome.with_context(|| format!("{:#?}", self.conditions(service)))
+        outcome.with_context(|| {
+            let said = self.controller.log().join("\n");
+            format!("{:#?}\nThe controller says:\n{said}", self.conditions(service))
+        })
     }
 
     /// Events about a Service, in their order, as `type reason: message`.
