@@ -103,6 +103,7 @@ fn nothing_is_written_while_the_api_server_is_away_and_then_all_converges() -> R
         );
         let said = scene.edge.product.process().log().split_off(log).join("\n");
         ensure!(said.contains("stays in force") && !said.contains("services in force"), "{said}");
+        ensure!(said.matches("WARN").count() + said.matches("ERROR").count() < 20, "said too often: {said}");
 
         // Nodes first: a pod's node knows it before anybody sends to it.
         scene.nodes_ways.iter_mut().try_for_each(|way| way.mend())?;

@@ -19,9 +19,11 @@ pub fn init(log: &Log) {
     // What the libraries say below INFO is about themselves, and more than all packets together.
     let libraries = EnvFilter::builder().with_default_directive(level.min(LevelFilter::INFO).into());
     let filter = libraries.from_env_lossy();
-    let filter = match (std::env::var_os(EnvFilter::DEFAULT_ENV), format!("xdp_lb={level}").parse()) {
-        (None, Ok(ours)) => filter.add_directive(ours),
-        _ => filter,
+    // Each request to an API server that fails is an error to this one. We say once that it does not answer.
+    let own = [format!("xdp_lb={level}"), "kube_client::client::builder=off".to_owned()];
+    let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV) {
+        None => own.iter().filter_map(|text| text.parse().ok()).fold(filter, EnvFilter::add_directive),
+        Some(_) => filter,
     };
     let stderr = || fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {
