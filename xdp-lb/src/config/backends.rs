@@ -13,6 +13,7 @@ use super::draft::Claim;
 use super::finding::{Placed, Spot};
 use super::keys;
 use super::leaf;
+use super::path::Path;
 use super::reader::Item;
 use super::tree::Node;
 use crate::model::{AdminState, Affinity, Backend, Backends, Share};
@@ -29,7 +30,7 @@ pub(super) struct BackendsDraft {
 #[derive(Debug)]
 struct List {
     /// What the paths in it begin with.
-    path: String,
+    path: Path,
     /// By address.
     items: Vec<Placed<Backend>>,
     model: OnceCell<Backends>,
@@ -49,8 +50,8 @@ impl BackendsDraft {
 
     /// A place in the list, under this service.
     pub fn at(&self, spot: &Spot) -> Spot {
-        match spot.path.strip_prefix(&self.list.path) {
-            Some(rest) => Spot { pos: spot.pos, path: format!("{}{rest}", self.spot.path) },
+        match spot.path.moved(&self.list.path, &self.spot.path) {
+            Some(path) => Spot { pos: spot.pos, path },
             None => spot.clone(),
         }
     }
@@ -95,7 +96,7 @@ impl Lists {
 
 fn read(item: &Item<'_>, affinity: Option<Affinity>) -> Option<(BackendsDraft, Vec<Claim>)> {
     let mut claims = Vec::new();
-    let mut seen: HashMap<IpAddr, String> = HashMap::new();
+    let mut seen: HashMap<IpAddr, Path> = HashMap::new();
     let mut items: Vec<Placed<Backend>> = Vec::new();
     for item in item.list()? {
         let Some((backend, claim)) = backend(&item, affinity) else {

@@ -305,7 +305,7 @@ fn overrides(keys: &Mapping<'_>) -> Option<Overrides> {
     })
 }
 
-fn communities<T>(keys: &Mapping<'_>, key: &str, parse: fn(&str) -> Leaf<T>) -> Option<Vec<T>> {
+fn communities<T>(keys: &Mapping<'_>, key: &'static str, parse: fn(&str) -> Leaf<T>) -> Option<Vec<T>> {
     let Some(item) = keys.get(key) else { return Some(Vec::new()) };
     let items = item.list()?;
     if items.len() > MAX_COMMUNITIES {
@@ -317,7 +317,7 @@ fn communities<T>(keys: &Mapping<'_>, key: &str, parse: fn(&str) -> Leaf<T>) -> 
 }
 
 /// `None` after a mistake, `Some(None)` when not written.
-fn optional<T>(keys: &Mapping<'_>, key: &str, parse: impl Fn(&str) -> Leaf<T>) -> Option<Option<T>> {
+fn optional<T>(keys: &Mapping<'_>, key: &'static str, parse: impl Fn(&str) -> Leaf<T>) -> Option<Option<T>> {
     match keys.get(key) {
         Some(item) => item.leaf(parse).map(Some),
         None => Some(None),

@@ -1,10 +1,13 @@
 //! What is wrong with a file and where: [`ConfigError`], [`ConfigWarning`], and the sink that every reader and
 //! check of this module writes them to, so that one run reports all of them.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
 use serde::Serialize;
+
+use super::path::Path;
 
 /// A place in the text; line and column count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,22 +22,18 @@ pub(super) struct Pos {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Spot {
     pub pos: Pos,
-    pub path: String,
+    pub path: Path,
 }
 
 impl Spot {
     /// The spot of `key` below this one, if its value stands at `pos`.
-    pub fn key(&self, key: &str, pos: Pos) -> Self {
-        let plain =
-            !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        let key = if plain { key.to_owned() } else { quoted(key) };
-        let path = if self.path.is_empty() { key } else { format!("{}.{key}", self.path) };
-        Self { pos, path }
+    pub fn key(&self, key: impl Into<Cow<'static, str>>, pos: Pos) -> Self {
+        Self { pos, path: self.path.key(key) }
     }
 
     /// The spot of the item `index` below this one.
     pub fn item(&self, index: usize, pos: Pos) -> Self {
-        Self { pos, path: format!("{}[{index}]", self.path) }
+        Self { pos, path: self.path.item(index) }
     }
 }
 
@@ -183,11 +182,11 @@ impl Findings {
     fn told(&self, spot: &Spot) -> Told {
         let Pos { line, column, .. } = spot.pos;
         match self.source(spot) {
-            None => Told { file: None, line, column, path: spot.path.clone() },
+            None => Told { file: None, line, column, path: spot.path.to_string() },
             Some(source) => {
                 let file = Some(source.name.clone());
                 let (line, column) = if source.paths.is_some() { (0, 0) } else { (line, column) };
-                Told { file, line, column, path: source.path(&spot.path) }
+                Told { file, line, column, path: source.path(&spot.path.to_string()) }
             }
         }
     }

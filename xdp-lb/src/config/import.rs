@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::backends::{BackendsDraft, Lists};
 use super::draft::{Claim, EncapDraft, Kind, Written};
 use super::finding::{ConfigError, ConfigWarning, Findings, Placed, Spot};
+use super::path::Path;
 use super::reader::Item;
 use super::tree::{self, Node};
 use super::{affinity, bgp, check, finish, service, zones};
@@ -126,7 +127,7 @@ fn read(import: &Import, inherited: &Inherited, findings: &Findings) -> Option<(
 }
 
 fn place(member: &Member, affinity: Affinity, findings: &Findings) -> Placed<Backend> {
-    let spot = |path: &str| Spot { pos: tree::FIRST, path: path.to_owned() };
+    let spot = |path: &str| Spot { pos: tree::FIRST, path: Path::of(path) };
     let mut value = member.backend.clone();
     if let Some((text, origin)) = &member.server_id {
         let read = match affinity {
@@ -188,7 +189,7 @@ fn tree(words: &[Word], findings: &Findings) -> Rc<Node> {
                 let own = Findings::default();
                 let node = tree::build(0, text, &own);
                 for ConfigError { message, .. } in own.finish().0 {
-                    findings.error(&Spot { pos: tree::FIRST, path: key.join(".") }, message);
+                    findings.error(&Spot { pos: tree::FIRST, path: Path::of(&key.join(".")) }, message);
                 }
                 let Some(node) = node else { continue };
                 node

@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use super::document::{self, SHARED};
 use super::finding::{Findings, Spot};
+use super::path::Path;
 use super::tree::{Entry, Kind, Node};
 
 /// One tree of all of them; `None` when there is no file or one's top level is no mapping.
@@ -33,7 +34,7 @@ pub(super) fn join(
     let sections = documents.iter().filter(|(kind, _)| *kind == document::Kind::Sections);
     for root in files.iter().chain(sections.map(|(_, root)| root)) {
         for entry in mapping(root, findings)? {
-            let at = Spot::default().key(&entry.key, entry.key_pos);
+            let at = Spot::default().key(entry.key.clone(), entry.key_pos);
             if findings.is_resource(&at) && !SHARED.contains(&&*entry.key) {
                 findings.error(&at, "belongs into the files of the nodes");
                 continue;
@@ -57,7 +58,7 @@ fn mapping<'a>(root: &'a Node, findings: &Findings) -> Option<&'a [Entry]> {
     if let Kind::Mapping(entries) = &root.kind {
         return Some(entries);
     }
-    let spot = Spot { pos: root.pos, path: String::new() };
+    let spot = Spot { pos: root.pos, path: Path::default() };
     findings.error(&spot, format!("must be a mapping (`version: 1`), is {}", root.describe()));
     None
 }
@@ -68,7 +69,7 @@ fn add(before: &mut Entry, entry: &Entry, findings: &Findings) {
         (Kind::List(..), Kind::List(..)) => before.value = longer(&before.value, &entry.value),
         _ if entry.key == "version" => {}
         _ => {
-            let spot = |entry: &Entry| Spot::default().key(&entry.key, entry.key_pos);
+            let spot = |entry: &Entry| Spot::default().key(entry.key.clone(), entry.key_pos);
             let here = spot(entry);
             let first = findings.cite(&here, &spot(before));
             let message = if findings.is_resource(&here) {
@@ -95,7 +96,7 @@ fn longer(first: &Node, more: &Node) -> Rc<Node> {
 fn add_peer(joined: &mut [Entry], root: &Node, findings: &Findings) {
     let Some(peers) = value(root, "bgp").and_then(|bgp| value(bgp, "peers")) else { return };
     let Some(bgp) = joined.iter_mut().find(|entry| entry.key == "bgp") else {
-        let spot = Spot { pos: root.pos, path: "bgp.peers[0]".to_owned() };
+        let spot = Spot { pos: root.pos, path: Path::of("bgp.peers[0]") };
         findings.error(
             &spot,
             "needs a `bgp` that says who this node is (`local_as`, `router_id`): in its file, or in an EdgeConfig",

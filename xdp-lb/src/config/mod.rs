@@ -31,6 +31,7 @@ mod kubernetes;
 mod leaf;
 mod limits;
 mod overlap;
+mod path;
 mod peers;
 mod reader;
 mod sections;

@@ -3,6 +3,7 @@
 
 use super::finding::{Findings, Placed, Spot, quoted};
 use super::keys::{Section, Support};
+use super::path::Path;
 use super::tree::{Entry, Kind, Node};
 
 /// What a leaf parser returns: the value, or what is wrong with the text.
@@ -28,7 +29,7 @@ pub(super) struct Mapping<'a> {
 impl<'a> Item<'a> {
     /// The whole file.
     pub fn root(node: &'a Node, findings: &'a Findings) -> Self {
-        Self { node, spot: Spot { pos: node.pos, path: String::new() }, findings }
+        Self { node, spot: Spot { pos: node.pos, path: Path::default() }, findings }
     }
 
     /// The node itself: aliases of one anchor are one.
@@ -49,11 +50,11 @@ impl<'a> Item<'a> {
             return None;
         };
         for entry in entries.iter().filter(|entry| entry.key != "<<") {
-            let spot = self.spot.key(&entry.key, entry.key_pos);
+            let spot = || self.spot.key(entry.key.clone(), entry.key_pos);
             match section.find(&entry.key).map(|key| key.support) {
                 Some(Support::Now) => {}
-                Some(Support::Later) => self.findings.error(&spot, "not supported yet; remove it"),
-                None => self.findings.error(&spot, format!("unknown key; {}", section.suggest(&entry.key))),
+                Some(Support::Later) => self.findings.error(&spot(), "not supported yet; remove it"),
+                None => self.findings.error(&spot(), format!("unknown key; {}", section.suggest(&entry.key))),
             }
         }
         Some(Mapping { section, entries, spot: self.spot.clone(), findings: self.findings })
@@ -129,7 +130,7 @@ impl<'a> Item<'a> {
 
 impl<'a> Mapping<'a> {
     /// The value of a key, if written.
-    pub fn get(&self, key: &str) -> Option<Item<'a>> {
+    pub fn get(&self, key: &'static str) -> Option<Item<'a>> {
         debug_assert!(
             self.section.find(key).is_some(),
             "{key} is missing from the table of {}",
@@ -141,7 +142,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// The mapping under a key, as if empty when the key is not written; `None` after a mistake.
-    pub fn section(&self, key: &str, section: &'static Section) -> Option<Mapping<'a>> {
+    pub fn section(&self, key: &'static str, section: &'static Section) -> Option<Mapping<'a>> {
         match self.get(key) {
             Some(item) => item.mapping(section),
             None => Some(Mapping { section, entries: &[], spot: self.under(key), findings: self.findings }),
@@ -149,7 +150,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// The value of a key that must be there; `example` completes "add `key: ...`".
-    pub fn required(&self, key: &str, example: &str) -> Option<Item<'a>> {
+    pub fn required(&self, key: &'static str, example: &str) -> Option<Item<'a>> {
         let item = self.get(key);
         if item.is_none() {
             self.findings.error(&self.under(key), format!("missing; add `{key}: {example}`"));
@@ -158,7 +159,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// A single value or its default; `None` after a mistake.
-    pub fn leaf<T>(&self, key: &str, default: T, parse: impl Fn(&str) -> Leaf<T>) -> Option<T> {
+    pub fn leaf<T>(&self, key: &'static str, default: T, parse: impl Fn(&str) -> Leaf<T>) -> Option<T> {
         match self.get(key) {
             Some(item) => item.leaf(parse),
             None => Some(default),
@@ -166,7 +167,12 @@ impl<'a> Mapping<'a> {
     }
 
     /// A single value or its default, with its place; `None` after a mistake.
-    pub fn placed<T>(&self, key: &str, default: T, parse: impl Fn(&str) -> Leaf<T>) -> Option<Placed<T>> {
+    pub fn placed<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        parse: impl Fn(&str) -> Leaf<T>,
+    ) -> Option<Placed<T>> {
         match self.get(key) {
             Some(item) => item.placed(parse),
             None => Some(Placed { value: default, spot: self.under(key) }),
@@ -174,7 +180,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// Where a key that is not written would be.
-    pub fn under(&self, key: &str) -> Spot {
+    pub fn under(&self, key: &'static str) -> Spot {
         self.spot.key(key, self.spot.pos)
     }
 }

@@ -157,7 +157,7 @@ pub(super) fn encap(item: &Item<'_>, section: &'static Section, gue: &'static Se
 }
 
 /// A backend's NIC spreads tunnels over its queues by the outer source alone.
-fn spreads(keys: &Mapping<'_>, key: &str, width: u8, length: Option<u8>) {
+fn spreads(keys: &Mapping<'_>, key: &'static str, width: u8, length: Option<u8>) {
     let (Some(length), Some(item)) = (length, keys.get(key)) else {
         return;
     };
@@ -169,7 +169,7 @@ fn spreads(keys: &Mapping<'_>, key: &str, width: u8, length: Option<u8>) {
     }
 }
 
-fn written<T>(keys: &Mapping<'_>, key: &str, parse: impl Fn(&str) -> Leaf<T>) -> Written<T> {
+fn written<T>(keys: &Mapping<'_>, key: &'static str, parse: impl Fn(&str) -> Leaf<T>) -> Written<T> {
     match keys.get(key).map(|item| item.leaf(parse)) {
         None => Written::Absent,
         Some(None) => Written::Wrong,

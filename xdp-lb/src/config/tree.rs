@@ -11,6 +11,7 @@ use std::rc::Rc;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 
 use super::finding::{Findings, Pos, Spot, quoted};
+use super::path::Path;
 
 /// Nesting beyond this is no configuration.
 const MAX_DEPTH: usize = 32;
@@ -89,7 +90,7 @@ pub(super) fn build(file: u16, text: &str, findings: &Findings) -> Option<Rc<Nod
         let (event, span) = match step {
             Ok(step) => step,
             Err(error) => {
-                let spot = Spot { pos: pos(*error.marker()), path: String::new() };
+                let spot = Spot { pos: pos(*error.marker()), path: Path::default() };
                 findings.error(&spot, syntax_message(text, spot.pos, error.info()));
                 return None;
             }
@@ -99,7 +100,7 @@ pub(super) fn build(file: u16, text: &str, findings: &Findings) -> Option<Rc<Nod
     if builder.root.is_none() {
         let first = Pos { file, line: 1, column: 1 };
         findings
-            .error(&Spot { pos: first, path: String::new() }, "the file is empty; start with `version: 1`");
+            .error(&Spot { pos: first, path: Path::default() }, "the file is empty; start with `version: 1`");
     }
     builder.root
 }
@@ -236,10 +237,10 @@ impl Builder<'_> {
         };
         if let Some(first) = entries.iter().find(|entry| entry.key == text) {
             let message = format!("written twice, first on line {}; remove one", first.key_pos.line);
-            self.findings.error(&self.path().key(text, pos), message);
+            self.findings.error(&self.path().key(text.to_owned(), pos), message);
         } else if plain && text == "<<" {
             let message = "merge keys are not supported; write the keys out";
-            self.findings.error(&self.path().key(text, pos), message);
+            self.findings.error(&self.path().key(text.to_owned(), pos), message);
         }
         if let Some(Open { items: Items::Mapping { key, .. }, .. }) = self.open.last_mut() {
             *key = Some((text.to_owned(), pos));
@@ -267,7 +268,7 @@ impl Builder<'_> {
     fn path(&self) -> Spot {
         self.open.iter().fold(Spot::default(), |spot, open| match &open.items {
             Items::List(items) => spot.item(items.len(), open.pos),
-            Items::Mapping { key: Some((key, pos)), .. } => spot.key(key, *pos),
+            Items::Mapping { key: Some((key, pos)), .. } => spot.key(key.clone(), *pos),
             Items::Mapping { key: None, .. } => spot,
         })
     }
