@@ -1,5 +1,8 @@
 //! Our BFD against FRR's bfdd.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -28,6 +31,55 @@ fn is_fast(peer: &PeerStatus) -> bool {
     peer.bfd.as_ref().is_some_and(|bfd| bfd.state == "Up" && bfd.detection_time_ms == 300)
 }
 
+/// How long an ordinary thread had to wait for its turn at most.
+struct Waits {
+    longest: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Waits {
+    /// Looks every 10 ms, until it is dropped.
+    fn watch() -> Self {
+        const TURN: Duration = Duration::from_millis(10);
+        let (longest, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (seen, over) = (longest.clone(), ended.clone());
+        thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                thread::sleep(TURN);
+                let late = begun.elapsed().saturating_sub(TURN).as_millis();
+                seen.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+        });
+        Self { longest, ended }
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_millis(self.longest.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs what sessions of 300 ms are tried in; again, three times at most, where the machine let an ordinary process, as bfdd
+/// is one, stand for half of that.
+fn awake(test: fn() -> Result<()>) -> Result<()> {
+    for _ in 0..2 {
+        let waits = Waits::watch();
+        match test() {
+            Err(e) if waits.longest() > Duration::from_millis(150) => {
+                println!("once more, for the machine stood still for {:?}: {e:#}", waits.longest());
+            }
+            other => return other,
+        }
+    }
+    test()
+}
+
 /// What bfdd says of our session.
 fn bfdd(frr: &Frr<'_>, peer: &str) -> Result<serde_json::Value> {
     let all = frr.json("show bfd peers json")?;
@@ -40,6 +92,10 @@ fn single_hop_over_both_families() -> Result<()> {
     if !skip::can_run(&[skip::LAB, &[FRR]].concat()) {
         return Ok(());
     }
+    awake(single_hop)
+}
+
+fn single_hop() -> Result<()> {
     let mut rig = Rig::start(&["us", "rtr"])?;
     rig.link("us", "rtr")?;
     let lines = ["bfd", "bfd profile fast"];
@@ -70,7 +126,7 @@ fn single_hop_over_both_families() -> Result<()> {
             let bfd = peer.bfd.as_ref().unwrap();
             ensure!((bfd.ups, bfd.downs, bfd.state.as_str()) == (1, 0, "Up"), "flapped: {peer:?}");
         }
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     }
     println!("no flap in {soak} s on two sessions of 100 ms x 3");
     // The router's bfdd stands still: our session goes down at once, long before the hold time.
@@ -101,6 +157,10 @@ fn multihop_and_a_path_that_goes_silent() -> Result<()> {
     if !skip::can_run(&[skip::LAB, &[FRR]].concat()) {
         return Ok(());
     }
+    awake(multihop)
+}
+
+fn multihop() -> Result<()> {
     let mut rig = Rig::start(&["us", "mid", "rtr"])?;
     let (near, far) = (rig.link("us", "mid")?, rig.link("mid", "rtr")?);
     rig.route("us", far.b, "mid", near.b)?;
