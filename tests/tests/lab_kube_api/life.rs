@@ -183,7 +183,10 @@ fn scales(scene: &Scene<'_>, all: &mut Vec<Running>) -> Result<()> {
         let name = add(scene, all, n, 2)?.pod.name.clone();
         answers_of(&load, &name)?;
     }
-    ensure!(scene.holds(&with("web", all.iter().map(|pod| (pod, Takes)))), "{:#?}", scene.held());
+    // Who answers over one family may not be there for the other yet.
+    let wanted = with("web", all.iter().map(|pod| (pod, Takes)));
+    wait_until("four pods to be there", BOUND, || scene.holds(&wanted))
+        .with_context(|| format!("{:#?}, not {wanted:#?}", scene.held()))?;
     assert_eq!(scene.answered()?.len(), 4);
     take(scene, all, 3, &load)?;
     assert_eq!(scene.answered()?, ["pod1-1", "pod1-2", "pod2-1"]);

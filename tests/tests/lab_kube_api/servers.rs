@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -262,10 +263,13 @@ fn local(port: u16) -> SocketAddr {
 }
 
 /// Five ports in a row that nobody has: of three API servers, of etcd and of its peers. Not of those that clients are given,
-/// or a client that tries again and again meets itself.
+/// or a client that tries again and again meets itself; and no two tests of this process look at the same ones, which are free
+/// until the servers are up.
 fn ports() -> Result<[u16; 5]> {
-    let first = 20_000 + u16::try_from(std::process::id() % 1000)? * 10;
-    for base in (first..32_000).step_by(10) {
+    static TESTS: AtomicU16 = AtomicU16::new(0);
+    let test = TESTS.fetch_add(1, Ordering::Relaxed) % 3;
+    let first = 20_000 + u16::try_from(std::process::id() % 390)? * 30 + test * 10;
+    for base in (first..32_000).step_by(30) {
         let ports = [0, 1, 2, 3, 4].map(|n| base + n);
         if ports.iter().all(|port| TcpListener::bind(local(*port)).is_ok()) {
             return Ok(ports);
